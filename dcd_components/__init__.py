@@ -1,0 +1,41 @@
+"""Detail Consistent Distillation of 3D segmenters, as components for MONAI bundles."""
+
+from dcd_components.datalists import load_cases
+from dcd_components.errors import plain_errors
+from dcd_components.handlers import DistillationHandler, GradientClipping
+from dcd_components.inferers import AutocastInferer, MirrorInferer
+from dcd_components.losses import DeepSupervisionLoss, FeatureLoss, StagewiseLoss, WaveletDetailLoss
+from dcd_components.networks import InferenceWeights, load_frozen, student_widths
+from dcd_components.records import CaseScores, TrainingLog
+from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp
+from dcd_components.stages import StageRecorder
+from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BANDS",
+    "DIRECTIONAL_BANDS",
+    "AutocastInferer",
+    "CaseScores",
+    "DeepSupervisionLoss",
+    "DistillationHandler",
+    "FeatureLoss",
+    "GradientClipping",
+    "InferenceWeights",
+    "MirrorInferer",
+    "StageRecorder",
+    "StagewiseLoss",
+    "TrainingLog",
+    "WaveletDetailLoss",
+    "constant",
+    "cosine_decay",
+    "cosine_ramp",
+    "dwt3",
+    "idwt3",
+    "linear_ramp",
+    "load_cases",
+    "load_frozen",
+    "plain_errors",
+    "student_widths",
+]

@@ -1,0 +1,32 @@
+"""One plain sentence for bad input instead of the traceback through MONAI's config parser and Ignite's engine."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import TracebackType
+
+
+def plain_errors() -> None:
+    """Let uncaught errors about input end the program with the sentence that says what is wrong.
+
+    MONAI wraps an error inside a config as "Failed to evaluate ...", which hides its cause in the middle of the
+    traceback. From now on, if the first error of such a chain is about values or files, only it is printed, and the
+    exit status is 1. Every other error keeps its traceback. For programs, that is, for the ``initialize`` of a config.
+    """
+    sys.excepthook = _hook
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Follow a chain of wrapped errors to its first."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause = root_cause(error)
+    if isinstance(cause, (ValueError, OSError)):
+        sys.stderr.write(f"error: {cause}\n")
+    else:
+        traceback.print_exception(kind, error, trace)

@@ -1,0 +1,118 @@
+"""Ignite handlers that change a training step: distillation and gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from monai.utils import CommonKeys
+from torch import nn
+
+from dcd_components.stages import StageRecorder
+
+
+class DistillationHandler:
+    """Add ``weight(epoch) * loss(student's maps, teacher's maps)`` to the training loss.
+
+    Acts at ``LOSS_COMPLETED``, before backward; the student's maps are recorded during its own forward pass. The
+    teacher runs there, without gradient and only as far as its recorder says. While the weight is 0 nothing runs and
+    no hook is registered. The hooks are gone after the run, also after an exception: list this handler before others
+    that listen to ``EXCEPTION_RAISED``, since the first of them that raises ends the event.
+
+    Reads ``state.output["image"]`` and ``["loss"]``; writes ``state.output["loss"]``, ``["distillation_loss"]``
+    (unweighted, detached) and ``["distillation_weight"]``.
+
+    Args:
+        student: recorder of the trained network.
+        teacher: recorder of the frozen network, best with ``stop=True``.
+        loss: takes the two lists of maps; its parameters must be in the optimizer.
+        weight: epoch, counted from 0, to weight.
+        inferer: how the teacher is run, in training the trainer's own inferer, for its precision.
+    """
+
+    def __init__(
+        self,
+        student: StageRecorder,
+        teacher: StageRecorder,
+        loss: nn.Module,
+        weight: Callable[[int], float],
+        inferer: Inferer | None = None,
+    ) -> None:
+        if len(student.stages) != len(teacher.stages):
+            raise ValueError(f"{len(student.stages)} student stages cannot match {len(teacher.stages)} teacher stages")
+        self.student = student
+        self.teacher = teacher
+        self.loss = loss
+        self.weight = weight
+        self.inferer = inferer or SimpleInferer()
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._abort)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add the term of this iteration."""
+        weight = self.weight(engine.state.epoch - 1)
+        if weight == 0:
+            return
+        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        targets = self.teacher.features(lambda network: self.inferer(output[CommonKeys.IMAGE], network))
+        term = self.loss(self.student.pop(), targets)
+        output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weight * term
+        output["distillation_loss"] = term.detach()
+        output["distillation_weight"] = torch.tensor(weight)
+
+    def _start_epoch(self, engine: Engine) -> None:
+        if self.weight(engine.state.epoch - 1) > 0:
+            self.student.__enter__()
+        else:
+            self.student.close()
+
+    def _stop(self, engine: Engine) -> None:
+        self.student.close()
+
+    def _abort(self, engine: Engine, error: BaseException) -> None:
+        self.student.close()
+        raise error  # ignite stops raising once anything listens to this event
+
+
+class GradientClipping:
+    """Clip the norm of all gradients that the optimizer is about to use, at ``BACKWARD_COMPLETED``.
+
+    Right under mixed precision (the gradients are unscaled first) and accumulation (only on iterations that end in a
+    step). The norm is taken over everything in the optimizer, so over the distillation's projections too.
+
+    Args:
+        max_norm: largest norm let through.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        if max_norm <= 0:
+            raise ValueError(f"max_norm must be positive, got {max_norm}")
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Clip in place."""
+        if not self._steps_now(engine):
+            return
+        if engine.amp and engine.scaler is not None:
+            engine.scaler.unscale_(engine.optimizer)
+        parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+    @staticmethod
+    def _steps_now(engine: Any) -> bool:
+        """Whether MONAI's trainer will step after this backward pass; the same rule as its ``_iteration``."""
+        in_epoch = (engine.state.iteration - 1) % engine.state.epoch_length + 1
+        return in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length

@@ -1,0 +1,196 @@
+"""Losses between one stage's feature maps, the mean over stages, and deep supervision.
+
+Every stage loss takes the student's map ``input`` and the teacher's map ``target``; no gradient flows to ``target``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+
+from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, check_wavelet, dwt3, supported_levels
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureLoss(_Loss):
+    r"""Mean squared distance of two feature maps after a learnt 1x1x1 projection :math:`P` of the student's.
+
+    .. math:: L = \mathrm{MSE}(P s,\, t)
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+
+    Args:
+        in_channels: channels of the student's map.
+        out_channels: channels of the teacher's map.
+        normalize: divide by the teacher's mean square, so that the loss has no unit and a student that predicts
+            nothing scores 1.
+
+    Shape:
+        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - output: scalar, float32 also under autocast.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, normalize: bool = False) -> None:
+        super().__init__()
+        self.projection = nn.Conv3d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.normalize = normalize
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
+        _check_shapes(input, target)
+        with torch.autocast(input.device.type, enabled=False):
+            return self.distance(self.projection(_widen(input)), _widen(target.detach()))
+
+    def distance(self, projected: Tensor, target: Tensor) -> Tensor:
+        """Distance of two maps of equal shape."""
+        error = (projected - target).square().mean()
+        return error / _positive(target.square().mean()) if self.normalize else error
+
+
+class WaveletDetailLoss(FeatureLoss):
+    r"""Match the detail sub-bands of two feature maps of one encoder stage.
+
+    .. math:: L = \frac{1}{J} \sum_{j=1}^{J} \frac{1}{|B|} \sum_{b \in B} \mathrm{MSE}\big(W_{j,b}(P s),\, W_{j,b}(t)\big)
+
+    :math:`W_{j,b}` is sub-band :math:`b` of level :math:`j` of an orthonormal wavelet transform, :math:`P` a learnt
+    1x1x1 projection. Because the transform keeps energy, this is, up to the constant number of coefficients, the
+    squared error of the masked reconstruction: no inverse transform is needed. Because it is linear, one transform of
+    the difference serves both maps.
+
+    Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
+    arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
+
+    Args:
+        in_channels: channels of the student's map.
+        out_channels: channels of the teacher's map.
+        wavelet: discrete wavelet known to PyWavelets.
+        levels: number of decompositions, at least 1; capped, with a log line, at what the map supports.
+        bands: sub-bands to match, named by axis D, H, W: ``"aad"`` is detail along W.
+        mode: boundary rule known to PyWavelets.
+        normalize: divide each level by the teacher's energy in the same bands, so that the loss is the share of
+            the teacher's detail that the student misses, and its weight has no unit.
+
+    Shape:
+        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - output: scalar, float32 also under autocast.
+
+    Raises:
+        ValueError: for ``levels`` below 1, or an unknown wavelet, mode or band.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        wavelet: str = "db4",
+        levels: int = 3,
+        bands: Iterable[str] = DIRECTIONAL_BANDS,
+        mode: str = "periodization",
+        normalize: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, normalize)
+        check_wavelet(wavelet, mode)
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, got {levels}")
+        self.bands = tuple(bands)
+        unknown = [band for band in self.bands if band not in BANDS]
+        if unknown or not self.bands:
+            raise ValueError(f"unknown bands {unknown or self.bands}; choose at least one from {', '.join(BANDS)}")
+        self.wavelet, self.levels, self.mode = wavelet, levels, mode
+        self._logged: set[tuple[int, ...]] = set()
+
+    def distance(self, projected: Tensor, target: Tensor) -> Tensor:
+        """Distance of two maps of equal shape."""
+        errors = self._energies(projected - target)
+        if self.normalize:
+            errors = errors / _positive(self._energies(target))
+        return errors.mean()
+
+    def _energies(self, x: Tensor) -> Tensor:
+        """Mean squared coefficient of the chosen bands, one value a level."""
+        approximation, details = dwt3(x, self.wavelet, self._levels(x), self.mode)
+        if "aaa" in self.bands:
+            details[-1]["aaa"] = approximation
+        return torch.stack([_mean_square([b[name] for name in self.bands if name in b]) for b in details])
+
+    def _levels(self, x: Tensor) -> int:
+        size = tuple(x.shape[-3:])
+        supported = supported_levels(size, self.wavelet)
+        if supported < self.levels and size not in self._logged:
+            self._logged.add(size)
+            logger.info("maps of %s support %d of %d levels of %s", size, supported, self.levels, self.wavelet)
+        return min(self.levels, supported)
+
+
+class StagewiseLoss(nn.Module):
+    """Mean of one loss per stage.
+
+    Args:
+        losses: one stage loss per stage, in the order of the stages.
+    """
+
+    def __init__(self, losses: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Return the mean; ``ValueError`` when the number of maps is not the number of losses."""
+        if not len(inputs) == len(targets) == len(self.losses):
+            raise ValueError(f"{len(self.losses)} stage losses got {len(inputs)} and {len(targets)} feature maps")
+        terms = [loss(x, y) for loss, x, y in zip(self.losses, inputs, targets, strict=True)]
+        return torch.stack(terms).mean()
+
+
+class DeepSupervisionLoss(nn.Module):
+    r"""Weighted mean of a segmentation loss over a network's heads, weights halving from head to head.
+
+    Accepts what both families of networks return in training: MONAI's ``DynUNet`` stacks its heads, upsampled, into
+    ``(B, heads, C, D, H, W)``; nnU-Net's networks return a list of maps of falling resolution, for which the label is
+    sampled down by nearest neighbour. A single map ``(B, C, D, H, W)`` passes straight through.
+
+    Args:
+        loss: segmentation loss of ``(B, C, D, H, W)`` logits and a ``(B, 1, D, H, W)`` label, computed in float32.
+    """
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, input: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Return the weighted mean over heads."""
+        if isinstance(input, Tensor):
+            input = input.unbind(1) if input.ndim == target.ndim + 1 else [input]
+        weights = [0.5**head for head in range(len(input))]
+        terms = [
+            weight * self.loss(_widen(head), nn.functional.interpolate(target, head.shape[2:]))
+            for weight, head in zip(weights, input, strict=True)
+        ]
+        return torch.stack(terms).sum() / sum(weights)
+
+
+def _mean_square(bands: Sequence[Tensor]) -> Tensor:
+    """Mean over all coefficients of some bands of equal shape."""
+    return torch.stack([band.square().mean() for band in bands]).mean()
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Raise half precision to float32; energies are sums that half precision would lose."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _positive(energy: Tensor) -> Tensor:
+    return energy.clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+def _check_shapes(input: Tensor, target: Tensor) -> None:
+    if input.shape[0] != target.shape[0] or input.shape[2:] != target.shape[2:]:
+        raise ValueError(
+            f"student's and teacher's maps must agree in batch and spatial size, "
+            f"got {tuple(input.shape)} and {tuple(target.shape)}"
+        )

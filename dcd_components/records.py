@@ -1,0 +1,152 @@
+"""Ignite handlers that write down what happened: the course of a training and the scores of each case."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import affine_to_spacing
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from dcd_components.metrics import case_scores
+from dcd_components.reporting import summarise, write_csv
+
+
+class TrainingLog:
+    """Log one line an epoch with the time left, and keep the figures of all epochs in a CSV file.
+
+    Acts at ``ITERATION_COMPLETED`` (adds up, without waiting for the device) and ``EPOCH_COMPLETED`` (logs and
+    writes); list it after the validation handler, whose last metrics it takes along.
+
+    Args:
+        path: CSV file to write: epoch, iteration, seconds, learning rate, loss, distillation loss and weight, metrics.
+        validator: engine whose ``state.metrics`` are taken along on the epochs in which it ran.
+    """
+
+    def __init__(self, path: str | Path, validator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._start = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
+
+    def _begin(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._start = time.monotonic()
+
+    def _add(self, engine: Engine) -> None:
+        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        for name in (CommonKeys.LOSS, "distillation_loss", "distillation_weight"):
+            if name in output:
+                self._sums[name] = self._sums.get(name, torch.zeros(())).to(output[name].device) + output[name].detach()
+
+    def _report(self, engine: Any) -> None:
+        state, seconds = engine.state, time.monotonic() - self._start
+        row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
+        row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        row |= {name: total.item() / state.epoch_length for name, total in self._sums.items()}
+        row |= self._validation(state.epoch)
+        self._sums.clear()
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        write_csv([{name: row.get(name, "") for name in columns} for row in self.rows], self.path)
+        left = seconds / len(self.rows) * (state.max_epochs - state.epoch)
+        figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in list(row)[4:])
+        engine.logger.info(f"epoch {state.epoch}/{state.max_epochs}: {figures}; {clock(left)} left")
+
+    def _validation(self, epoch: int) -> dict[str, float]:
+        """Metrics of the validator if it ran in this epoch."""
+        if self.validator is None or self.validator.state.epoch != epoch:
+            return {}
+        return {name: float(value) for name, value in self.validator.state.metrics.items() if torch.tensor(value).ndim == 0}
+
+
+class CaseScores:
+    """Score every case of an evaluation and write one row a case into a CSV file.
+
+    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels of the batch, and at ``COMPLETED``,
+    where rank 0 writes the rows of all processes and the means go to ``state.metrics``. Next to the scores of
+    :func:`dcd_components.metrics.case_scores`, a row has the case's name and the seconds of its inference.
+
+    Args:
+        path: CSV file to write.
+        regions: labels that make up each region; regions of a single label enter the mean over labels.
+        lesions: labels whose connected components are lesions.
+        tolerance_mm: tolerance of NSD.
+    """
+
+    def __init__(
+        self, path: str | Path, regions: Mapping[str, Sequence[int]], lesions: Sequence[int], tolerance_mm: float
+    ) -> None:
+        self.path = Path(path)
+        self.regions = {name: list(values) for name, values in regions.items()}
+        self.lesions = list(lesions)
+        self.tolerance_mm = tolerance_mm
+        self._rows: list[dict[str, Any]] = []
+        self._times: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._clock)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._clock)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _begin(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rows.clear()
+        self._start = time.monotonic()
+
+    def _clock(self, engine: Engine) -> None:
+        self._times = [*self._times[-1:], time.monotonic()]
+
+    def __call__(self, engine: Any) -> None:
+        """Score the cases of this iteration."""
+        batch: list[dict[str, Any]] = engine.state.output
+        seconds = (self._times[-1] - self._times[0]) / len(batch)
+        for item in batch:
+            pred, label = item[CommonKeys.PRED], item[CommonKeys.LABEL]
+            scores = case_scores(
+                pred, label, affine_to_spacing(label.affine), self.regions, self.lesions, self.tolerance_mm
+            )
+            case = Path(label.meta["filename_or_obj"]).parent.name
+            self._rows.append({"case": case, **scores, "seconds": round(seconds, 4)})
+        done, total = engine.state.iteration, engine.state.epoch_length
+        left = (time.monotonic() - self._start) / done * (total - done)
+        engine.logger.info(f"case {done}/{total}: {self._rows[-1]['case']}; {clock(left)} left")
+
+    def _write(self, engine: Engine) -> None:
+        rows = sorted(self._gather(), key=lambda row: str(row["case"]))
+        labels = [name for name, values in self.regions.items() if len(values) == 1]
+        engine.state.metrics.update({k: v for k, v in summarise(rows, labels).items() if not math.isnan(v)})
+        if idist.get_rank() == 0:
+            write_csv(rows, self.path)
+
+    def _gather(self) -> list[dict[str, Any]]:
+        """Rows of all processes, each case once: a sampler may repeat cases to even out the processes."""
+        if idist.get_world_size() == 1:
+            return self._rows
+        gathered: list[list[dict[str, Any]]] = [[] for _ in range(idist.get_world_size())]
+        torch.distributed.all_gather_object(gathered, self._rows)
+        return list({row["case"]: row for rows in gathered for row in rows}.values())
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -1,0 +1,47 @@
+"""Weight of the distillation loss by epoch: factories of pure functions ``epoch -> weight``.
+
+Epochs count from 0, as in the paper. Every schedule is zero before ``start`` and ``maximum`` from
+``start + length`` on, except ``cosine_decay``, which goes the other way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def constant(maximum: float, start: int = 0) -> Schedule:
+    """``maximum`` from epoch ``start`` on."""
+    _check(maximum, start, 1)
+    return lambda epoch: maximum if epoch >= start else 0.0
+
+
+def linear_ramp(maximum: float, start: int, length: int) -> Schedule:
+    """Straight line from 0 at ``start`` to ``maximum`` at ``start + length``."""
+    _check(maximum, start, length)
+    return lambda epoch: maximum * _progress(epoch, start, length)
+
+
+def cosine_ramp(maximum: float, start: int, length: int) -> Schedule:
+    """The paper's ``w(e) = maximum * (1 - cos(pi * min((e - start) / length, 1))) / 2``."""
+    _check(maximum, start, length)
+    return lambda epoch: maximum * (1 - math.cos(math.pi * _progress(epoch, start, length))) / 2
+
+
+def cosine_decay(maximum: float, start: int, length: int) -> Schedule:
+    """``maximum`` until ``start``, then along a half cosine to 0 at ``start + length``."""
+    _check(maximum, start, length)
+    return lambda epoch: maximum * (1 + math.cos(math.pi * _progress(epoch, start, length))) / 2
+
+
+def _progress(epoch: int, start: int, length: int) -> float:
+    return min(max((epoch - start) / length, 0.0), 1.0)
+
+
+def _check(maximum: float, start: int, length: int) -> None:
+    if maximum < 0:
+        raise ValueError(f"the weight's maximum must not be negative, got {maximum}")
+    if start < 0 or length < 1:
+        raise ValueError(f"a schedule needs start >= 0 and length >= 1 epochs, got start {start}, length {length}")
