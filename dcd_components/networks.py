@@ -1,4 +1,4 @@
-"""Widths of a student, and strict, safe loading of weights."""
+"""Widths of a student, what a network costs, and strict, safe loading of weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 #: Parts of a DynUNet that only training uses; TorchScript cannot script a network that has them.
 DEEP_SUPERVISION_HEADS = ("deep_supervision_heads.", ".super_head.")
@@ -84,3 +85,19 @@ class InferenceWeights:
         """Return the weights that inference uses."""
         weights = self.network.state_dict()
         return OrderedDict((k, v) for k, v in weights.items() if not any(part in k for part in self.without))
+
+
+def cost(network: nn.Module, size: Sequence[int]) -> dict[str, float]:
+    """Parameters, in millions, and multiply-adds of one forward pass, in GMAC.
+
+    Args:
+        network: network to measure.
+        size: shape ``(C, D, H, W)`` of one input.
+    """
+    network = network.cpu().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *size))
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()) / 1e6,
+        "gmac": counter.get_total_flops() / 2e9,
+    }

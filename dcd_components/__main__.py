@@ -1,0 +1,64 @@
+"""Command line: ``python -m dcd_components COMMAND``; ``--help`` after a command lists its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import fire
+
+from dcd_components import datalists, demo, errors, phantoms
+
+
+def phantom(
+    task: str,
+    out: str,
+    cases: int,
+    seed: int = 0,
+    spacing_mm: float = 2.0,
+    size: Sequence[int] = (80, 96, 80),
+    folds: int = 5,
+    workers: int | None = None,
+) -> None:
+    """Simulate patients on real anatomy, with a data list.
+
+    Args:
+        task: brats_gli.
+        out: new folder to write them into.
+        cases: number of cases.
+        seed: the same seed gives the same bytes.
+        spacing_mm: size of a voxel.
+        size: voxels along each axis.
+        folds: number of folds in the data list.
+        workers: processes; all cores by default.
+    """
+    if task != "brats_gli":
+        raise ValueError(f"unknown task {task!r}; choose brats_gli")
+    depth, height, width = size
+    phantoms.simulate_brats_gli(Path(out), cases, seed, spacing_mm, (depth, height, width), workers)
+    datalist(out, ("t1n", "t1c", "t2w", "t2f"), "seg", r"(.+)-\d{3}$", folds, seed)
+
+
+def datalist(
+    dataset_dir: str, sequences: Sequence[str], label: str, patient: str = "(.+)", folds: int = 5, seed: int = 0
+) -> None:
+    """Write DATASET_DIR/datalist.json: all cases, in folds that keep each patient in one.
+
+    Args:
+        dataset_dir: folder with one sub-folder a case.
+        sequences: names that end the files of a case, such as "['t1n','t1c','t2w','t2f']".
+        label: name that ends the file of the segmentation, such as seg.
+        patient: regular expression whose first group is the patient in a case's folder name.
+        folds: number of folds.
+        seed: of the assignment of patients to folds.
+    """
+    cases = datalists.make_datalist(dataset_dir, sequences, label, patient=patient, folds=folds, seed=seed)
+    path = Path(dataset_dir) / "datalist.json"
+    command = f"python -m dcd_components datalist --label {label} --patient {patient!r} --folds {folds} --seed {seed}"
+    datalists.write_datalist(cases, path, command)
+    print(f"{len(cases)} cases of {len({case['patient'] for case in cases})} patients in {path}")
+
+
+if __name__ == "__main__":
+    errors.plain_errors()
+    fire.Fire({"phantom": phantom, "datalist": datalist, "demo": demo.run}, name="dcd_components")

@@ -1,0 +1,178 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dcd_components.reporting import (
+    CasePicture,
+    markdown_table,
+    plot_cases,
+    plot_curves,
+    read_csv,
+    summarise,
+    write_csv,
+)
+
+LABELS = {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+
+
+def scores(dice: float, small: int = 0, found: int = 0) -> dict[str, Any]:
+    return {
+        "case": "BraTS-GLI-00005-000",
+        **{"dice_ET": dice, "hd95_mm_ET": 2.0, "nsd_ET": 0.5, "dice_RC": 0.5, "hd95_mm_RC": 4.0, "nsd_RC": math.nan},
+        **{"small_lesions": small, "small_lesions_found": found, "false_lesions": 1},
+    }
+
+
+def picture(**changes: Any) -> CasePicture:
+    """A head whose right front has a lesion on the slice of level 5."""
+    image, truth = np.zeros((2, 20, 24, 12))
+    image[2:18, 3:21, 1:11] = np.random.default_rng(0).normal(100, 10, (16, 18, 10))
+    truth[13:16, 15:19, 5] = 3
+    fields = {"title": "case", "sequences": {"T1c": image, "FLAIR": image}, "masks": {"truth": truth, "plain": truth}}
+    return CasePicture(**(fields | changes))
+
+
+def test_rows_survive_a_csv_file_exactly(tmp_path: Path) -> None:
+    rows = [{"case": "a, b", "dice": 1 / 3, "count": 2.0}, {"case": "00005", "dice": 1e-9, "count": -1e300}]
+    write_csv(rows, tmp_path / "scores.csv")
+    assert read_csv(tmp_path / "scores.csv") == rows
+
+
+@pytest.mark.parametrize("text", ["00005", "0005_001", "1_000", "-", "", "BraTS", "1.2.3", " 1"])
+def test_what_is_no_plain_number_stays_text(tmp_path: Path, text: str) -> None:
+    write_csv([{"case": text, "dice": 1}], tmp_path / "scores.csv")
+    assert read_csv(tmp_path / "scores.csv") == [{"case": text, "dice": 1.0}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32(0.5), np.float64(0.1), 7])
+def test_every_kind_of_number_is_read_back(tmp_path: Path, value: float) -> None:
+    write_csv([{"dice": value}], tmp_path / "scores.csv")
+    assert read_csv(tmp_path / "scores.csv")[0]["dice"] == pytest.approx(value, nan_ok=True)
+
+
+class Unwritable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], ValueError, "rows for .* must be at least one"),
+        ([{"a": 1}, {"b": 1}], ValueError, r"the same columns, got \[\('a',\), \('b',\)\]"),
+        ([{"a": 1}, {"a": Unwritable()}], RuntimeError, "no text"),
+    ],
+)
+def test_a_bad_row_leaves_the_existing_file_as_it_was(
+    tmp_path: Path, rows: Any, error: type[Exception], message: str
+) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+    with pytest.raises(error, match=message):
+        write_csv(rows, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "but there is none"),
+        ("", "got 0 rows"),
+        ("case,dice\n", "got 0 rows"),
+        ("case,dice\na\n", "rows of its length"),
+    ],
+)
+def test_a_csv_file_without_whole_rows_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "scores.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_csv(path)
+
+
+def test_means_leave_nan_out_and_pool_the_small_lesions() -> None:
+    means = summarise([scores(0.9, 3, 3), scores(math.nan, 1, 0), scores(0.7)], ["ET", "RC"])
+    assert means["dice_ET"] == pytest.approx(0.8)
+    assert means["mean_dice"] == pytest.approx(0.65)
+    assert means["mean_hd95_mm"] == pytest.approx(3)
+    assert means["mean_nsd"] == pytest.approx(0.5)
+    assert math.isnan(means["nsd_RC"])
+    assert means["small_lesion_recall"] == pytest.approx(0.75)
+    assert (means["false_lesions"], means["cases"]) == (1, 3)
+    assert "case" not in means
+
+
+def test_recall_is_nan_without_small_lesions() -> None:
+    assert math.isnan(summarise([scores(0.9)], ["ET"])["small_lesion_recall"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "must not be empty"),
+        ([scores(0.9)], "column 'dice_SNFH'"),
+        ([scores(0.9), scores(0.9) | {"dice_SNFH": 1}], "column 'dice_SNFH'"),
+        ([{"dice_SNFH": 1, "hd95_mm_SNFH": 1, "nsd_SNFH": 1}], "column 'small_lesions'"),
+    ],
+)
+def test_rows_without_the_scores_are_refused(rows: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        summarise(rows, ["SNFH"])
+
+
+def test_a_table_is_aligned_and_shows_nan_as_a_dash() -> None:
+    rows = [{"model": "plain", "dice": 0.71239, "more": 1}, {"model": "distilled", "dice": math.nan}]
+    table = markdown_table(rows, {"model": ("Student", ""), "dice": ("Dice", ".3f")})
+    assert table.splitlines() == [
+        "| Student   |  Dice |",
+        "| --------- | ----: |",
+        "| plain     | 0.712 |",
+        "| distilled |     \N{EN DASH} |",
+    ]
+
+
+def test_a_table_names_the_missing_column() -> None:
+    with pytest.raises(ValueError, match=r"row 0 must have the columns \['dice'\], got \['model'\]"):
+        markdown_table([{"model": "plain"}], {"model": ("Student", ""), "dice": ("Dice", ".3f")})
+
+
+def test_curves_are_drawn_with_and_without_distillation(tmp_path: Path) -> None:
+    plain = [{"epoch": epoch, "iteration": 10 * epoch, "loss": 1 / epoch} for epoch in range(1, 9)]
+    plain[-1]["val_mean_dice"] = 0.7
+    distilled = [row | {"distillation_loss": 2.0, "distillation_weight": 0.5} for row in plain]
+    unknown = [row | {"distillation_loss": "", "val_mean_dice": ""} for row in plain]
+    plot_curves({"plain": plain, "distilled": distilled, "unknown": unknown}, tmp_path / "curves.png")
+    assert imread(tmp_path / "curves.png").std() > 0.05
+
+
+def test_the_lesion_of_the_right_front_is_drawn_up_on_the_left(tmp_path: Path) -> None:
+    plot_cases([picture()], tmp_path / "cases.png", LABELS)
+    pixels = imread(tmp_path / "cases.png")[..., :3]
+    panel = pixels[40:-40, pixels.shape[1] // 2 : pixels.shape[1] * 3 // 4]
+    yellow = np.argwhere(panel[..., 0] - panel[..., 2] > 0.3)
+    assert len(yellow) > 50
+    assert (yellow.mean(axis=0) < np.array(panel.shape[:2]) / 2).all()
+
+
+@pytest.mark.parametrize("kind", ["no truth", "empty sequence", "integers"])
+def test_odd_cases_are_drawn_too(tmp_path: Path, kind: str) -> None:
+    case = picture()
+    image, truth = case.sequences["T1c"], case.masks["truth"]
+    odd: dict[str, dict[str, Any]] = {
+        "no truth": {"masks": {"truth": 0 * truth, "plain": truth}},
+        "empty sequence": {"sequences": {"T1c": image, "FLAIR": 0 * image}},
+        "integers": {"sequences": {"T1c": image.astype(np.int16), "FLAIR": image.astype(np.uint8)}},
+    }
+    plot_cases([case, picture(**odd[kind], captions={"plain": "Dice 0.81"})], tmp_path / "cases.png", LABELS)
+    assert imread(tmp_path / "cases.png").std() > 0.05
+
+
+@pytest.mark.parametrize("cases", [[], [picture(), picture(masks={"other": np.zeros((20, 24, 12))})]])
+def test_cases_that_do_not_match_are_refused(tmp_path: Path, cases: list[CasePicture]) -> None:
+    with pytest.raises(ValueError, match="cases must be at least one, all with the same sequences and masks"):
+        plot_cases(cases, tmp_path / "cases.png", LABELS)
