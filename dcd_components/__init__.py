@@ -5,9 +5,9 @@ from dcd_components.errors import plain_errors
 from dcd_components.handlers import DistillationHandler, GradientClipping
 from dcd_components.inferers import AutocastInferer, MirrorInferer
 from dcd_components.losses import DeepSupervisionLoss, FeatureLoss, StagewiseLoss, WaveletDetailLoss
-from dcd_components.networks import InferenceWeights, load_frozen, student_widths
+from dcd_components.networks import InferenceWeights, load_frozen, prepare_checkpoint, student_widths
 from dcd_components.records import CaseScores, TrainingLog
-from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp
+from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp, schedule
 from dcd_components.stages import StageRecorder
 from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
 
@@ -37,5 +37,7 @@ __all__ = [
     "load_cases",
     "load_frozen",
     "plain_errors",
+    "prepare_checkpoint",
+    "schedule",
     "student_widths",
 ]

@@ -57,8 +57,8 @@ def make_datalist(
         if match is None:
             faults.append(f"{image.parent.name} does not match the patient pattern {patient!r}")
             continue
-        relative = [str(Path(name).relative_to(root)) for name in (names[0], names[-1])]
-        cases.append(dict(image=relative[0], label=relative[1], case=image.parent.name, patient=match.group(1)))
+        files = {key: str(Path(name).relative_to(root)) for key, name in (("image", names[0]), ("label", names[-1]))}
+        cases.append({**files, "case": image.parent.name, "patient": match.group(1)})
     if faults:
         raise ValueError(f"{len(faults)} faults in {root}: " + "; ".join(faults))
     assigned = _folds([str(case["patient"]) for case in cases], folds, seed)

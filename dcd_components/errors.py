@@ -18,8 +18,8 @@ def plain_errors() -> None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Follow a chain of wrapped errors to its first."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    """Follow a chain of wrapped errors to its first; ``raise ... from None`` starts a chain."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     return error
 

@@ -54,6 +54,7 @@ class DistillationHandler:
         """Register at the engine's events."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        engine.add_event_handler(Events.TERMINATE, self._stop)
         engine.add_event_handler(Events.COMPLETED, self._stop)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._abort)
 
@@ -62,7 +63,7 @@ class DistillationHandler:
         weight = self.weight(engine.state.epoch - 1)
         if weight == 0:
             return
-        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        output: dict[str, Any] = engine.state.output
         targets = self.teacher.features(lambda network: self.inferer(output[CommonKeys.IMAGE], network))
         term = self.loss(self.student.pop(), targets)
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weight * term
@@ -115,4 +116,4 @@ class GradientClipping:
     def _steps_now(engine: Any) -> bool:
         """Whether MONAI's trainer will step after this backward pass; the same rule as its ``_iteration``."""
         in_epoch = (engine.state.iteration - 1) % engine.state.epoch_length + 1
-        return in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length
+        return bool(in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length)

@@ -17,7 +17,7 @@ def cpu_has_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
 
 
-class AutocastInferer(Inferer):
+class AutocastInferer(Inferer):  # type: ignore[misc]
     """Run another inferer under bfloat16 autocast where the network sits on a CPU that multiplies bfloat16.
 
     MONAI's ``amp`` flag serves CUDA only; this is its counterpart. On other devices it changes nothing. Predictions
@@ -41,7 +41,7 @@ class AutocastInferer(Inferer):
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
 
-class MirrorInferer(Inferer):
+class MirrorInferer(Inferer):  # type: ignore[misc]
     """Average the predictions of another inferer over mirrored inputs, as nnU-Net does.
 
     Args:

@@ -55,7 +55,8 @@ class FeatureLoss(_Loss):
 class WaveletDetailLoss(FeatureLoss):
     r"""Match the detail sub-bands of two feature maps of one encoder stage.
 
-    .. math:: L = \frac{1}{J} \sum_{j=1}^{J} \frac{1}{|B|} \sum_{b \in B} \mathrm{MSE}\big(W_{j,b}(P s),\, W_{j,b}(t)\big)
+    .. math::
+        L = \frac{1}{J} \sum_{j=1}^{J} \frac{1}{|B|} \sum_{b \in B} \mathrm{MSE}\big(W_{j,b}(P s),\, W_{j,b}(t)\big)
 
     :math:`W_{j,b}` is sub-band :math:`b` of level :math:`j` of an orthonormal wavelet transform, :math:`P` a learnt
     1x1x1 projection. Because the transform keeps energy, this is, up to the constant number of coefficients, the
@@ -113,11 +114,12 @@ class WaveletDetailLoss(FeatureLoss):
         return errors.mean()
 
     def _energies(self, x: Tensor) -> Tensor:
-        """Mean squared coefficient of the chosen bands, one value a level."""
+        """Mean squared coefficient of the chosen bands, one value a level that has any of them."""
         approximation, details = dwt3(x, self.wavelet, self._levels(x), self.mode)
         if "aaa" in self.bands:
             details[-1]["aaa"] = approximation
-        return torch.stack([_mean_square([b[name] for name in self.bands if name in b]) for b in details])
+        chosen = [[level[band] for band in self.bands if band in level] for level in details]
+        return torch.stack([_mean_square(bands) for bands in chosen if bands])
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -47,8 +50,8 @@ def read_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no weights at {path}: train the teacher first, or say where they are")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} is not a file of weights that torch can read safely: {error}") from error
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds
+        raise ValueError(f"{path} is not a file of weights that torch can read safely: {error}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path} must hold a flat state dict of tensors, as the bundle's training writes it")
     faults = _mismatches(network.state_dict(), weights)
@@ -101,3 +104,20 @@ def cost(network: nn.Module, size: Sequence[int]) -> dict[str, float]:
         "parameters": sum(p.numel() for p in network.parameters()) / 1e6,
         "gmac": counter.get_total_flops() / 2e9,
     }
+
+
+def prepare_checkpoint(path: str | Path) -> None:
+    """Make sure, before hours of training, that a checkpoint can be written, and that none is lost.
+
+    Makes the folder. A checkpoint that is there already is copied to ``<name>-<date and time of its writing>``.
+
+    Raises:
+        OSError: when the folder cannot be made or written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+    if path.is_file():
+        written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).strftime("%Y%m%dT%H%M%S")
+        shutil.copy2(path, path.with_name(f"{path.stem}-{written}{path.suffix}"))

@@ -49,7 +49,7 @@ class TrainingLog:
         self._start = time.monotonic()
 
     def _add(self, engine: Engine) -> None:
-        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        output: dict[str, Any] = engine.state.output
         for name in (CommonKeys.LOSS, "distillation_loss", "distillation_weight"):
             if name in output:
                 self._sums[name] = self._sums.get(name, torch.zeros(())).to(output[name].device) + output[name].detach()
@@ -72,7 +72,8 @@ class TrainingLog:
         """Metrics of the validator if it ran in this epoch."""
         if self.validator is None or self.validator.state.epoch != epoch:
             return {}
-        return {name: float(value) for name, value in self.validator.state.metrics.items() if torch.tensor(value).ndim == 0}
+        metrics = self.validator.state.metrics.items()
+        return {name: float(value) for name, value in metrics if torch.as_tensor(value).ndim == 0}
 
 
 class CaseScores:

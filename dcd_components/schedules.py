@@ -36,6 +36,25 @@ def cosine_decay(maximum: float, start: int, length: int) -> Schedule:
     return lambda epoch: maximum * (1 + math.cos(math.pi * _progress(epoch, start, length))) / 2
 
 
+SHAPES: dict[str, Callable[..., Schedule]] = {
+    shape.__name__: shape for shape in (constant, linear_ramp, cosine_ramp, cosine_decay)
+}
+
+
+def schedule(shape: str, **settings: float) -> Schedule:
+    """Make a schedule by the name of its shape, for configs.
+
+    Raises:
+        ValueError: for an unknown shape, or settings that it does not have.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"unknown schedule {shape!r}; choose from {', '.join(SHAPES)}")
+    try:
+        return SHAPES[shape](**settings)
+    except TypeError as error:
+        raise ValueError(f"schedule {shape} got {settings}: {error}") from None
+
+
 def _progress(epoch: int, start: int, length: int) -> float:
     return min(max((epoch - start) / length, 0.0), 1.0)
 

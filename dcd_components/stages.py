@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-class AllStagesRecorded(Exception):
+class AllStagesRecorded(Exception):  # noqa: N818 - not an error
     """Raised inside a forward pass to end it once nothing of it is needed any more."""
 
 
@@ -75,10 +76,8 @@ class StageRecorder:
     def features(self, forward: Callable[[nn.Module], object]) -> list[Tensor]:
         """Run ``forward(network)`` without gradient, as far as the last stage if ``stop``, and return the maps."""
         with self:
-            try:
+            with contextlib.suppress(AllStagesRecorded):
                 forward(self.network)
-            except AllStagesRecorded:
-                pass
             return self.pop()
 
     def _keep(self, stage: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -93,7 +92,7 @@ class StageRecorder:
 
 
 def _find(network: nn.Module, stage: str) -> nn.Module:
-    modules = dict(network.named_modules())
+    modules: dict[str, nn.Module] = dict(network.named_modules(remove_duplicate=False))
     if not stage or stage not in modules:
         close = difflib.get_close_matches(stage, modules, n=3, cutoff=0.4) or list(dict(network.named_children()))
         raise ValueError(f"{type(network).__name__} has no stage {stage!r}; did you mean {' or '.join(close)}?")

@@ -44,7 +44,7 @@ def supported_levels(size: Sequence[int], wavelet: str) -> int:
     Beyond ``pywt.dwt_max_level`` of the shortest axis, every coefficient touches the border. A map shorter than the
     filter still takes part with one level, so that no stage of an encoder is left out.
     """
-    return max(1, pywt.dwt_max_level(min(size), pywt.Wavelet(wavelet).dec_len))
+    return max(1, int(pywt.dwt_max_level(min(size), pywt.Wavelet(wavelet).dec_len)))
 
 
 def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") -> Coefficients:
@@ -98,14 +98,14 @@ def _transform(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Multiply the axes D, H, W of ``x`` by one matrix each."""
     along_d, along_h, along_w = matrices
     depth, height, width = x.shape[-3:]
-    x = (along_d @ x.reshape(*x.shape[:-3], depth, height * width)).unflatten(-1, (height, width))
-    return along_h @ x @ along_w.T
+    x = along_d @ x.reshape(*x.shape[:-3], depth, height * width)
+    return along_h @ x.reshape(*x.shape[:-1], height, width) @ along_w.T
 
 
 def _split(x: Tensor) -> dict[str, Tensor]:
     """View the eight sub-bands of a transformed tensor, of which each axis holds ``a`` before ``d``."""
-    halves = [{"a": slice(0, n // 2), "d": slice(n // 2, n)} for n in x.shape[-3:]]
-    return {band: x[..., *(half[letter] for half, letter in zip(halves, band, strict=True))] for band in BANDS}
+    d, h, w = ({"a": slice(0, n // 2), "d": slice(n // 2, n)} for n in x.shape[-3:])
+    return {band: x[..., d[band[0]], h[band[1]], w[band[2]]] for band in BANDS}
 
 
 def _join(bands: dict[str, Tensor]) -> Tensor:
@@ -116,8 +116,9 @@ def _join(bands: dict[str, Tensor]) -> Tensor:
 @lru_cache(maxsize=256)
 def _analysis(n: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Matrix of shape ``(2 m, n)`` that maps a signal to its ``m`` approximation and ``m`` detail coefficients."""
-    matrix = np.concatenate(pywt.dwt(np.eye(n), wavelet, mode, axis=0))
-    return torch.as_tensor(matrix, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # kept, so it must serve training too
+        matrix = np.concatenate(pywt.dwt(np.eye(n), wavelet, mode, axis=0))
+        return torch.as_tensor(matrix, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=256)
@@ -125,4 +126,5 @@ def _synthesis(n: int, wavelet: str, mode: str, dtype: torch.dtype, device: torc
     """Matrix of shape ``(n, 2 m)`` that maps coefficients back to a signal of length ``n``."""
     unit = np.eye(pywt.dwt_coeff_len(n, pywt.Wavelet(wavelet).dec_len, mode))
     halves = [pywt.idwt(unit, None, wavelet, mode, axis=0), pywt.idwt(None, unit, wavelet, mode, axis=0)]
-    return torch.as_tensor(np.concatenate(halves, axis=1)[:n], dtype=dtype, device=device)
+    with torch.inference_mode(False):
+        return torch.as_tensor(np.concatenate(halves, axis=1)[:n], dtype=dtype, device=device)

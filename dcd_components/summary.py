@@ -1,0 +1,142 @@
+"""The demo's result: one table over its models, their training curves, and pictures of cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import nibabel
+import numpy as np
+from monai.bundle import ConfigParser
+from numpy.typing import NDArray
+
+from dcd_components.networks import cost
+from dcd_components.reporting import (
+    CasePicture,
+    markdown_table,
+    plot_cases,
+    plot_curves,
+    read_csv,
+    summarise,
+    write_csv,
+)
+
+COLUMNS = {
+    "model": ("Model", ""),
+    "parameters": ("Parameters, M", ".3f"),
+    "gmac": ("GMAC a patch", ".2f"),
+    "iterations": ("Iterations", ".0f"),
+    "minutes": ("Training, min", ".1f"),
+    "mean_dice": ("Mean Dice", ".3f"),
+    "dice_NETC": ("NETC", ".3f"),
+    "dice_SNFH": ("SNFH", ".3f"),
+    "dice_ET": ("ET", ".3f"),
+    "dice_RC": ("RC", ".3f"),
+    "mean_hd95_mm": ("HD95, mm", ".1f"),
+    "mean_nsd": ("NSD at 1 mm", ".3f"),
+    "small_lesion_recall": ("Small lesions found", ".2f"),
+    "false_lesions": ("False lesions a case", ".1f"),
+    "seconds": ("Seconds a case", ".2f"),
+}
+CAPTION = """\
+{cases:.0f} cases of patients that no training saw. Plain and distilled student: same first weights, same data in the
+same order, same number of iterations. "Plain, same time": the plain student again, trained for as long as the
+distilled one took. Dice, HD95 and NSD: means over the four labels, a label absent from truth and prediction left out.
+Small lesions: components of enhancing tumour and necrosis of at most 0.5 ml, found if one voxel is. Seconds a case:
+sliding windows only, on the machine at hand."""
+
+
+def write(folder: Path, configs: Sequence[str], logs: Mapping[str, Path]) -> str:
+    """Write ``table.md``, ``table.csv``, ``curves.png``, ``cases.png`` and ``new_case.png`` into the demo's folder.
+
+    Args:
+        folder: where the demo put ``patients``, ``masks/<model>/scores.csv`` and ``new_case``.
+        configs: files that define the networks.
+        logs: training log of each model, in the table's order.
+
+    Returns:
+        The table in Markdown, with its caption.
+    """
+    parser = ConfigParser()
+    parser.read_config(list(configs))
+    labels = parser["labels"]
+    scores = {model: read_csv(folder / "masks" / model / "scores.csv") for model in logs}
+    curves = {model: read_csv(path) for model, path in logs.items()}
+    costs = _costs(parser)
+    rows = [_row(model, scores[model], curves[model], list(labels), costs[model == "teacher"]) for model in logs]
+    table = markdown_table(rows, COLUMNS) + "\n\n" + CAPTION.format(cases=rows[0]["cases"])
+    (folder / "table.md").write_text(table + "\n")
+    write_csv([{key: row[key] for key in (*COLUMNS, "cases")} for row in rows], folder / "table.csv")
+    plot_curves(curves, folder / "curves.png")
+    shown = [model for model in logs if model in ("teacher", "plain", "distilled")]
+    names = _telling_cases(scores["plain"], scores["distilled"], list(labels))
+    plot_cases([_picture(folder, name, shown, scores, parser) for name in names], folder / "cases.png", labels)
+    plot_cases([_new_case(folder / "new_case", parser)], folder / "new_case.png", labels)
+    return table
+
+
+def _costs(parser: ConfigParser) -> dict[bool, dict[str, float]]:
+    """Cost of one patch for the student (False) and the teacher (True)."""
+    size = [len(parser["sequences"]), *parser["patch_size"]]
+    architecture, widths = parser.get_parsed_content("architecture"), parser.get_parsed_content("widths")
+    return {
+        False: cost(architecture(filters=widths), size),
+        True: cost(architecture(filters=parser["teacher_widths"]), size),
+    }
+
+
+def _row(
+    model: str,
+    scores: Sequence[Mapping[str, Any]],
+    log: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    network: Mapping[str, float],
+) -> dict[str, Any]:
+    course = {"iterations": log[-1]["iteration"], "minutes": log[-1]["seconds"] / 60}
+    return {"model": model, **network, **course, **summarise(scores, labels)}
+
+
+def _mean_dice(row: Mapping[str, Any], labels: Sequence[str]) -> float:
+    return fmean(x for label in labels if not math.isnan(x := row[f"dice_{label}"]))
+
+
+def _telling_cases(
+    plain: Sequence[Mapping[str, Any]], distilled: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> list[str]:
+    """Names of the cases at the 10th, 50th and 90th percentile of what distillation gained, so not the best three."""
+    gains = {p["case"]: _mean_dice(d, labels) - _mean_dice(p, labels) for p, d in zip(plain, distilled, strict=True)}
+    ranked = sorted(gains, key=gains.__getitem__)
+    return [ranked[round(share * (len(ranked) - 1))] for share in (0.1, 0.5, 0.9)]
+
+
+def _picture(
+    folder: Path,
+    name: str,
+    models: Sequence[str],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+    parser: ConfigParser,
+) -> CasePicture:
+    labels, case = list(parser["labels"]), folder / "patients" / name
+    masks = {"truth": _voxels(case / f"{name}-seg.nii.gz")}
+    masks |= {model: _voxels(folder / "masks" / model / f"{name}_seg.nii.gz") for model in models}
+    rows = {model: next(row for row in scores[model] if row["case"] == name) for model in models}
+    captions = {model: f"Dice {_mean_dice(row, labels):.2f}" for model, row in rows.items()}
+    return CasePicture(name, _sequences(case, name, parser), masks, captions)
+
+
+def _new_case(folder: Path, parser: ConfigParser) -> CasePicture:
+    case = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    masks = {"truth": _voxels(case / f"{case.name}-seg.nii.gz"), "student": _voxels(folder / f"{case.name}_seg.nii.gz")}
+    return CasePicture(case.name, _sequences(case, case.name, parser), masks)
+
+
+def _sequences(case: Path, name: str, parser: ConfigParser) -> dict[str, NDArray[Any]]:
+    return {sequence: _voxels(case / f"{name}-{sequence}.nii.gz") for sequence in parser["sequences"]}
+
+
+def _voxels(path: Path) -> NDArray[Any]:
+    """Voxels of an image in RAS orientation."""
+    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)

@@ -1,0 +1,145 @@
+"""Bad input ends in one sentence that names the culprit and what was expected."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import TINY, Workflow, config_files
+
+from dcd_components.errors import root_cause
+
+
+def message(workflow: Workflow, *names: str, **overrides: Any) -> str:
+    """What a run says when it fails, and fails it must."""
+
+    def run() -> None:
+        flow = workflow(*names, **overrides)
+        flow.initialize()
+        flow.run()
+
+    with pytest.raises((Exception, SystemExit), match=r".") as caught:
+        run()
+    return str(root_cause(caught.value))
+
+
+@pytest.fixture
+def broken(patients: Path, tmp_path: Path) -> Path:
+    """A copy of the patients, to break."""
+    return Path(shutil.copytree(patients, tmp_path / "broken"))
+
+
+def shrink(folder: Path, name: str) -> Path:
+    path = sorted(folder.glob(f"*/*-{name}.nii.gz"))[0]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
+    return path
+
+
+def test_a_missing_channel_stops_training(workflow: Workflow, broken: Path) -> None:
+    for path in broken.glob("*/*-t2w.nii.gz"):
+        path.unlink()
+    said = message(workflow, "inference", "train", dataset_dir=str(broken))
+    assert "t2w.nii.gz is missing" in said
+
+
+def test_a_missing_channel_stops_inference(workflow: Workflow, broken: Path) -> None:
+    path = sorted(broken.glob("*/*-t2f.nii.gz"))[0]
+    path.unlink()
+    assert message(workflow, "inference", dataset_dir=str(broken)) == f"error: no such file: {path}"
+
+
+def test_channels_of_different_shape_stop_training(workflow: Workflow, broken: Path) -> None:
+    for name in {path.parent.name for path in broken.glob("*/*-t1c.nii.gz")}:
+        shrink(broken / name / "..", "t1c")
+    said = message(workflow, "inference", "train", dataset_dir=str(broken), train_folds=[0, 1, 2, 3, 4])
+    assert "t1c.nii.gz has shape (3" in said
+    assert "expected (40, 48, 40)" in said
+
+
+def test_channels_of_different_shape_stop_inference(workflow: Workflow, broken: Path) -> None:
+    path = shrink(broken, "t1c")
+    said = message(workflow, "inference", dataset_dir=str(broken))
+    assert "must have one shape" in said
+    assert f"{path} (39, 48, 40)" in said
+
+
+def test_an_empty_folder_stops_inference(workflow: Workflow, tmp_path: Path) -> None:
+    assert "*t1n.nii*" in message(workflow, "inference", dataset_dir=str(tmp_path))
+
+
+def test_missing_teacher_weights(workflow: Workflow, tmp_path: Path) -> None:
+    said = message(workflow, "inference", "train", "distill", "quick")
+    assert said == f"no weights at {tmp_path / 'teacher.pt'}: train the teacher first, or say where they are"
+
+
+def test_teacher_weights_that_do_not_fit(workflow: Workflow, tmp_path: Path) -> None:
+    torch.save({"first.weight": torch.zeros(3)}, tmp_path / "teacher.pt")
+    said = message(workflow, "inference", "train", "distill", "quick")
+    assert "does not fit DynUNet" in said
+    assert "has unknown first.weight" in said or "lacks" in said
+
+
+@pytest.fixture
+def teacher(workflow: Workflow, tmp_path: Path) -> None:
+    flow = workflow("inference", "teacher")
+    torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "teacher.pt")
+
+
+@pytest.mark.usefixtures("teacher")
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"wavelet": "db99"}, "unknown wavelet 'db99'; choose"),
+        ({"bands": ["aad", "add", "xyz"]}, "unknown bands ['xyz']; choose"),
+        ({"boundary": "mirror"}, "unknown boundary mode 'mirror'; choose from"),
+        ({"levels": 0}, "levels must be at least 1, got 0"),
+        ({"stages": ["input_block", "downsample.0", "bottleneck"]}, "no stage 'downsample.0'; did you mean"),
+        ({"weight": {"shape": "cosine_rmap", "maximum": 1.0}}, "unknown schedule 'cosine_rmap'; choose from"),
+        ({"weight": {"shape": "constant", "maxium": 1.0}}, "schedule constant got {'maxium': 1.0}"),
+    ],
+    ids=["wavelet", "band", "boundary", "levels", "stage", "schedule", "schedule's setting"],
+)
+def test_unknown_settings_of_the_distillation(
+    overrides: dict[str, Any], expected: str, workflow: Workflow, tmp_path: Path
+) -> None:
+    assert expected in message(workflow, "inference", "train", "distill", "quick", **overrides)
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "name"),
+    [
+        (["train", "quick"], "ckpt_path", "folder/model.pt"),
+        (["evaluate", "quick"], "output_dir", "folder"),
+    ],
+    ids=["training", "evaluation"],
+)
+def test_an_output_folder_that_cannot_be_written(
+    names: list[str], key: str, name: str, workflow: Workflow, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").write_text("a file where a folder should be")
+    if key == "output_dir":
+        flow = workflow("inference", "quick")
+        torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
+    said = message(workflow, "inference", *names, **{key: str(tmp_path / name)})
+    assert str(tmp_path / "folder") in said
+    assert (tmp_path / "folder").read_text() == "a file where a folder should be"
+
+
+def test_the_command_line_prints_one_sentence_and_fails(tmp_path: Path) -> None:
+    files = f"--config_file={config_files('inference', 'train')}"
+    settings = [f"--{key}={value}" for key, value in TINY.items()]
+    paths = [f"--dataset_dir={tmp_path}", f"--ckpt_path={tmp_path / 'model.pt'}"]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", files, *settings, *paths]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: no data list at {tmp_path / 'datalist.json'}")

@@ -1,0 +1,98 @@
+"""Every list of configs initialises, has all properties and runs on tiny phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import Workflow
+
+from dcd_components.reporting import read_csv
+
+
+def run(workflow: Any) -> Any:
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+@pytest.fixture
+def trained(workflow: Workflow, tmp_path: Path) -> Path:
+    """Weights of a student trained for one tiny epoch."""
+    run(workflow("inference", "train", "quick"))
+    return tmp_path / "model.pt"
+
+
+def test_teacher_then_distilled_student(workflow: Workflow, tmp_path: Path) -> None:
+    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    run(workflow("inference", "train", "distill", "quick"))
+    (row,) = read_csv(tmp_path / "model_training.csv")
+    assert 0 < float(row["distillation_loss"]) < 2
+    assert {"loss", "distillation_weight", "val_mean_dice", "learning_rate"} <= set(row)
+    run(workflow("inference", "evaluate", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    assert len(read_csv(tmp_path / "eval" / "scores.csv")) == 2
+
+
+def test_plain_and_distilled_student_start_from_the_same_weights_and_see_the_same_data(
+    workflow: Workflow, tmp_path: Path
+) -> None:
+    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    seen = []
+    for names in (["train"], ["train", "distill"]):
+        flow = workflow("inference", *names, "quick", seed=3)
+        flow.initialize()
+        weights = [value.clone() for value in flow.parser.get_parsed_content("network").state_dict().values()]
+        batches = [batch["image"].as_tensor() for batch in flow.parser.get_parsed_content("train::dataloader")]
+        seen.append([*weights, *batches])
+    assert len(seen[0]) == len(seen[1]) > 10
+    assert all(torch.equal(plain, distilled) for plain, distilled in zip(*seen, strict=True))
+
+
+def test_the_projections_are_trained(workflow: Workflow, tmp_path: Path) -> None:
+    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    flow = workflow("inference", "train", "distill", "quick")
+    flow.initialize()
+    loss = flow.parser.get_parsed_content("distillation_loss")
+    before = [parameter.detach().clone() for parameter in loss.parameters()]
+    flow.run()
+    assert len(before) == 3
+    assert all(not torch.equal(old, new) for old, new in zip(before, loss.parameters(), strict=True))
+
+
+def test_a_checkpoint_holds_no_heads_and_a_previous_one_is_kept(trained: Path, workflow: Workflow) -> None:
+    weights = torch.load(trained, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) and "head" not in key for key, value in weights.items())
+    run(workflow("inference", "train", "quick", seed=1))
+    (previous,) = trained.parent.glob("model-*.pt")
+    kept = torch.load(previous, weights_only=True)
+    assert all(torch.equal(kept[key], weights[key]) for key in weights)
+
+
+@pytest.mark.parametrize("names", [["quick"], ["quick", "mirror"]], ids=["plain", "mirrored"])
+def test_masks_lie_in_the_geometry_of_the_input(
+    names: list[str], trained: Path, workflow: Workflow, patients: Path, tmp_path: Path
+) -> None:
+    run(workflow("inference", *names))
+    masks = sorted((tmp_path / "eval").glob("*_seg.nii.gz"))
+    assert len(masks) == 10
+    for path in masks:
+        case = path.name.removesuffix("_seg.nii.gz")
+        mask, image = nib.load(path), nib.load(patients / case / f"{case}-t1n.nii.gz")
+        assert mask.shape == image.shape
+        assert np.allclose(mask.affine, image.affine)
+        assert mask.get_data_dtype() == np.uint8
+        assert set(np.unique(mask.dataobj)) <= {0, 1, 2, 3, 4}
+
+
+def test_evaluation_scores_every_case_of_its_fold(trained: Path, workflow: Workflow, tmp_path: Path) -> None:
+    flow = run(workflow("inference", "evaluate", "quick", test_folds=[0, 3]))
+    rows = read_csv(tmp_path / "eval" / "scores.csv")
+    assert len(rows) == 4
+    assert {"case", "dice_WT", "hd95_mm_ET", "nsd_RC", "small_lesions_found", "seconds"} <= set(rows[0])
+    assert "mean_dice" in flow.evaluator.state.metrics

@@ -1,0 +1,26 @@
+"""The smallest patients and networks on which the bundles run, shared by their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "brats_gli_dcd"
+SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
+TINY: dict[str, Any] = {
+    "spacing": [4.0, 4.0, 4.0],
+    "patch_size": [16, 16, 16],
+    "teacher_widths": [16, 16, 32],
+    "epochs": 1,
+    "iterations": 2,
+    "val_interval": 1,
+    "num_workers": 0,
+}
+Workflow = Callable[..., ConfigWorkflow]
+
+
+def config_files(*names: str) -> list[str]:
+    return [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
