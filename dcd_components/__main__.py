@@ -40,9 +40,15 @@ def phantom(
 
 
 def datalist(
-    dataset_dir: str, sequences: Sequence[str], label: str, patient: str = "(.+)", folds: int = 5, seed: int = 0
+    dataset_dir: str,
+    sequences: Sequence[str],
+    label: str,
+    patient: str = "(.+)",
+    folds: int = 5,
+    seed: int = 0,
+    out: str | None = None,
 ) -> None:
-    """Write DATASET_DIR/datalist.json: all cases, in folds that keep each patient in one.
+    """List all cases of a folder, in folds that keep each patient in one.
 
     Args:
         dataset_dir: folder with one sub-folder a case.
@@ -51,9 +57,10 @@ def datalist(
         patient: regular expression whose first group is the patient in a case's folder name.
         folds: number of folds.
         seed: of the assignment of patients to folds.
+        out: file to write; DATASET_DIR/datalist.json by default.
     """
     cases = datalists.make_datalist(dataset_dir, sequences, label, patient=patient, folds=folds, seed=seed)
-    path = Path(dataset_dir) / "datalist.json"
+    path = Path(out or Path(dataset_dir) / "datalist.json")
     command = f"python -m dcd_components datalist --label {label} --patient {patient!r} --folds {folds} --seed {seed}"
     datalists.write_datalist(cases, path, command)
     print(f"{len(cases)} cases of {len({case['patient'] for case in cases})} patients in {path}")

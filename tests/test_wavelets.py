@@ -76,12 +76,14 @@ def test_periodization_of_an_orthonormal_wavelet_keeps_the_energy(wavelet: str) 
     torch.testing.assert_close(energy, x.square().sum(), rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize(("axis", "band"), [(0, "daa"), (1, "ada"), (2, "aad")])
-def test_a_band_is_named_by_the_axis_along_which_there_is_detail(axis: int, band: str) -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["D", "H", "W"])
+def test_a_band_is_named_by_the_axis_along_which_there_is_detail(axis: int) -> None:
     shape = [1, 1, 1]
     shape[axis] = 8
     (details,) = dwt3(noise(*shape).expand(8, 8, 8), "haar").details
-    assert {name for name, values in details.items() if values.abs().max() > 1e-12} == {band}
+    assert {name for name, values in details.items() if values.abs().max() > 1e-12} == {
+        "a" * axis + "d" + "a" * (2 - axis)
+    }
 
 
 def test_directional_bands_leave_out_the_approximation_and_the_corner() -> None:
