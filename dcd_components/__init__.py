@@ -1,11 +1,12 @@
 """Detail Consistent Distillation of 3D segmenters, as components for MONAI bundles."""
 
 from dcd_components.datalists import load_cases
+from dcd_components.deep_supervision import DeepSupervisionLoss
 from dcd_components.errors import plain_errors
 from dcd_components.handlers import DistillationHandler, GradientClipping
 from dcd_components.inferers import AutocastInferer, MirrorInferer
-from dcd_components.losses import DeepSupervisionLoss, FeatureLoss, StagewiseLoss, WaveletDetailLoss
-from dcd_components.networks import InferenceWeights, load_frozen, prepare_checkpoint, student_widths
+from dcd_components.losses import FeatureLoss, StagewiseLoss, WaveletDetailLoss
+from dcd_components.networks import InferenceWeights, load_frozen, prepare_checkpoint
 from dcd_components.records import CaseScores, TrainingLog
 from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp, schedule
 from dcd_components.stages import StageRecorder
@@ -39,5 +40,4 @@ __all__ = [
     "plain_errors",
     "prepare_checkpoint",
     "schedule",
-    "student_widths",
 ]

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import CommonKeys
-from torch import nn
+from torch import Tensor, nn
 
 from dcd_components.stages import StageRecorder
 
@@ -64,8 +65,9 @@ class DistillationHandler:
         if weight == 0:
             return
         output: dict[str, Any] = engine.state.output
-        targets = self.teacher.features(lambda network: self.inferer(output[CommonKeys.IMAGE], network))
-        term = self.loss(self.student.pop(), targets)
+        image = _plain(output[CommonKeys.IMAGE])
+        targets = self.teacher.features(lambda network: self.inferer(image, network))
+        term = self.loss([_plain(x) for x in self.student.pop()], targets)
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weight * term
         output["distillation_loss"] = term.detach()
         output["distillation_weight"] = torch.tensor(weight)
@@ -82,6 +84,11 @@ class DistillationHandler:
     def _abort(self, engine: Engine, error: BaseException) -> None:
         self.student.close()
         raise error  # ignite stops raising once anything listens to this event
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Drop the meta data that MONAI's tensors carry through every operation."""
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
 class GradientClipping:

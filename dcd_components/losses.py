@@ -1,4 +1,4 @@
-"""Losses between one stage's feature maps, the mean over stages, and deep supervision.
+"""Losses between one stage's feature maps, and the mean over stages.
 
 Every stage loss takes the student's map ``input`` and the teacher's map ``target``; no gradient flows to ``target``.
 """
@@ -6,13 +6,14 @@ Every stage loss takes the student's map ``input`` and the teacher's map ``targe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, check_wavelet, dwt3, supported_levels
+from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, analyse, check_wavelet, supported_levels, where
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +116,17 @@ class WaveletDetailLoss(FeatureLoss):
 
     def _energies(self, x: Tensor) -> Tensor:
         """Mean squared coefficient of the chosen bands, one value a level that has any of them."""
-        approximation, details = dwt3(x, self.wavelet, self._levels(x), self.mode)
-        if "aaa" in self.bands:
-            details[-1]["aaa"] = approximation
-        chosen = [[level[band] for band in self.bands if band in level] for level in details]
-        return torch.stack([_mean_square(bands) for bands in chosen if bands])
+        energies = []
+        levels = self._levels(x)
+        for level in range(levels):
+            coefficients = analyse(x, self.wavelet, self.mode)
+            size = tuple(coefficients.shape[-3:])
+            bands = tuple(band for band in self.bands if band != "aaa" or level == levels - 1)
+            if bands:
+                share = _share(bands, size, x.dtype, x.device)
+                energies.append((coefficients.square() * share).sum() / x.shape[:-3].numel())
+            x = coefficients[where("aaa", size)]
+        return torch.stack(energies)
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])
@@ -149,36 +156,14 @@ class StagewiseLoss(nn.Module):
         return torch.stack(terms).mean()
 
 
-class DeepSupervisionLoss(nn.Module):
-    r"""Weighted mean of a segmentation loss over a network's heads, weights halving from head to head.
-
-    Accepts what both families of networks return in training: MONAI's ``DynUNet`` stacks its heads, upsampled, into
-    ``(B, heads, C, D, H, W)``; nnU-Net's networks return a list of maps of falling resolution, for which the label is
-    sampled down by nearest neighbour. A single map ``(B, C, D, H, W)`` passes straight through.
-
-    Args:
-        loss: segmentation loss of ``(B, C, D, H, W)`` logits and a ``(B, 1, D, H, W)`` label, computed in float32.
-    """
-
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, input: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Return the weighted mean over heads."""
-        if isinstance(input, Tensor):
-            input = input.unbind(1) if input.ndim == target.ndim + 1 else [input]
-        weights = [0.5**head for head in range(len(input))]
-        terms = [
-            weight * self.loss(_widen(head), nn.functional.interpolate(target, head.shape[2:]))
-            for weight, head in zip(weights, input, strict=True)
-        ]
-        return torch.stack(terms).sum() / sum(weights)
-
-
-def _mean_square(bands: Sequence[Tensor]) -> Tensor:
-    """Mean over all coefficients of some bands of equal shape."""
-    return torch.stack([band.square().mean() for band in bands]).mean()
+@lru_cache(maxsize=256)
+def _share(bands: tuple[str, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weight of each coefficient in the mean over some bands; slicing them out would cost several times more."""
+    with torch.inference_mode(False):
+        share = torch.zeros(size, dtype=dtype, device=device)
+        for band in bands:
+            share[where(band, size)] = 1.0
+        return share / share.sum()
 
 
 def _widen(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Widths of a student, what a network costs, and strict, safe loading of weights."""
+"""What a network costs, and strict, safe loading of weights."""
 
 from __future__ import annotations
 
@@ -15,17 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 #: Parts of a DynUNet that only training uses; TorchScript cannot script a network that has them.
 DEEP_SUPERVISION_HEADS = ("deep_supervision_heads.", ".super_head.")
-
-
-def student_widths(widths: Sequence[int], reduction: int, floor: int = 8) -> list[int]:
-    """Divide a teacher's channels per stage by ``reduction``, keeping at least ``floor`` (and never more than it had).
-
-    Raises:
-        ValueError: for a reduction below 1.
-    """
-    if reduction < 1:
-        raise ValueError(f"reduction must be at least 1, got {reduction}")
-    return [min(width, max(floor, width // reduction)) for width in widths]
 
 
 def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
+from types import EllipsisType
 from typing import NamedTuple
 
 import numpy as np
@@ -67,10 +68,22 @@ def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") 
         raise ValueError(f"levels must be at least 1, got {levels}")
     details = []
     for _ in range(levels):
-        bands = _split(_transform(x, [_analysis(n, wavelet, mode, x.dtype, x.device) for n in x.shape[-3:]]))
+        coefficients = analyse(x, wavelet, mode)
+        bands = {band: coefficients[where(band, coefficients.shape[-3:])] for band in BANDS}
         x = bands.pop("aaa")
         details.append(bands)
     return Coefficients(x, details)
+
+
+def analyse(x: Tensor, wavelet: str, mode: str) -> Tensor:
+    """Transform one level, all sub-bands in one tensor: ``(..., D, H, W)`` to ``(..., 2d, 2h, 2w)``; see ``where``."""
+    return _transform(x, [_analysis(n, wavelet, mode, x.dtype, x.device) for n in x.shape[-3:]])
+
+
+def where(band: str, size: Sequence[int]) -> tuple[EllipsisType | slice, ...]:
+    """Index of a sub-band in the tensor of spatial ``size`` that :func:`analyse` returns: ``a`` comes before ``d``."""
+    halves = ({"a": slice(0, n // 2), "d": slice(n // 2, n)}[letter] for n, letter in zip(size, band, strict=True))
+    return (..., *halves)
 
 
 def idwt3(coefficients: Coefficients, wavelet: str, size: Sequence[int], mode: str = "periodization") -> Tensor:
@@ -100,12 +113,6 @@ def _transform(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     depth, height, width = x.shape[-3:]
     x = along_d @ x.reshape(*x.shape[:-3], depth, height * width)
     return along_h @ x.reshape(*x.shape[:-1], height, width) @ along_w.T
-
-
-def _split(x: Tensor) -> dict[str, Tensor]:
-    """View the eight sub-bands of a transformed tensor, of which each axis holds ``a`` before ``d``."""
-    d, h, w = ({"a": slice(0, n // 2), "d": slice(n // 2, n)} for n in x.shape[-3:])
-    return {band: x[..., d[band[0]], h[band[1]], w[band[2]]] for band in BANDS}
 
 
 def _join(bands: dict[str, Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "inferers": set(),
     "metrics": set(),
+    "deep_supervision": set(),
     "networks": set(),
     "reporting": set(),
     "schedules": set(),
@@ -38,7 +39,7 @@ PUBLIC_NAMES = {
     *("constant", "linear_ramp", "cosine_ramp", "cosine_decay", "schedule"),
     *("StageRecorder", "DistillationHandler", "GradientClipping"),
     *("AutocastInferer", "MirrorInferer"),
-    *("InferenceWeights", "load_frozen", "prepare_checkpoint", "student_widths"),
+    *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
     *("CaseScores", "TrainingLog", "load_cases", "plain_errors"),
 }
 

@@ -9,7 +9,8 @@ import pywt
 import torch
 from torch import Tensor, nn
 
-from dcd_components.losses import DeepSupervisionLoss, FeatureLoss, StagewiseLoss, WaveletDetailLoss
+from dcd_components.deep_supervision import DeepSupervisionLoss
+from dcd_components.losses import FeatureLoss, StagewiseLoss, WaveletDetailLoss
 from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS
 
 STAGE_LOSSES = [

@@ -13,7 +13,6 @@ from dcd_components.networks import (
     load_frozen,
     prepare_checkpoint,
     read_weights,
-    student_widths,
 )
 
 
@@ -26,28 +25,6 @@ def dynunet(**options: Any) -> nn.Module:
 
 def small(channels: int = 2) -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, channels, 1), nn.BatchNorm3d(channels), nn.Conv3d(channels, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("teacher", "reduction", "student"),
-    [
-        pytest.param([32, 64, 128, 256, 320, 320], 4, [8, 16, 32, 64, 80, 80], id="paper"),
-        pytest.param([16, 32, 64, 128], 4, [8, 8, 16, 32], id="floor"),
-        pytest.param([4, 64], 4, [4, 16], id="never wider than the teacher"),
-        pytest.param([32, 64], 1, [32, 64], id="no reduction"),
-    ],
-)
-def test_student_widths_are_a_share_of_the_teachers(teacher: list[int], reduction: int, student: list[int]) -> None:
-    assert student_widths(teacher, reduction) == student
-
-
-def test_student_widths_keep_another_floor() -> None:
-    assert student_widths([16, 32, 64], 4, floor=2) == [4, 8, 16]
-
-
-def test_a_reduction_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="reduction must be at least 1, got 0"):
-        student_widths([32], 0)
 
 
 def test_loaded_network_is_frozen_and_has_the_weights(tmp_path: Path) -> None:

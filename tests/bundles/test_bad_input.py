@@ -103,7 +103,7 @@ def teacher(workflow: Workflow, tmp_path: Path) -> None:
         ({"levels": 0}, "levels must be at least 1, got 0"),
         ({"stages": ["input_block", "downsample.0", "bottleneck"]}, "no stage 'downsample.0'; did you mean"),
         ({"weight": {"shape": "cosine_rmap", "maximum": 1.0}}, "unknown schedule 'cosine_rmap'; choose from"),
-        ({"weight": {"shape": "constant", "maxium": 1.0}}, "schedule constant got {'maxium': 1.0}"),
+        ({"weight": {"shape": "constant", "max": 1.0}}, "schedule constant got {'max': 1.0}"),
     ],
     ids=["wavelet", "band", "boundary", "levels", "stage", "schedule", "schedule's setting"],
 )

@@ -78,7 +78,7 @@ def test_ckpt_export_scripts_the_student(files: list[str], tmp_path: Path) -> No
     paths = [f"--filepath={tmp_path / 'model.ts'}", f"--ckpt_file={tmp_path / 'model.pt'}"]
     done = monai("ckpt_export", "network_def", *paths, *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    scripted = torch.jit.load(tmp_path / "model.ts")
+    scripted = torch.jit.load(tmp_path / "model.ts")  # type: ignore[no-untyped-call]
     image = torch.rand(1, 4, 64, 64, 64)
     with torch.no_grad():
         assert torch.allclose(scripted(image), network(image), atol=1e-4)
