@@ -60,9 +60,9 @@ class WaveletDetailLoss(FeatureLoss):
         L = \frac{1}{J} \sum_{j=1}^{J} \frac{1}{|B|} \sum_{b \in B} \mathrm{MSE}\big(W_{j,b}(P s),\, W_{j,b}(t)\big)
 
     :math:`W_{j,b}` is sub-band :math:`b` of level :math:`j` of an orthonormal wavelet transform, :math:`P` a learnt
-    1x1x1 projection. Because the transform keeps energy, this is, up to the constant number of coefficients, the
-    squared error of the masked reconstruction: no inverse transform is needed. Because it is linear, one transform of
-    the difference serves both maps.
+    1x1x1 projection. Because the transform keeps energy, the term of each level is, up to its constant number of
+    coefficients, the squared error of the masked reconstruction: no inverse transform is needed. Because it is linear,
+    one transform of the difference serves both maps. Levels count alike, whatever their number of coefficients.
 
     Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
     arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
@@ -172,7 +172,8 @@ def _widen(x: Tensor) -> Tensor:
 
 
 def _positive(energy: Tensor) -> Tensor:
-    return energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    """Keep a teacher's map without any detail from blowing the loss up; normalised features have energies near 1."""
+    return energy.clamp_min(1e-6)
 
 
 def _check_shapes(input: Tensor, target: Tensor) -> None:

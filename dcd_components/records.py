@@ -79,9 +79,9 @@ class TrainingLog:
 class CaseScores:
     """Score every case of an evaluation and write one row a case into a CSV file.
 
-    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels of the batch, and at ``COMPLETED``,
-    where rank 0 writes the rows of all processes and the means go to ``state.metrics``. Next to the scores of
-    :func:`dcd_components.metrics.case_scores`, a row has the case's name and the seconds of its inference.
+    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item, and
+    at ``COMPLETED``, where rank 0 writes the rows of all processes and the means go to ``state.metrics``. Next to the
+    scores of :func:`dcd_components.metrics.case_scores`, a row has the case's name and the seconds of its inference.
 
     Args:
         path: CSV file to write.
@@ -118,15 +118,13 @@ class CaseScores:
 
     def __call__(self, engine: Any) -> None:
         """Score the cases of this iteration."""
-        batch: list[dict[str, Any]] = engine.state.output
-        seconds = (self._times[-1] - self._times[0]) / len(batch)
-        for item in batch:
+        seconds = (self._times[-1] - self._times[0]) / len(engine.state.output)
+        for item, case in zip(engine.state.output, engine.state.batch, strict=True):
             pred, label = item[CommonKeys.PRED], item[CommonKeys.LABEL]
             scores = case_scores(
                 pred, label, affine_to_spacing(label.affine), self.regions, self.lesions, self.tolerance_mm
             )
-            case = Path(label.meta["filename_or_obj"]).parent.name
-            self._rows.append({"case": case, **scores, "seconds": round(seconds, 4)})
+            self._rows.append({"case": case["case"], **scores, "seconds": round(seconds, 4)})
         done, total = engine.state.iteration, engine.state.epoch_length
         left = (time.monotonic() - self._start) / done * (total - done)
         engine.logger.info(f"case {done}/{total}: {self._rows[-1]['case']}; {clock(left)} left")

@@ -102,9 +102,8 @@ def evaluator(handler: CaseScores, batch_size: int = 1) -> SupervisedEvaluator:
         label = torch.zeros(1, 6, 6, 6)
         label[:, 2:4, 2:4, 2:4] = 1
         label[:, 5, 5, 5] = 2
-        meta = {"filename_or_obj": f"/data/{case}/{case}-seg.nii.gz"}
         cases.append(
-            {key: MetaTensor(x, affine, meta=dict(meta)) for key, x in (("image", label * found), ("label", label))}
+            {"case": case} | {key: MetaTensor(x, affine) for key, x in (("image", label * found), ("label", label))}
         )
     return SupervisedEvaluator(
         device=torch.device("cpu"),
