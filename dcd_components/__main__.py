@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import fire
@@ -34,8 +36,12 @@ def phantom(
     """
     if task != "brats_gli":
         raise ValueError(f"unknown task {task!r}; choose brats_gli")
+    if not isinstance(size, Sequence) or len(size) != 3:
+        raise ValueError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
+    if folds < 1:
+        raise ValueError(f"--folds must be at least 1, got {folds}")
     depth, height, width = size
-    phantoms.simulate_brats_gli(Path(out), cases, seed, spacing_mm, (depth, height, width), workers)
+    phantoms.simulate_brats_gli(Path(str(out)), cases, seed, spacing_mm, (depth, height, width), workers)
     datalist(out, ("t1n", "t1c", "t2w", "t2f"), "seg", r"(.+)-\d{3}$", folds, seed)
 
 
@@ -66,6 +72,22 @@ def datalist(
     print(f"{len(cases)} cases of {len({case['patient'] for case in cases})} patients in {path}")
 
 
+COMMANDS: dict[str, Callable[..., None]] = {"phantom": phantom, "datalist": datalist, "demo": demo.run}
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse an option that the command does not have: Fire would do the work first and complain after."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return
+    known = inspect.signature(COMMANDS[arguments[0]]).parameters
+    for word in arguments[1:]:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name not in known and name not in ("help", ""):
+            options = ", ".join(f"--{option}" for option in known)
+            raise ValueError(f"{arguments[0]} has no option --{name}; it has {options}")
+
+
 if __name__ == "__main__":
     errors.plain_errors()
-    fire.Fire({"phantom": phantom, "datalist": datalist, "demo": demo.run}, name="dcd_components")
+    check_options(sys.argv[1:])
+    fire.Fire(COMMANDS, name="dcd_components")

@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 Case = dict[str, str | int]
 EXTENSIONS = (".nii.gz", ".nii")
+KEYS = ("image", "label", "case", "patient", "fold")
+AFFINE_TOLERANCE = 1e-3  # mm, what writing an affine as single precision may change
 
 
 def sibling(path: str, sequences: Sequence[str], name: str) -> str:
@@ -44,6 +48,8 @@ def make_datalist(
     Raises:
         ValueError: when nothing is found, a file of a case is missing, or a case's name has no patient; all at once.
     """
+    if folds < 1:
+        raise ValueError(f"folds must be at least 1, got {folds}")
     root = Path(folder)
     images = sorted(p for e in EXTENSIONS for p in root.glob(f"*/**/*{sequences[0]}{e}"))
     if not images:
@@ -88,7 +94,7 @@ def write_datalist(cases: Sequence[Case], path: str | Path, description: str) ->
 def load_cases(
     datalist: str | Path, dataset_dir: str | Path, sequences: Sequence[str], folds: Sequence[int]
 ) -> list[Case]:
-    """Read the cases of some folds, with full paths, and check that their files are there and of one shape.
+    """Read the cases of some folds, with full paths, and check that their files are there, of one shape and one affine.
 
     Only headers are read.
 
@@ -97,21 +103,38 @@ def load_cases(
 
     Raises:
         FileNotFoundError: when the list itself is missing.
-        ValueError: when a fold has no case, a file is missing, or a case's files differ in shape; all faults at once.
+        ValueError: when a fold has no case, a file is missing, or a case's files differ in shape or
+            affine; all faults at once.
     """
     if not Path(datalist).is_file():
         raise FileNotFoundError(f"no data list at {datalist}: write one with `python -m dcd_components datalist`")
-    listed = json.loads(Path(datalist).read_text())["training"]
+    listed = _read(Path(datalist))
+    if not isinstance(folds, Sequence):
+        raise ValueError(f"folds must be a list, such as [0], got {folds!r}")
     cases = [case for case in listed if case["fold"] in folds]
     empty = set(folds) - {case["fold"] for case in cases}
     if empty or not cases:
         raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
     root = Path(dataset_dir)
-    cases = [{**case, **{key: str(root / case[key]) for key in ("image", "label")}} for case in cases]
+    cases = [{**case, **{key: str(root / str(case[key])) for key in ("image", "label")}} for case in cases]
     faults = [fault for case in cases for fault in _faults(case, sequences)]
     if faults:
         more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ValueError("; ".join(faults[:8]) + more)
+    return cases
+
+
+def _read(datalist: Path) -> list[Case]:
+    """Cases of a data list, each with all its keys."""
+    try:
+        cases: list[Case] = json.loads(datalist.read_text())["training"]
+        missing = next((set(KEYS) - set(case) for case in cases if set(KEYS) - set(case)), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{datalist} must be JSON with a list "training" of cases: {error!r}') from None
+    if missing:
+        raise ValueError(
+            f"every case in {datalist} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(missing))}"
+        )
     return cases
 
 
@@ -120,9 +143,14 @@ def _faults(case: Case, sequences: Sequence[str]) -> list[str]:
     missing = [f"{path} is missing" for path in paths if not Path(path).is_file()]
     if missing:
         return missing
-    shapes = [nibabel.load(path).shape for path in paths]
-    return [
-        f"{path} has shape {shape}, expected {shapes[0]} as {Path(paths[0]).name} has"
-        for path, shape in zip(paths, shapes, strict=True)
-        if shape != shapes[0]
-    ]
+    try:
+        images = [nibabel.load(path) for path in paths]
+    except (ImageFileError, OSError, EOFError) as error:
+        return [f"{case['case']} cannot be read: {error}"]
+    first, name = images[0], Path(paths[0]).name
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != first.shape:
+            return [f"{path} has shape {image.shape}, expected {first.shape} as {name} has"]
+        if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE):
+            return [f"{path} has another affine than {name}"]
+    return []

@@ -53,7 +53,7 @@ def run(out: str = "demo", seed: int = 0) -> None:
         out: new folder for the table, the pictures, the scores, the weights and the logs.
         seed: of the simulated patients and of the networks' first weights.
     """
-    folder = Path(out)
+    folder = Path(str(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder: name another with --out (make demo OUT=...)")
     if not BUNDLE.is_dir():

@@ -186,7 +186,25 @@ def test_a_file_of_another_shape_is_named_with_both_shapes(two_cases: Path, name
 
 
 def test_only_the_first_eight_of_many_faults_are_listed(tmp_path: Path) -> None:
-    cases: list[Case] = [{"image": f"{i}-t1n.nii.gz", "label": f"{i}-seg.nii.gz", "fold": 0} for i in range(2)]
+    cases: list[Case] = [
+        {"image": f"{i}-t1n.nii.gz", "label": f"{i}-seg.nii.gz", "case": str(i), "patient": str(i), "fold": 0}
+        for i in range(2)
+    ]
     write_datalist(cases, tmp_path / "datalist.json", "")
     with pytest.raises(ValueError, match=r"0-t1n.nii.gz is missing; (.* is missing; ){7}and 2 more$"):
+        load_cases(tmp_path / "datalist.json", tmp_path, BRATS, [0])
+
+
+def test_another_affine_is_named(two_cases: Path) -> None:
+    path = listed(two_cases)
+    file = two_cases / "GLI-00001-000" / "GLI-00001-000-t1c.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), np.diag([2.0, 1, 1, 1])), file)
+    with pytest.raises(ValueError, match=r"t1c.nii.gz has another affine than GLI-00001-000-t1n.nii.gz$"):
+        load_cases(path, two_cases, BRATS, [0, 1])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"training": [{"image": "a"}]}'], ids=["no JSON", "no dict", "keys"])
+def test_a_list_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(ValueError, match=r"datalist.json must (be JSON|have image)"):
         load_cases(tmp_path / "datalist.json", tmp_path, BRATS, [0])

@@ -50,10 +50,30 @@ def test_a_missing_channel_stops_training(workflow: Workflow, broken: Path) -> N
     assert "t2w.nii.gz is missing" in said
 
 
+@pytest.fixture
+def student(workflow: Workflow, tmp_path: Path) -> Path:
+    """Random weights of a student, where the bundle looks for them."""
+    flow = workflow("inference", "quick")
+    torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.usefixtures("student")
 def test_a_missing_channel_stops_inference(workflow: Workflow, broken: Path) -> None:
     path = sorted(broken.glob("*/*-t2f.nii.gz"))[0]
     path.unlink()
     assert message(workflow, "inference", dataset_dir=str(broken)) == f"error: no such file: {path}"
+
+
+def test_missing_weights_stop_inference(workflow: Workflow, tmp_path: Path) -> None:
+    assert message(workflow, "inference") == f"error: no such file: {tmp_path / 'model.pt'}"
+
+
+@pytest.mark.usefixtures("student")
+def test_an_output_folder_that_cannot_be_written_stops_inference(workflow: Workflow, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    said = message(workflow, "inference", output_dir=str(tmp_path / "file" / "out"))
+    assert said == f"error: cannot write into {tmp_path / 'file'}"
 
 
 def test_channels_of_different_shape_stop_training(workflow: Workflow, broken: Path) -> None:
@@ -64,6 +84,7 @@ def test_channels_of_different_shape_stop_training(workflow: Workflow, broken: P
     assert "expected (40, 48, 40)" in said
 
 
+@pytest.mark.usefixtures("student")
 def test_channels_of_different_shape_stop_inference(workflow: Workflow, broken: Path) -> None:
     path = shrink(broken, "t1c")
     said = message(workflow, "inference", dataset_dir=str(broken))
@@ -114,6 +135,7 @@ def test_unknown_settings_of_the_distillation(
     assert not (tmp_path / "model.pt").exists()
 
 
+@pytest.mark.usefixtures("student")
 @pytest.mark.parametrize(
     ("names", "key", "name"),
     [
@@ -126,20 +148,49 @@ def test_an_output_folder_that_cannot_be_written(
     names: list[str], key: str, name: str, workflow: Workflow, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").write_text("a file where a folder should be")
-    if key == "output_dir":
-        flow = workflow("inference", "quick")
-        torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
     said = message(workflow, "inference", *names, **{key: str(tmp_path / name)})
     assert str(tmp_path / "folder") in said
     assert (tmp_path / "folder").read_text() == "a file where a folder should be"
 
 
-def test_the_command_line_prints_one_sentence_and_fails(tmp_path: Path) -> None:
-    files = f"--config_file={config_files('inference', 'train')}"
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["inference"], "no such file"),
+        (["inference", "train"], "no data list at"),
+        (["inference", "train", "distill"], "no data list at"),
+        (["inference", "evaluate"], "no data list at"),
+    ],
+    ids=["inference", "train", "distill", "evaluate"],
+)
+def test_the_command_line_prints_one_sentence_and_fails(names: list[str], expected: str, tmp_path: Path) -> None:
+    files = f"--config_file={config_files(*names)}"
     settings = [f"--{key}={value}" for key, value in TINY.items()]
     paths = [f"--dataset_dir={tmp_path}", f"--ckpt_path={tmp_path / 'model.pt'}"]
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", files, *settings, *paths]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: no data list at {tmp_path / 'datalist.json'}")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["phantom", "brats_gli", "--out=x", "--cases=1", "--sed=3"], "phantom has no option --sed; it has --task"),
+        (["phantom", "isles", "--out=x", "--cases=1"], "unknown task 'isles'; choose brats_gli"),
+        (["phantom", "brats_gli", "--out=x", "--cases=1", "--size=80"], "--size must be three numbers"),
+        (["datalist", "nowhere", "--sequences=['t1n']", "--label=seg"], "no file named *t1n.nii.gz"),
+        (["demo", "--out=file"], "file exists and is not an empty folder"),
+    ],
+    ids=["option", "task", "size", "folder", "demo"],
+)
+def test_the_package_s_commands_print_one_sentence_and_fail(
+    arguments: list[str], expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    command = [sys.executable, "-W", "ignore", "-m", "dcd_components", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith(f"error: {expected}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
