@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,9 @@ import torch
 from monai.bundle import ConfigParser
 from tiny import BUNDLE, TINY, config_files
 
+import dcd_components
+
+SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLE.parents[2] / "shared" / "schema" / "meta_schema_20240725.json"))
 ENTRY_POINTS = {"imports", "initialize", "run", "finalize", "bundle_root", "train", "validate"}
 #: What each overlay is meant to be laid on; quick.yaml and multi_gpu.yaml go on everything.
 LISTS = {
@@ -50,6 +55,16 @@ def test_inference_needs_nothing_but_monai() -> None:
 def test_the_version_is_in_the_changelog_and_that_of_the_package() -> None:
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
     assert metadata["version"] in metadata["changelog"]
+    assert metadata["version"] == dcd_components.__version__
+
+
+@pytest.mark.skipif(not SCHEMA.is_file(), reason=f"MONAI's metadata schema is not at {SCHEMA}; set DCD_SCHEMA")
+def test_verify_metadata(tmp_path: Path) -> None:
+    shutil.copy(SCHEMA, tmp_path / "schema.json")  # where the file is there, MONAI does not download it
+    metadata = f"--meta_file={BUNDLE / 'configs' / 'metadata.json'}"
+    done = monai("verify_metadata", metadata, f"--filepath={tmp_path / 'schema.json'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "metadata is verified with no error" in done.stdout + done.stderr
 
 
 def monai(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
