@@ -50,7 +50,7 @@ class FeatureLoss(_Loss):
     def distance(self, projected: Tensor, target: Tensor) -> Tensor:
         """Distance of two maps of equal shape."""
         error = (projected - target).square().mean()
-        return error / _positive(target.square().mean()) if self.normalize else error
+        return _relative(error, target.square().mean(), target) if self.normalize else error
 
 
 class WaveletDetailLoss(FeatureLoss):
@@ -111,7 +111,7 @@ class WaveletDetailLoss(FeatureLoss):
         """Distance of two maps of equal shape."""
         errors = self._energies(projected - target)
         if self.normalize:
-            errors = errors / _positive(self._energies(target))
+            errors = _relative(errors, self._energies(target), target)
         return errors.mean()
 
     def _energies(self, x: Tensor) -> Tensor:
@@ -171,9 +171,10 @@ def _widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _positive(energy: Tensor) -> Tensor:
-    """Keep a teacher's map without any detail from blowing the loss up; normalised features have energies near 1."""
-    return energy.clamp_min(1e-6)
+def _relative(errors: Tensor, energies: Tensor, target: Tensor) -> Tensor:
+    """Divide errors by the teacher's energies; 0 where the teacher has none, for there is nothing to match."""
+    present = energies > 1e-6 * target.square().mean()
+    return torch.where(present, errors / torch.where(present, energies, 1.0), 0.0)
 
 
 def _check_shapes(input: Tensor, target: Tensor) -> None:

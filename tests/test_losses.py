@@ -111,9 +111,15 @@ def test_normalised_predicting_nothing_scores_one_whatever_the_unit(kind: type[F
     assert value.item() == pytest.approx(1, rel=1e-12)
 
 
-def test_normalised_loss_of_an_empty_target_is_finite() -> None:
-    loss = as_identity(stage_loss(FeatureLoss, 2, 2, normalize=True))
-    assert loss(torch.zeros(1, 2, 4, 4, 4).double(), torch.zeros(1, 2, 4, 4, 4).double()).item() == 0
+@pytest.mark.parametrize(("kind", "level"), [(FeatureLoss, 0.0), (WaveletDetailLoss, 0.0), (WaveletDetailLoss, 3.0)])
+def test_a_target_without_anything_to_match_scores_zero(kind: type[FeatureLoss], level: float) -> None:
+    loss = stage_loss(kind, 2, 2, normalize=True)
+    student = noise(1, 2, 16, 16, 16).requires_grad_()
+    value = loss(student, torch.full((1, 2, 16, 16, 16), level, dtype=torch.float64))
+    value.backward()
+    assert value.item() == 0
+    assert student.grad is not None
+    assert not student.grad.any()
 
 
 @pytest.mark.parametrize(("kind", "options"), STAGE_LOSSES)
