@@ -121,7 +121,7 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
     figure = Figure(figsize=(12, 3.6), dpi=110, layout="constrained")
     loss, distillation, dice = figure.subplots(1, 3)
     weight = distillation.twinx()
-    loss.set(title="Training loss", xlabel="epoch")
+    loss.set(title="Training loss, distillation included", xlabel="epoch")
     distillation.set(title="Distillation loss, its weight dotted", xlabel="epoch")
     dice.set(title="Validation: mean Dice", xlabel="iteration")
     for (model, rows), colour in zip(curves.items(), cycle(LINE_COLOURS), strict=False):
