@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -88,16 +89,16 @@ def _write_case(out: Path, grid: Grid, seed: int, visit: tuple[int, int]) -> Pat
     """Simulate one ``(patient, visit)`` and write its five files, all or none."""
     patient, number = visit
     case = f"BraTS-GLI-{patient:05d}-{100 + number}"
-    unfinished = out / f".{case}.partial"
-    unfinished.mkdir()
     seeds = np.random.SeedSequence([seed, patient]).spawn(3 + MAX_VISITS)
     anatomy, disease, style, *scans = [np.random.default_rng(one) for one in seeds]
     brain = draw_brain(anatomy, grid)
     lesions = draw_lesions(disease, brain, number)
     images = {name: render(name, style, scans[number], brain, lesions) for name in CONTRAST}
-    for name, image in {**images, "seg": lesions[0]}.items():
-        nib.save(nib.Nifti1Image(image, grid.affine), unfinished / f"{case}-{name}.nii.gz")
-    return unfinished.rename(out / case)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as unfinished:
+        (folder := Path(unfinished, case)).mkdir()
+        for name, image in {**images, "seg": lesions[0]}.items():
+            nib.save(nib.Nifti1Image(image, grid.affine), folder / f"{case}-{name}.nii.gz")
+        return folder.rename(out / case)
 
 
 def draw_lesions(rng: Generator, brain: Brain, visit: int) -> Lesions:

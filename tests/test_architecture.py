@@ -115,4 +115,4 @@ def test_only_the_entrances_print(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_fit_on_a_few_screens(module: str) -> None:
-    assert len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()) < 200
+    assert len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 200
