@@ -6,12 +6,17 @@ import ast
 import inspect
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
+from tiny import TINY
 
 from dcd_components import __main__, demo
+from dcd_components.reporting import read_csv
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "brats_gli_dcd"
@@ -60,6 +65,24 @@ def test_package_commands_name_existing_options(command: str) -> None:
 def test_make_targets_exist(command: str) -> None:
     target = shlex.split(command)[1]
     assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_readme_s_own_training_runs(patients: Path, tmp_path: Path) -> None:
+    """In order and as written, in a copy of the bundle, on tiny phantoms and with tiny networks."""
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("models", "eval")))
+    section = DOCUMENTS[0].read_text(encoding="utf-8").split("## Your own training")[1].split("###")[0]
+    lines = [line.strip() for line in section.splitlines() if line.startswith("    python")]
+    assert len(lines) == 5
+    tiny = [f"--{key}={value}" for key, value in TINY.items()]
+    paths = {"DIR": str(patients), "OUT": str(tmp_path / "out"), "python": sys.executable}
+    for line in lines:
+        words = [paths.get(word, word) for word in shlex.split(line)]
+        overrides = tiny if "monai.bundle" in words else []
+        done = subprocess.run([*words, *overrides], cwd=bundle, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, line + done.stdout[-1000:] + done.stderr[-2000:]
+    assert (bundle / "models" / "teacher" / "model.pt").is_file()
+    assert len(read_csv(bundle / "eval" / "scores.csv")) == 2
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
 
 
 def test_the_documents_hold_commands_of_each_kind() -> None:
