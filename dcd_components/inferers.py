@@ -52,8 +52,8 @@ class MirrorInferer(Inferer):  # type: ignore[misc]
 
     def __init__(self, inferer: Inferer, axes: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
-        if not set(axes) <= {0, 1, 2}:
-            raise ValueError(f"axes must be among 0, 1 and 2, got {list(axes)}")
+        if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
+            raise ValueError(f"axes must be among 0, 1 and 2, each at most once, got {list(axes)}")
         self.inferer = inferer
         self.axes = tuple(axes)
 

@@ -113,5 +113,5 @@ def test_further_arguments_reach_the_network() -> None:
 
 @pytest.mark.parametrize("axes", [(3,), (-1,), (0, 4)], ids=str)
 def test_an_axis_that_is_not_spatial_is_refused(axes: Any) -> None:
-    with pytest.raises(ValueError, match="axes must be among 0, 1 and 2, got"):
+    with pytest.raises(ValueError, match="axes must be among 0, 1 and 2, each at most once, got"):
         MirrorInferer(SimpleInferer(), axes)
