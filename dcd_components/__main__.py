@@ -67,7 +67,8 @@ def datalist(
     """
     cases = datalists.make_datalist(dataset_dir, sequences, label, patient=patient, folds=folds, seed=seed)
     path = Path(out or Path(dataset_dir) / "datalist.json")
-    command = f"python -m dcd_components datalist --label {label} --patient {patient!r} --folds {folds} --seed {seed}"
+    options = f"--sequences {list(sequences)} --label {label} --patient {patient!r} --folds {folds} --seed {seed}"
+    command = f"python -m dcd_components datalist DIR {options}"
     datalists.write_datalist(cases, path, command)
     print(f"{len(cases)} cases of {len({case['patient'] for case in cases})} patients in {path}")
 

@@ -158,7 +158,7 @@ class StagewiseLoss(nn.Module):
 
 @lru_cache(maxsize=256)
 def _share(bands: tuple[str, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weight of each coefficient in the mean over some bands; slicing them out would cost several times more."""
+    """Weight of each coefficient in the mean over some bands: one product, where slices would each fill a gradient."""
     with torch.inference_mode(False):
         share = torch.zeros(size, dtype=dtype, device=device)
         for band in bands:

@@ -163,7 +163,7 @@ def plot_cases(cases: Sequence[CasePicture], path: Path, labels: Mapping[str, in
     Args:
         cases: what to show, all with the same sequences and masks.
         path: picture to write.
-        labels: values of the masks by name, at most six, for colours and legend; other values stay without colour.
+        labels: values of the masks by name, for legend and colours, which repeat after six; others have no colour.
 
     Raises:
         ValueError: for no cases, or cases with different sequences or masks.
@@ -171,7 +171,7 @@ def plot_cases(cases: Sequence[CasePicture], path: Path, labels: Mapping[str, in
     columns = [[*case.sequences, *case.masks] for case in cases]
     if not cases or any(names != columns[0] for names in columns):
         raise ValueError(f"cases must be at least one, all with the same sequences and masks, got {columns}")
-    shape, colours = (len(cases), len(columns[0])), dict(zip(labels.values(), LABEL_COLOURS, strict=False))
+    shape, colours = (len(cases), len(columns[0])), dict(zip(labels.values(), cycle(LABEL_COLOURS), strict=False))
     figure = Figure((1.7 * shape[1], 2.15 * shape[0] + 0.4), 110, facecolor="black", layout="constrained")
     grid = figure.subplots(*shape, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for case, row in zip(cases, grid, strict=True):
