@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import fire
 
-from dcd_components import datalists, demo, errors, phantoms
+from dcd_components import checking, datalists, demo, errors, layouts, phantoms
+
+BUNDLES = Path(__file__).parents[1] / "bundles"
+#: What simulates the patients of each data set, and the voxels of its images.
+TASKS: dict[str, tuple[Callable[..., list[Path]], tuple[int, int, int]]] = {
+    "brats_gli": (phantoms.simulate_brats_gli, (80, 96, 80)),
+    "isles22": (phantoms.simulate_isles22, (80, 96, 72)),
+}
 
 
 def phantom(
@@ -18,62 +26,113 @@ def phantom(
     cases: int,
     seed: int = 0,
     spacing_mm: float = 2.0,
-    size: Sequence[int] = (80, 96, 80),
+    size: Sequence[int] | None = None,
     folds: int = 5,
     workers: int | None = None,
 ) -> None:
-    """Simulate patients on real anatomy, with a data list.
+    """Simulate patients on real anatomy, named as in a data set, with a data list.
 
     Args:
-        task: brats_gli.
+        task: brats_gli or isles22.
         out: new folder to write them into.
         cases: number of cases.
         seed: the same seed gives the same bytes.
         spacing_mm: size of a voxel.
-        size: voxels along each axis.
+        size: voxels along each axis; 80,96,80 or 80,96,72 by default.
         folds: number of folds in the data list.
         workers: processes; all cores by default.
     """
-    if task != "brats_gli":
-        raise ValueError(f"unknown task {task!r}; choose brats_gli")
-    if not isinstance(size, Sequence) or len(size) != 3:
-        raise ValueError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
     if folds < 1:
         raise ValueError(f"--folds must be at least 1, got {folds}")
+    simulate, voxels = TASKS[task]
+    size = voxels if size is None else size
+    if not isinstance(size, Sequence) or len(size) != 3:
+        raise ValueError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
     depth, height, width = size
-    phantoms.simulate_brats_gli(Path(str(out)), cases, seed, spacing_mm, (depth, height, width), workers)
-    datalist(out, ("t1n", "t1c", "t2w", "t2f"), "seg", r"(.+)-\d{3}$", folds, seed)
+    simulate(Path(str(out)), cases, seed, spacing_mm, (depth, height, width), workers)
+    datalist(str(out), bundle=str(BUNDLES / f"{task}_dcd"), folds=folds, seed=seed)
 
 
 def datalist(
     dataset_dir: str,
-    sequences: Sequence[str],
-    label: str,
-    patient: str = "(.+)",
+    bundle: str | None = None,
+    files: Mapping[str, str | Sequence[str]] | None = None,
+    label_file: str | Sequence[str] | None = None,
+    reference: str | None = None,
+    own_grid: Sequence[str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    patient: str | None = None,
     folds: int = 5,
     seed: int = 0,
+    nnunet_folds: bool = False,
+    skip_incomplete: bool = False,
     out: str | None = None,
 ) -> None:
-    """List all cases of a folder, in folds that keep each patient in one.
+    r"""List all cases of a folder, in folds that keep each patient in one.
 
     Args:
-        dataset_dir: folder with one sub-folder a case.
-        sequences: names that end the files of a case, such as "['t1n','t1c','t2w','t2f']".
-        label: name that ends the file of the segmentation, such as seg.
-        patient: regular expression whose first group is the patient in a case's folder name.
+        dataset_dir: the data set; its cases may lie at any depth.
+        bundle: folder of the bundle that says how the files are named, such as bundles/brats_gli_dcd; what the next
+            options say goes before it.
+        files: pattern of each sequence's path, "{'t1n': '{case}-t1n.nii.gz', 't1c': '{case}-t1c.nii.gz'}".
+        label_file: pattern of the label's path; without one, the list is for inference.
+        reference: sequence that names a case and shares the label's grid; the first by default.
+        own_grid: sequences that need not share that grid, "['flair']".
+        labels: values of the labels, "{'necrosis': 1, 'oedema': 2}".
+        patient: regular expression whose first group is the patient in a case's name, "(.+)-\d{3}$".
         folds: number of folds.
         seed: of the assignment of patients to folds.
+        nnunet_folds: nnU-Net's own folds, which may put a patient into several, to compare with published figures.
+        skip_incomplete: leave out cases with missing or doubled files instead of stopping.
         out: file to write; DATASET_DIR/datalist.json by default.
     """
-    cases = datalists.make_datalist(dataset_dir, sequences, label, patient=patient, folds=folds, seed=seed)
+    given = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
+    given |= {"labels": labels, "patient": patient}
+    given = {name: value for name, value in given.items() if value is not None}
+    if bundle is None and files is None:
+        raise ValueError("say how the files are named: --bundle bundles/brats_gli_dcd, or --files and --label_file")
+    layout = layouts.make_layout({**(layouts.bundle_settings(bundle) if bundle else {}), **given})
+    options = {"bundle": bundle and f"bundles/{Path(bundle).resolve().name}", **given, "folds": folds}
+    options |= {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    listed, skipped = datalists.make_datalist(
+        dataset_dir,
+        layout,
+        folds=folds,
+        seed=seed,
+        nnunet=nnunet_folds,
+        skip_incomplete=skip_incomplete,
+        description=shlex.join(["python", "-m", "dcd_components", "datalist", "DIR", *words]),
+    )
     path = Path(out or Path(dataset_dir) / "datalist.json")
-    options = f"--sequences {list(sequences)} --label {label} --patient {patient!r} --folds {folds} --seed {seed}"
-    command = f"python -m dcd_components datalist DIR {options}"
-    datalists.write_datalist(cases, path, command)
-    print(f"{len(cases)} cases of {len({case['patient'] for case in cases})} patients in {path}")
+    datalists.write_datalist(listed, path)
+    if skipped:
+        print("\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]))
+    print(f"{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"phantom": phantom, "datalist": datalist, "demo": demo.run}
+def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: int | None = None) -> None:
+    """Read every case of a data list and say what would break a training; exit status 1 if anything does.
+
+    Args:
+        dataset_list: the data list.
+        dataset_dir: folder that its paths start from.
+        out: CSV file, one row a case; next to the list by default. A run that was stopped goes on from it.
+        workers: processes; all cores by default.
+    """
+    report = checking.run(dataset_list, dataset_dir, out, workers)
+    print(report.summary)
+    sys.exit(1 if report.faults else 0)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "phantom": phantom,
+    "datalist": datalist,
+    "check": check,
+    "demo": demo.run,
+}
 
 
 def check_options(arguments: Sequence[str]) -> None:

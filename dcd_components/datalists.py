@@ -1,81 +1,135 @@
-"""Lists of cases in MONAI's Decathlon form, with folds that keep each patient in one fold.
-
-A case is named by the file of its first sequence; the paths of its other files follow by replacing the name of that
-sequence, which stands right before the extension, as in ``BraTS-GLI-00001-000-t1n.nii.gz``.
-"""
+"""Lists of cases in MONAI's Decathlon form, with folds that keep each patient in one fold."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import nibabel
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from sklearn.model_selection import KFold
 
-Case = dict[str, str | int]
-EXTENSIONS = (".nii.gz", ".nii")
-KEYS = ("image", "label", "case", "patient", "fold")
-AFFINE_TOLERANCE = 1e-3  # mm, what writing an affine as single precision may change
+from dcd_components.layouts import Layout, files_of, make_layout, places
+
+Case = dict[str, Any]
+Found = Mapping[str, Sequence[str]]
+KEYS = ("image", "case", "patient", "fold")
+LABEL = "label"
 
 
-def sibling(path: str, sequences: Sequence[str], name: str) -> str:
-    """Path of another file of the case of ``path``: replace the sequence that ends its stem by ``name``."""
-    pattern = "(" + "|".join(map(re.escape, sequences)) + r")(?=\.nii)"
-    return re.sub(pattern, name, path)
+@dataclass(frozen=True)
+class DataList:
+    """Cases, with the layout of their files.
+
+    Args:
+        cases: each with ``image`` (path of the reference sequence), ``case``, ``patient``, ``fold`` and, where there is
+            one, ``label``; paths are relative to the data set's folder.
+        layout: how their files are named.
+        description: the command that made the list.
+    """
+
+    cases: Sequence[Case]
+    layout: Layout
+    description: str
+
+
+def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str]]:
+    """Find the complete cases below ``folder``, however deep, and what is wrong with the others.
+
+    Args:
+        folder: the data set.
+        layout: how its files are named.
+
+    Returns:
+        The cases, sorted by name and without folds, and one sentence for each fault: a sequence or a label that is
+        missing or there twice, files that do not lie where the layout has them, a name without a patient.
+
+    Raises:
+        ValueError: when nothing fits the layout.
+    """
+    root, names = Path(folder), dict(layout.files)
+    patterns = {**names, **({LABEL: layout.label_file} if layout.label_file else {})}
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(one.relative_to(root).as_posix() for one in root.rglob("*") if one.is_file()):
+        for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
+            found[case][key].append(path)
+    if not any(names.keys() & files.keys() for files in found.values()):
+        raise ValueError(f"no file below {root} fits {', '.join(chain.from_iterable(names.values()))}")
+    cases, faults = [], []
+    for case, files in sorted(found.items()):
+        wrong = _faults(case, files, layout, root)
+        faults += [f"{case}: {fault}" for fault in wrong]
+        if not wrong:
+            label = {LABEL: files[LABEL][0]} if LABEL in files else {}
+            image = files[layout.reference][0]
+            cases.append({"image": image, **label, "case": case, "patient": layout.patient_of(case)})
+    return cases, faults
+
+
+def _faults(case: str, files: Found, layout: Layout, root: Path) -> list[str]:
+    expected = {*layout.files, *([LABEL] if layout.label_file else [])}
+    missing = [
+        f"no {key}" if set(files) != {LABEL} else f"a label without {key}" for key in sorted(expected - set(files))
+    ]
+    doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
+    unnamed = [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient!r}"]
+    if missing or doubled or unnamed:
+        return missing + doubled + unnamed
+    follow = files_of(str(root / files[layout.reference][0]), layout.files)
+    strays = [(key, files[key][0]) for key in layout.files if Path(follow[key]) != root / files[key][0]]
+    return [f"{key} lies at {path}, which does not follow from its {layout.reference}" for key, path in strays]
 
 
 def make_datalist(
-    folder: str | Path, sequences: Sequence[str], label: str, *, patient: str = r"(.+)", folds: int = 5, seed: int = 0
-) -> list[Case]:
-    """List every case below ``folder``.
+    folder: str | Path,
+    layout: Layout,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    nnunet: bool = False,
+    skip_incomplete: bool = False,
+    description: str = "",
+) -> tuple[DataList, list[str]]:
+    """List the cases below a folder, with folds.
 
     Args:
-        folder: the data set; searched recursively for files that end in the first sequence's name.
-        sequences: names that tell the files of a case apart, such as ``t1n``.
-        label: that of the segmentation, such as ``seg``.
-        patient: regular expression whose first group, matched at the start of the case's folder name, is its patient.
-        folds: number of folds; all cases of a patient are in one, and folds are balanced in cases.
+        folder: the data set.
+        layout: how its files are named.
+        folds: number of folds.
         seed: of the assignment of patients to folds.
+        nnunet: nnU-Net's folds instead of such that keep each patient in one.
+        skip_incomplete: leave out what is faulty.
+        description: the command that makes the list.
 
     Returns:
-        Sorted dictionaries with ``image`` and ``label`` (relative paths), ``case``, ``patient`` and ``fold``.
+        The list, and the faults of what was left out.
 
     Raises:
-        ValueError: when nothing is found, a file of a case is missing, or a case's name has no patient; all at once.
+        ValueError: for faults, all of them at once, unless they are skipped; when no case is left.
+    """
+    cases, faults = find_cases(folder, layout)
+    if faults and not (skip_incomplete and cases):
+        raise ValueError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
+    assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)
+    numbered = [{**case, "fold": fold} for case, fold in zip(cases, assigned, strict=True)]
+    return DataList(numbered, layout, description), faults
+
+
+def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
+    """Fold of each case, all cases of a patient in one, balanced in cases.
+
+    Patients with most cases go first, each into the fold that is smallest so far; ties are in random order.
+
+    Raises:
+        ValueError: for less than one fold.
     """
     if folds < 1:
         raise ValueError(f"folds must be at least 1, got {folds}")
-    root = Path(folder)
-    images = sorted(p for e in EXTENSIONS for p in root.glob(f"*/**/*{sequences[0]}{e}"))
-    if not images:
-        raise ValueError(f"no file named *{sequences[0]}.nii.gz in the sub-folders of {root}")
-    faults: list[str] = []
-    cases: list[Case] = []
-    for image in images:
-        names = [sibling(str(image), sequences, name) for name in (*sequences, label)]
-        faults += [f"{name} is missing" for name in names if not Path(name).is_file()]
-        match = re.match(patient, image.parent.name)
-        if match is None:
-            faults.append(f"{image.parent.name} does not match the patient pattern {patient!r}")
-            continue
-        files = {key: str(Path(name).relative_to(root)) for key, name in (("image", names[0]), ("label", names[-1]))}
-        cases.append({**files, "case": image.parent.name, "patient": match.group(1)})
-    if faults:
-        raise ValueError(f"{len(faults)} faults in {root}: " + "; ".join(faults))
-    assigned = _folds([str(case["patient"]) for case in cases], folds, seed)
-    return [{**case, "fold": assigned[str(case["patient"])]} for case in cases]
-
-
-def _folds(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
-    """Give each patient the fold that has fewest cases so far, patients with most cases first, ties at random."""
-    counts: dict[str, int] = defaultdict(int)
-    for patient in patients:
-        counts[patient] += 1
+    counts = Counter(str(case["patient"]) for case in cases)
     order = sorted(counts)
     random.Random(seed).shuffle(order)
     sizes = [0] * folds
@@ -83,74 +137,64 @@ def _folds(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
     for patient in sorted(order, key=lambda name: -counts[name]):
         assigned[patient] = sizes.index(min(sizes))
         sizes[assigned[patient]] += counts[patient]
+    return [assigned[str(case["patient"])] for case in cases]
+
+
+def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
+    """Fold of each case by nnU-Net's rule, which knows no patients: a shuffled k-fold split of the sorted names.
+
+    Raises:
+        ValueError: for less than two folds or fewer cases than folds.
+    """
+    order = sorted(range(len(cases)), key=lambda index: str(cases[index]["case"]))
+    assigned = [0] * len(cases)
+    for fold, (_, tested) in enumerate(KFold(folds, shuffle=True, random_state=12345).split(order)):
+        for index in tested:
+            assigned[order[index]] = fold
     return assigned
 
 
-def write_datalist(cases: Sequence[Case], path: str | Path, description: str) -> None:
-    """Write cases as ``{"description": ..., "training": [...]}``, the form of the Medical Segmentation Decathlon."""
-    Path(path).write_text(json.dumps({"description": description, "training": list(cases)}, indent=1) + "\n")
-
-
-def load_cases(
-    datalist: str | Path, dataset_dir: str | Path, sequences: Sequence[str], folds: Sequence[int]
-) -> list[Case]:
-    """Read the cases of some folds, with full paths, and check that their files are there, of one shape and one affine.
-
-    Only headers are read.
-
-    Returns:
-        Dictionaries with ``image``, ``label``, ``case``, ``patient`` and ``fold``.
+def write_datalist(datalist: DataList, path: str | Path) -> None:
+    """Write a list as the Medical Segmentation Decathlon does; cases without a label go under ``test``.
 
     Raises:
-        FileNotFoundError: when the list itself is missing.
-        ValueError: when a fold has no case, a file is missing, or a case's files differ in shape or
-            affine; all faults at once.
+        FileExistsError: when another list is there already.
     """
-    if not Path(datalist).is_file():
-        raise FileNotFoundError(f"no data list at {datalist}: write one with `python -m dcd_components datalist`")
-    listed = _read(Path(datalist))
-    if not isinstance(folds, Sequence):
-        raise ValueError(f"folds must be a list, such as [0], got {folds!r}")
-    cases = [case for case in listed if case["fold"] in folds]
-    empty = set(folds) - {case["fold"] for case in cases}
-    if empty or not cases:
-        raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
-    root = Path(dataset_dir)
-    cases = [{**case, **{key: str(root / str(case[key])) for key in ("image", "label")}} for case in cases]
-    faults = [fault for case in cases for fault in _faults(case, sequences)]
-    if faults:
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise ValueError("; ".join(faults[:8]) + more)
-    return cases
+    layout = datalist.layout
+    values = {0: "background", **{value: name for name, value in layout.labels.items()}} if layout.labels else {}
+    content = {
+        "description": datalist.description,
+        "modality": {str(channel): name for channel, name in enumerate(layout.files)},
+        "labels": {str(value): name for value, name in sorted(values.items())},
+        "reference": layout.reference,
+        "own_grid": list(layout.own_grid),
+        "files": {name: list(patterns) for name, patterns in layout.files.items()},
+        "training": [case for case in datalist.cases if LABEL in case],
+        "test": [case for case in datalist.cases if LABEL not in case],
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    if Path(path).is_file() and Path(path).read_text() != text:
+        raise FileExistsError(f"{path} is another list, and so is kept: delete it, or name another file with --out")
+    Path(path).write_text(text)
 
 
-def _read(datalist: Path) -> list[Case]:
-    """Cases of a data list, each with all its keys."""
+def read_datalist(path: str | Path) -> DataList:
+    """Read a list that :func:`write_datalist` wrote.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is no such list, or one of its cases lacks a key.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no data list at {path}: write one with `python -m dcd_components datalist`")
     try:
-        cases: list[Case] = json.loads(datalist.read_text())["training"]
-        missing = next((set(KEYS) - set(case) for case in cases if set(KEYS) - set(case)), None)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{datalist} must be JSON with a list "training" of cases: {error!r}') from None
-    if missing:
-        raise ValueError(
-            f"every case in {datalist} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(missing))}"
-        )
-    return cases
-
-
-def _faults(case: Case, sequences: Sequence[str]) -> list[str]:
-    paths = [sibling(str(case["image"]), sequences, name) for name in sequences] + [str(case["label"])]
-    missing = [f"{path} is missing" for path in paths if not Path(path).is_file()]
-    if missing:
-        return missing
-    try:
-        images = [nibabel.load(path) for path in paths]
-    except (ImageFileError, OSError, EOFError) as error:
-        return [f"{case['case']} cannot be read: {error}"]
-    first, name = images[0], Path(paths[0]).name
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != first.shape:
-            return [f"{path} has shape {image.shape}, expected {first.shape} as {name} has"]
-        if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE):
-            return [f"{path} has another affine than {name}"]
-    return []
+        content = json.loads(Path(path).read_text())
+        labels = {name: int(value) for value, name in content["labels"].items() if value != "0"}
+        cases: list[Case] = [*content["training"], *content.get("test", [])]
+        lacking = next((set(KEYS) - set(case) for case in cases if not set(KEYS) <= set(case)), None)
+        layout = make_layout({**content, "labels": labels})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no data list that `python -m dcd_components datalist` wrote: {error!r}") from None
+    if lacking:
+        raise ValueError(f"every case in {path} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(lacking))}")
+    return DataList(cases, layout, content.get("description", ""))

@@ -3,16 +3,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import SEQUENCES
 
-from dcd_components import datalists, phantoms
+from dcd_components.__main__ import phantom
 
 
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten tiny phantoms in five folds."""
+    """Ten tiny glioma phantoms in five folds."""
     folder = tmp_path_factory.mktemp("patients") / "brats"
-    phantoms.simulate_brats_gli(folder, 10, seed=0, spacing_mm=4.0, size=(40, 48, 40), workers=1)
-    cases = datalists.make_datalist(folder, SEQUENCES, "seg", patient=r"(.+)-\d{3}$")
-    datalists.write_datalist(cases, folder / "datalist.json", "made by the tests")
+    phantom("brats_gli", str(folder), cases=10, spacing_mm=4.0, size=(40, 48, 40), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten tiny stroke phantoms in five folds."""
+    folder = tmp_path_factory.mktemp("patients") / "isles"
+    phantom("isles22", str(folder), cases=10, spacing_mm=4.0, size=(40, 48, 36), workers=1)
     return folder

@@ -1,87 +1,65 @@
+from __future__ import annotations
+
 import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
+from sklearn.model_selection import KFold
+from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
-from dcd_components.datalists import Case, load_cases, make_datalist, sibling, write_datalist
+from dcd_components.datalists import Case, DataList, make_datalist, patient_folds, read_datalist, write_datalist
+from dcd_components.layouts import make_layout
 
-BRATS = ("t1n", "t1c", "t2w", "t2f")
-SHIFTS = ("Flair_subtrMeanDivStd", "T1_subtrMeanDivStd")
-PATIENT = r"(.+)-\d{3}$"
-
-
-def add_case(
-    root: Path, case: str, names: tuple[str, ...] = (*BRATS, "seg"), shape: tuple[int, ...] = (2, 3, 4)
-) -> None:
-    (root / case).mkdir(parents=True)
-    for name in names:
-        nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), root / case / f"{case}-{name}.nii.gz")
+LISTS = ROOT / "data_lists"
 
 
-def listed(root: Path) -> Path:
-    write_datalist(make_datalist(root, BRATS, "seg", patient=PATIENT, folds=2), root / "datalist.json", "a test")
-    return root / "datalist.json"
+def listed(folder: Path, layout: object = BRATS, **options: object) -> list[Case]:
+    return list(make_datalist(folder, layout, **options)[0].cases)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def visits(tmp_path: Path) -> Path:
-    """12 patients with 1, 2 or 3 visits of empty files each, 24 cases in all."""
+    """12 patients with 1, 2 or 3 visits of empty files each, 24 cases in all, in two folders."""
     for patient in range(12):
         for visit in range(1 + patient % 3):
-            case = f"GLI-{patient:05d}-{visit:03d}"
-            (tmp_path / case).mkdir()
-            for name in (*BRATS, "seg"):
-                (tmp_path / case / f"{case}-{name}.nii.gz").touch()
+            part = "training_data1_v2" if patient < 8 else "training_data_additional"
+            touch(tmp_path / part, brats_files(f"BraTS-GLI-{patient:05d}-{visit:03d}"))
     return tmp_path
-
-
-@pytest.fixture
-def two_cases(tmp_path: Path) -> Path:
-    for case in ("GLI-00000-000", "GLI-00001-000"):
-        add_case(tmp_path, case)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("path", "sequences", "name", "expected"),
-    [
-        pytest.param("a-000/a-000-t1n.nii.gz", BRATS, "t2f", "a-000/a-000-t2f.nii.gz", id="suffix"),
-        pytest.param("a-t1n/a-t1n.nii.gz", BRATS, "seg", "a-t1n/a-seg.nii.gz", id="name in the folder too"),
-        pytest.param(
-            "a/Flair_subtrMeanDivStd.nii.gz", SHIFTS, SHIFTS[1], "a/T1_subtrMeanDivStd.nii.gz", id="whole name"
-        ),
-        pytest.param("a/Flair_subtrMeanDivStd.nii", SHIFTS, "mask", "a/mask.nii", id="not compressed"),
-        pytest.param("a/x-T1c.nii.gz", ("T1", "T1c"), "T1", "a/x-T1.nii.gz", id="one name begins another"),
-        pytest.param("a/x-t1+c.nii.gz", ("t1+c", "t1"), "t1", "a/x-t1.nii.gz", id="special characters"),
-    ],
-)
-def test_paths_of_one_case_differ_in_the_name_of_the_sequence(
-    path: str, sequences: tuple[str, ...], name: str, expected: str
-) -> None:
-    assert sibling(path, sequences, name) == expected
 
 
 def test_every_case_is_listed_once_with_its_files_and_its_patient(visits: Path) -> None:
-    cases = make_datalist(visits, BRATS, "seg", patient=PATIENT)
+    cases = listed(visits)
     assert len(cases) == 24
     fold = cases[1].pop("fold")
     assert fold in range(5)
     assert cases[1] == {
-        "image": "GLI-00001-000/GLI-00001-000-t1n.nii.gz",
-        "label": "GLI-00001-000/GLI-00001-000-seg.nii.gz",
-        "case": "GLI-00001-000",
-        "patient": "GLI-00001",
+        "image": "training_data1_v2/BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz",
+        "label": "training_data1_v2/BraTS-GLI-00001-000/BraTS-GLI-00001-000-seg.nii.gz",
+        "case": "BraTS-GLI-00001-000",
+        "patient": "BraTS-GLI-00001",
     }
+
+
+@pytest.mark.parametrize("upper", [False, True], ids=["as published", "other case"])
+@pytest.mark.parametrize("layout", ["challenge", "zenodo"])
+def test_isles_is_found_in_both_layouts_and_spellings(layout: str, upper: bool, tmp_path: Path) -> None:
+    for number in (1, 2, 250):
+        files = isles_files(number, layout)
+        touch(
+            tmp_path, [re.sub(r"_(\w+).nii", lambda m: m[0].swapcase()[:-4] + ".nii", f) if upper else f for f in files]
+        )
+    cases = listed(tmp_path, ISLES)
+    assert [case["case"] for case in cases] == [f"sub-strokecase{n:04d}_ses-0001" for n in (1, 2, 250)]
+    assert [case["patient"] for case in cases] == [f"sub-strokecase{n:04d}" for n in (1, 2, 250)]
+    assert all("dwi" in case["image"].lower() and "msk" in case["label"].lower() for case in cases)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_folds_keep_patients_whole_and_are_balanced_in_cases(visits: Path, seed: int) -> None:
-    cases = make_datalist(visits, BRATS, "seg", patient=PATIENT, folds=5, seed=seed)
     folds = defaultdict(set)
+    cases = listed(visits, seed=seed)
     for case in cases:
         folds[case["patient"]].add(case["fold"])
     assert len(folds) == 12
@@ -90,121 +68,152 @@ def test_folds_keep_patients_whole_and_are_balanced_in_cases(visits: Path, seed:
 
 
 def test_folds_follow_the_seed_alone(visits: Path) -> None:
-    first, again, other = (make_datalist(visits, BRATS, "seg", patient=PATIENT, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (listed(visits, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
-def test_without_a_pattern_each_case_is_a_patient(visits: Path) -> None:
-    assert all(case["patient"] == case["case"] for case in make_datalist(visits, BRATS, "seg"))
+def test_less_than_one_fold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^folds must be at least 1, got 0$"):
+        patient_folds([], 0, 0)
 
 
-def test_files_named_by_the_sequence_alone_are_found_at_any_depth(tmp_path: Path) -> None:
-    folder = tmp_path / "train" / "patient7"
-    folder.mkdir(parents=True)
-    for name in (*SHIFTS, "mask"):
-        (folder / f"{name}.nii.gz").touch()
-    (case,) = make_datalist(tmp_path, SHIFTS, "mask", folds=1)
-    assert case["image"] == "train/patient7/Flair_subtrMeanDivStd.nii.gz"
-    assert case["label"] == "train/patient7/mask.nii.gz"
-    assert (case["case"], case["fold"]) == ("patient7", 0)
+def test_a_pattern_for_each_channel_and_none_for_the_label(tmp_path: Path) -> None:
+    touch(
+        tmp_path, ["train/pat7/Flair.nii.gz", "train/pat7/T1.nii.gz", "train/pat8/Flair.nii.gz", "train/pat8/T1.nii.gz"]
+    )
+    layout = make_layout({"files": {"Flair": "{case}/Flair.nii.gz", "T1": "{case}/T1.nii.gz"}})
+    assert listed(tmp_path, layout, folds=1) == [
+        {"image": f"train/{case}/Flair.nii.gz", "case": case, "patient": case, "fold": 0} for case in ("pat7", "pat8")
+    ]
+
+
+def plant_faults(root: Path) -> None:
+    part = root / "training_data1_v2"
+    (part / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t2f.nii.gz").unlink()
+    (part / "BraTS-GLI-00002-001" / "BraTS-GLI-00002-001-seg.nii.gz").unlink()
+    touch(root / "copy", brats_files("BraTS-GLI-00003-000")[:1])
+    touch(root, ["loose/BraTS-GLI-00099-000-seg.nii.gz"])
+    touch(part, brats_files("odd"))
+    apart = part / "BraTS-GLI-00004-000" / "BraTS-GLI-00004-000-t1c.nii.gz"
+    touch(root, [f"elsewhere/{apart.name}"])
+    apart.unlink()
+
+
+FAULTS = [
+    "BraTS-GLI-00001-000: no t2f",
+    "BraTS-GLI-00002-001: no label",
+    "BraTS-GLI-00003-000: 2 files for t1n: copy/BraTS-GLI-00003-000/BraTS-GLI-00003-000-t1n.nii.gz, training_data1_v2/",
+    "BraTS-GLI-00004-000: t1c lies at elsewhere/BraTS-GLI-00004-000-t1c.nii.gz, which does not follow from its t1n",
+    "BraTS-GLI-00099-000: a label without t1c",
+    "BraTS-GLI-00099-000: a label without t2w",
+    "odd: no patient in its name by",
+]
 
 
 def test_all_faults_of_a_data_set_are_reported_at_once(visits: Path) -> None:
-    (visits / "GLI-00001-000" / "GLI-00001-000-t2f.nii.gz").unlink()
-    (visits / "GLI-00002-001" / "GLI-00002-001-seg.nii.gz").unlink()
-    (visits / "GLI-00003-000").rename(visits / "odd")
-    message = (
-        r"^3 faults in .*: .*00001-000-t2f.nii.gz is missing; .*00002-001-seg.nii.gz is missing; odd does not match"
-    )
-    with pytest.raises(ValueError, match=message):
-        make_datalist(visits, BRATS, "seg", patient=PATIENT)
+    plant_faults(visits)
+    with pytest.raises(ValueError, match=r"^9 faults in ") as caught:
+        listed(visits)
+    assert [fault for fault in FAULTS if fault not in str(caught.value)] == []
 
 
-def test_a_folder_without_cases_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=rf"no file named \*t1n.nii.gz in the sub-folders of {re.escape(str(tmp_path))}"
-    ):
-        make_datalist(tmp_path, BRATS, "seg")
+def test_incomplete_cases_can_be_left_out(visits: Path) -> None:
+    plant_faults(visits)
+    datalist, faults = make_datalist(visits, BRATS, skip_incomplete=True)
+    assert len(datalist.cases) == 20
+    assert len(faults) == 9
+    assert not {case["case"] for case in datalist.cases} & {fault.split(":")[0] for fault in faults}
 
 
-def test_written_list_has_the_form_of_the_decathlon(two_cases: Path) -> None:
-    written = json.loads(listed(two_cases).read_text())
-    assert written == {
-        "description": "a test",
-        "training": make_datalist(two_cases, BRATS, "seg", patient=PATIENT, folds=2),
-    }
+def test_a_list_never_ends_up_empty(tmp_path: Path) -> None:
+    touch(tmp_path, brats_files("BraTS-GLI-00001-000")[:1])
+    with pytest.raises(ValueError, match=r"^4 faults in "):
+        make_datalist(tmp_path, BRATS, skip_incomplete=True)
+    with pytest.raises(ValueError, match=rf"^no file below {re.escape(str(tmp_path))} fits .*_flair.nii.gz, "):
+        make_datalist(tmp_path, ISLES)
 
 
-def test_cases_of_the_wanted_folds_are_loaded_with_full_paths(two_cases: Path) -> None:
-    both = load_cases(listed(two_cases), two_cases, BRATS, [0, 1])
-    assert len(both) == 2
-    for fold in (0, 1):
-        (case,) = load_cases(two_cases / "datalist.json", two_cases, BRATS, [fold])
-        assert case in both
-        assert case["fold"] == fold
-        assert Path(str(case["image"])).is_file()
-        assert case["label"] == str(two_cases / f"{case['case']}" / f"{case['case']}-seg.nii.gz")
+def test_written_list_has_the_form_of_the_decathlon_and_is_read_back(visits: Path) -> None:
+    datalist, _ = make_datalist(visits, BRATS, description="a test")
+    unlabelled = {key: value for key, value in datalist.cases[-1].items() if key != "label"}
+    datalist = DataList([*datalist.cases[:-1], unlabelled], datalist.layout, datalist.description)
+    write_datalist(datalist, visits / "list.json")
+    written = json.loads((visits / "list.json").read_text())
+    assert written["description"] == "a test"
+    assert written["modality"] == {"0": "t1n", "1": "t1c", "2": "t2w", "3": "t2f"}
+    assert written["labels"] == {"0": "background", "1": "NETC", "2": "SNFH", "3": "ET", "4": "RC"}
+    assert (len(written["training"]), len(written["test"])) == (23, 1)
+    again = read_datalist(visits / "list.json")
+    assert (again.cases, again.layout.files, again.layout.labels) == (datalist.cases, BRATS.files, BRATS.labels)
 
 
-def test_a_missing_list_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"no data list at .*datalist\.json: .*python -m dcd_components datalist"
-    ):
-        load_cases(tmp_path / "datalist.json", tmp_path, BRATS, [0])
-
-
-@pytest.mark.parametrize(
-    ("folds", "message"),
-    [
-        pytest.param([0, 7, 5], r"has no case in fold 5, 7$", id="absent"),
-        pytest.param([], r"has no case in fold list \[\]$", id="none asked for"),
-    ],
-)
-def test_a_fold_without_cases_is_named(two_cases: Path, folds: list[int], message: str) -> None:
-    path = listed(two_cases)
-    with pytest.raises(ValueError, match=message):
-        load_cases(path, two_cases, BRATS, folds)
-
-
-def test_missing_files_of_all_cases_are_named_at_once(two_cases: Path) -> None:
-    path = listed(two_cases)
-    for name in ("GLI-00000-000/GLI-00000-000-t2w", "GLI-00001-000/GLI-00001-000-seg"):
-        (two_cases / f"{name}.nii.gz").unlink()
-    with pytest.raises(ValueError, match=r"00000-000-t2w.nii.gz is missing; .*00001-000-seg.nii.gz is missing$"):
-        load_cases(path, two_cases, BRATS, [0, 1])
-
-
-@pytest.mark.parametrize("name", ["t2f", "seg"])
-def test_a_file_of_another_shape_is_named_with_both_shapes(two_cases: Path, name: str) -> None:
-    path = listed(two_cases)
-    file = two_cases / "GLI-00001-000" / f"GLI-00001-000-{name}.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 5), np.uint8), np.eye(4)), file)
-    message = rf"{name}.nii.gz has shape \(2, 3, 5\), expected \(2, 3, 4\) as GLI-00001-000-t1n.nii.gz has$"
-    with pytest.raises(ValueError, match=message):
-        load_cases(path, two_cases, BRATS, [0, 1])
-
-
-def test_only_the_first_eight_of_many_faults_are_listed(tmp_path: Path) -> None:
-    cases: list[Case] = [
-        {"image": f"{i}-t1n.nii.gz", "label": f"{i}-seg.nii.gz", "case": str(i), "patient": str(i), "fold": 0}
-        for i in range(2)
-    ]
-    write_datalist(cases, tmp_path / "datalist.json", "")
-    with pytest.raises(ValueError, match=r"0-t1n.nii.gz is missing; (.* is missing; ){7}and 2 more$"):
-        load_cases(tmp_path / "datalist.json", tmp_path, BRATS, [0])
-
-
-def test_another_affine_is_named(two_cases: Path) -> None:
-    path = listed(two_cases)
-    file = two_cases / "GLI-00001-000" / "GLI-00001-000-t1c.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), np.diag([2.0, 1, 1, 1])), file)
-    with pytest.raises(ValueError, match=r"t1c.nii.gz has another affine than GLI-00001-000-t1n.nii.gz$"):
-        load_cases(path, two_cases, BRATS, [0, 1])
+def test_another_list_is_not_overwritten(visits: Path) -> None:
+    write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
+    write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
+    with pytest.raises(FileExistsError, match=r"list.json is another list, and so is kept: "):
+        write_datalist(make_datalist(visits, BRATS, seed=1)[0], visits / "list.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"training": [{"image": "a"}]}'], ids=["no JSON", "no dict", "keys"])
 def test_a_list_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text(text)
-    with pytest.raises(ValueError, match=r"datalist.json must (be JSON|have image)"):
-        load_cases(tmp_path / "datalist.json", tmp_path, BRATS, [0])
+    with pytest.raises(ValueError, match=r"datalist.json is no data list that .* wrote: "):
+        read_datalist(tmp_path / "datalist.json")
+
+
+def test_a_case_without_a_key_is_refused(visits: Path) -> None:
+    datalist, _ = make_datalist(visits, BRATS)
+    del datalist.cases[3]["patient"]
+    write_datalist(datalist, visits / "list.json")
+    with pytest.raises(ValueError, match=r"must have image, case, patient, fold; one lacks patient$"):
+        read_datalist(visits / "list.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "patients"),
+    [
+        ("brats2024_gli", 1350, 613),
+        ("brats2024_gli_nnunet_leaky", 1350, 613),
+        ("isles2022_challenge", 250, 250),
+        ("isles2022_zenodo", 250, 250),
+    ],
+)
+def test_the_command_of_a_shipped_list_makes_it_again(name: str, cases: int, patients: int, tmp_path: Path) -> None:
+    """From empty files with the names of the data set, since its cases are not here."""
+    shipped = read_datalist(LISTS / f"{name}.json")
+    assert (len(shipped.cases), len({case["patient"] for case in shipped.cases})) == (cases, patients)
+    for case in shipped.cases:
+        number = int(re.findall(r"\d+", case["case"])[0])
+        touch(tmp_path, brats_files(case["case"]) if "brats" in name else isles_files(number, name.split("_")[1]))
+    layout = BRATS if "brats" in name else ISLES
+    again, _ = make_datalist(tmp_path, layout, nnunet="--nnunet_folds" in shipped.description)
+    assert list(again.cases) == list(shipped.cases)
+    assert f"--bundle bundles/{'brats_gli' if 'brats' in name else 'isles22'}_dcd" in shipped.description
+
+
+def test_our_folds_do_not_leak_and_are_even() -> None:
+    cases = read_datalist(LISTS / "brats2024_gli.json").cases
+    folds = {
+        case["patient"]: {other["fold"] for other in cases if other["patient"] == case["patient"]} for case in cases
+    }
+    assert all(len(of_patient) == 1 for of_patient in folds.values())
+    sizes = Counter(case["fold"] for case in cases)
+    assert set(sizes) == {0, 1, 2, 3, 4}
+    assert max(abs(size - 270) for size in sizes.values()) <= 0.02 * 270
+
+
+@pytest.mark.parametrize("name", ["brats2024_gli_nnunet_leaky", "isles2022_challenge", "isles2022_zenodo"])
+def test_nnunet_s_folds_follow_its_rule(name: str) -> None:
+    cases = read_datalist(LISTS / f"{name}.json").cases
+    names = sorted(case["case"] for case in cases)
+    for fold, (_, tested) in enumerate(KFold(5, shuffle=True, random_state=12345).split(names)):
+        assert {names[index] for index in tested} == {case["case"] for case in cases if case["fold"] == fold}
+
+
+def test_nnunet_s_fold_3_of_brats_leaks_221_of_270_cases() -> None:
+    """The figure of the audit of the paper's released code, whose reported fold this is."""
+    cases = read_datalist(LISTS / "brats2024_gli_nnunet_leaky.json").cases
+    trained = {case["patient"] for case in cases if case["fold"] != 3}
+    tested = [case for case in cases if case["fold"] == 3]
+    assert (sum(case["patient"] in trained for case in tested), len(tested)) == (221, 270)

@@ -8,12 +8,14 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-BUNDLE = Path(__file__).parents[1] / "bundles" / "brats_gli_dcd"
+BUNDLES = Path(__file__).parents[1] / "bundles"
+BRATS, ISLES = BUNDLES / "brats_gli_dcd", BUNDLES / "isles22_dcd"
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 TINY: dict[str, Any] = {
     "spacing": [4.0, 4.0, 4.0],
     "patch_size": [16, 16, 16],
     "teacher_widths": [16, 16, 32],
+    "batch_size": 2,
     "epochs": 1,
     "iterations": 2,
     "val_interval": 1,
@@ -22,5 +24,5 @@ TINY: dict[str, Any] = {
 Workflow = Callable[..., ConfigWorkflow]
 
 
-def config_files(*names: str) -> list[str]:
-    return [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
+def config_files(*names: str, bundle: Path = BRATS) -> list[str]:
+    return [str(bundle / "configs" / f"{name}.yaml") for name in names]

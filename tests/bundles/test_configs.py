@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigParser
-from tiny import BUNDLE, TINY, config_files
+from tiny import BRATS, BUNDLES, TINY, config_files
 
 import dcd_components
 
-SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLE.parents[2] / "shared" / "schema" / "meta_schema_20240725.json"))
+SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLES.parents[1] / "shared" / "schema" / "meta_schema_20240725.json"))
 ENTRY_POINTS = {"imports", "initialize", "run", "finalize", "bundle_root", "train", "validate"}
+#: What `python -m dcd_components datalist` reads.
+OF_THE_DATA = {"label_file", "patient"}
+COMMON = "# From here on, every bundle says the same."
 #: What each overlay is meant to be laid on; quick.yaml and multi_gpu.yaml go on everything.
 LISTS = {
     "inference": ["inference"],
@@ -28,40 +32,65 @@ LISTS = {
     "distill": ["inference", "train", "distill"],
     "evaluate": ["inference", "evaluate"],
     "mirror": ["inference", "mirror"],
+    "flair grid": ["inference", "train", "flair_grid"],
     "everything": ["inference", "train", "distill", "quick", "multi_gpu"],
 }
+
+
+@pytest.fixture
+def bundle(every_bundle: Path) -> Path:
+    return every_bundle
 
 
 def references(config: Any) -> set[str]:
     return set(re.findall(r"[@%](\w+)", json.dumps(config)))
 
 
-def test_every_top_level_key_is_used_by_some_list_of_configs() -> None:
-    configs = [ConfigParser.load_config_files(config_files(*names)) for names in LISTS.values()]
+def lists(bundle: Path) -> list[list[str]]:
+    """Lists of configs that this bundle has."""
+    return [
+        names for names in LISTS.values() if all(Path(file).is_file() for file in config_files(*names, bundle=bundle))
+    ]
+
+
+def test_every_top_level_key_is_used_by_some_list_of_configs(bundle: Path) -> None:
+    configs = [ConfigParser.load_config_files(config_files(*names, bundle=bundle)) for names in lists(bundle)]
     used = set().union(*(references(config) & set(config) for config in configs))
-    assert set().union(*configs) - used - ENTRY_POINTS == set()
+    assert set().union(*configs) - used - ENTRY_POINTS - OF_THE_DATA == set()
 
 
-@pytest.mark.parametrize("names", LISTS.values(), ids=LISTS)
-def test_every_reference_is_defined(names: list[str]) -> None:
-    config = ConfigParser.load_config_files(config_files(*names))
-    assert references(config) - set(config) == set()
+def test_every_reference_is_defined(bundle: Path) -> None:
+    for names in lists(bundle):
+        config = ConfigParser.load_config_files(config_files(*names, bundle=bundle))
+        assert references(config) - set(config) == set()
 
 
-def test_inference_needs_nothing_but_monai() -> None:
-    assert "dcd_components" not in (BUNDLE / "configs" / "inference.yaml").read_text()
+def test_all_overlays_are_part_of_some_list(bundle: Path) -> None:
+    overlays = {path.stem for path in (bundle / "configs").glob("*.yaml")}
+    assert overlays == {name for names in lists(bundle) for name in names}
 
 
-def test_the_version_is_in_the_changelog_and_that_of_the_package() -> None:
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+def test_bundles_differ_in_their_task_alone(bundle: Path) -> None:
+    """A bundle must stand alone, so the rest of its inference.yaml is there in each: the same."""
+    theirs, ours = ((one / "configs" / "inference.yaml").read_text().split(COMMON) for one in (bundle, BRATS))
+    assert theirs[1:] == ours[1:] != []
+    assert set(yaml.safe_load(theirs[0])) == set(yaml.safe_load(ours[0]))
+
+
+def test_inference_needs_nothing_but_monai(bundle: Path) -> None:
+    assert "dcd_components" not in (bundle / "configs" / "inference.yaml").read_text()
+
+
+def test_the_version_is_in_the_changelog_and_that_of_the_package(bundle: Path) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["version"] in metadata["changelog"]
     assert metadata["version"] == dcd_components.__version__
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"MONAI's metadata schema is not at {SCHEMA}; set DCD_SCHEMA")
-def test_verify_metadata(tmp_path: Path) -> None:
+def test_verify_metadata(bundle: Path, tmp_path: Path) -> None:
     shutil.copy(SCHEMA, tmp_path / "schema.json")  # where the file is there, MONAI does not download it
-    metadata = f"--meta_file={BUNDLE / 'configs' / 'metadata.json'}"
+    metadata = f"--meta_file={bundle / 'configs' / 'metadata.json'}"
     done = monai("verify_metadata", metadata, f"--filepath={tmp_path / 'schema.json'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "metadata is verified with no error" in done.stdout + done.stderr
@@ -73,8 +102,8 @@ def monai(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def files() -> list[str]:
-    configs = BUNDLE / "configs"
+def files(bundle: Path) -> list[str]:
+    configs = bundle / "configs"
     return [f"--meta_file={configs / 'metadata.json'}", f"--config_file={configs / 'inference.yaml'}"]
 
 
@@ -84,27 +113,28 @@ def test_verify_net_in_out(files: list[str], tmp_path: Path) -> None:
     assert "verified with no error" in done.stdout + done.stderr
 
 
-def test_ckpt_export_scripts_the_student(files: list[str], tmp_path: Path) -> None:
+def test_ckpt_export_scripts_the_student(bundle: Path, files: list[str], tmp_path: Path) -> None:
     parser = ConfigParser()
-    parser.read_config(config_files("inference"))
+    parser.read_config(config_files("inference", bundle=bundle))
     network = parser.get_parsed_content("network_def").eval()
     torch.save(network.state_dict(), tmp_path / "model.pt")
     paths = [f"--filepath={tmp_path / 'model.ts'}", f"--ckpt_file={tmp_path / 'model.pt'}"]
     done = monai("ckpt_export", "network_def", *paths, *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scripted = torch.jit.load(tmp_path / "model.ts")  # type: ignore[no-untyped-call]
-    image = torch.rand(1, 4, 64, 64, 64)
+    image = torch.rand(1, len(parser["files"]), 64, 64, 64)
     with torch.no_grad():
         assert torch.allclose(scripted(image), network(image), atol=1e-4)
 
 
-def test_run_segments_from_the_command_line(patients: Path, tmp_path: Path) -> None:
+def test_run_segments_from_the_command_line(bundle: Path, data: Path, tmp_path: Path) -> None:
+    config = config_files("inference", bundle=bundle)
     parser = ConfigParser()
-    parser.read_config(config_files("inference"))
+    parser.read_config(config)
     parser.update(TINY)
     torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
     settings = [f"--{key}={TINY[key]}" for key in ("spacing", "patch_size", "teacher_widths")]
-    paths = [f"--dataset_dir={patients}", f"--output_dir={tmp_path / 'out'}", f"--ckpt_path={tmp_path / 'model.pt'}"]
-    done = monai("run", f"--config_file={config_files('inference')[0]}", *settings, *paths, cwd=tmp_path)
+    paths = [f"--dataset_dir={data}", f"--output_dir={tmp_path / 'out'}", f"--ckpt_path={tmp_path / 'model.pt'}"]
+    done = monai("run", f"--config_file={config[0]}", *settings, *paths, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import torch
 from tiny import Workflow
 
 from dcd_components.reporting import read_csv
+
+
+@pytest.fixture
+def bundle(every_bundle: Path) -> Path:
+    return every_bundle
 
 
 def run(workflow: Any) -> Any:
@@ -74,25 +80,27 @@ def test_a_checkpoint_holds_no_heads_and_a_previous_one_is_kept(trained: Path, w
     assert all(torch.equal(kept[key], weights[key]) for key in weights)
 
 
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("names", [["quick"], ["quick", "mirror"]], ids=["plain", "mirrored"])
-def test_masks_lie_in_the_geometry_of_the_input(
-    names: list[str], trained: Path, workflow: Workflow, patients: Path, tmp_path: Path
-) -> None:
-    run(workflow("inference", *names))
-    masks = sorted((tmp_path / "eval").glob("*_seg.nii.gz"))
-    assert len(masks) == 10
-    for path in masks:
-        case = path.name.removesuffix("_seg.nii.gz")
-        mask, image = nib.load(path), nib.load(patients / case / f"{case}-t1n.nii.gz")
+def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: Workflow, tmp_path: Path) -> None:
+    flow = run(workflow("inference", *names))
+    images, labels = (flow.parser.get_parsed_content(key) for key in ("images", "labels"))
+    assert len(images) == len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
+    for path in images:
+        case = Path(path).name.rpartition(re.findall(r"[-_]", path)[-1])[0]
+        mask, image = nib.load(tmp_path / "eval" / f"{case}_seg.nii.gz"), nib.load(path)
         assert mask.shape == image.shape
-        assert np.allclose(mask.affine, image.affine)
+        assert np.allclose(mask.affine, image.affine, atol=1e-5)
         assert mask.get_data_dtype() == np.uint8
-        assert set(np.unique(mask.dataobj)) <= {0, 1, 2, 3, 4}
+        assert set(np.unique(mask.dataobj)) <= {0, *labels.values()}
 
 
-def test_evaluation_scores_every_case_of_its_fold(trained: Path, workflow: Workflow, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("trained")
+def test_evaluation_scores_every_case_of_its_fold(workflow: Workflow, tmp_path: Path) -> None:
     flow = run(workflow("inference", "evaluate", "quick", test_folds=[0, 3]))
     rows = read_csv(tmp_path / "eval" / "scores.csv")
     assert len(rows) == 4
-    assert {"case", "dice_WT", "hd95_mm_ET", "nsd_RC", "small_lesions_found", "seconds"} <= set(rows[0])
+    regions = flow.parser["regions"]
+    assert {f"{score}_{region}" for region in regions for score in ("dice", "hd95_mm", "nsd")} < set(rows[0])
+    assert {"case", "lesion_f1", "volume_difference_ml", "lesion_count_difference", "seconds"} < set(rows[0])
     assert "mean_dice" in flow.evaluator.state.metrics

@@ -27,7 +27,8 @@ def test_distils_and_evaluates(workflow: Workflow, patients: Path, tmp_path: Pat
     flow = workflow("inference", "teacher", "quick")
     torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "teacher.pt")
     shared = {"dataset_dir": patients, "ckpt_path": tmp_path / "model.pt"}
-    torchrun("inference", "train", "distill", "quick", "multi_gpu", **shared, teacher_path=tmp_path / "teacher.pt")
+    files = {"teacher_path": tmp_path / "teacher.pt", "cache_dir": tmp_path / "cache"}
+    torchrun("inference", "train", "distill", "quick", "multi_gpu", **shared, **files)
     (row,) = read_csv(tmp_path / "model_training.csv")
     assert float(row["distillation_loss"]) > 0
     assert not any(key.startswith("module.") for key in torch.load(tmp_path / "model.pt", weights_only=True))

@@ -1,0 +1,79 @@
+"""The cases of some folds, ready for a training: full paths, and files that are there and fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from dcd_components.datalists import LABEL, Case, read_datalist
+from dcd_components.layouts import Patterns, files_of
+
+AFFINE_TOLERANCE = 1e-3  # mm, what writing an affine as single precision may change
+SHOWN = 8  # faults in one message
+
+
+def load_cases(
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    files: Patterns,
+    folds: Sequence[int],
+    own_grid: Sequence[str] = (),
+) -> list[Case]:
+    """Read the cases of some folds, with full paths, and check that their files are there and on one grid.
+
+    Only headers are read; ``python -m dcd_components check`` looks at the voxels too.
+
+    Args:
+        datalist: file that ``python -m dcd_components datalist`` wrote.
+        dataset_dir: folder that its paths start from.
+        files: for each sequence, the patterns that its path may have.
+        folds: of the cases.
+        own_grid: sequences that need not share the label's shape and affine.
+
+    Returns:
+        Dictionaries with ``image``, ``label``, ``case``, ``patient``, ``fold`` and ``stamp``: sizes and times of
+        writing of all files, by which a cache knows that one has changed.
+
+    Raises:
+        FileNotFoundError: when the list itself is missing.
+        ValueError: when a fold has no case, a file is missing, or a case's files differ in shape or affine; the first
+            faults of all cases at once.
+    """
+    if not isinstance(folds, Sequence):
+        raise ValueError(f"folds must be a list, such as [0], got {folds!r}")
+    cases = [case for case in read_datalist(datalist).cases if case["fold"] in folds and LABEL in case]
+    empty = set(folds) - {case["fold"] for case in cases}
+    if empty or not cases:
+        raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
+    root, loaded, faults = Path(dataset_dir), [], []
+    for case in cases:
+        image, label = (str(root / case[key]) for key in ("image", LABEL))
+        paths = {**files_of(image, files), LABEL: label}
+        faults += _faults(case["case"], paths, own_grid)
+        stamp = [] if faults else [(path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, paths.values())]
+        loaded.append({**case, "image": image, LABEL: label, "stamp": str(stamp)})
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ValueError("; ".join(faults[:SHOWN]) + more)
+    return loaded
+
+
+def _faults(case: str, paths: dict[str, str], own_grid: Sequence[str]) -> list[str]:
+    missing = [f"{path} is missing" for path in paths.values() if not Path(path).is_file()]
+    if missing:
+        return missing
+    try:
+        images = {key: nibabel.load(path) for key, path in paths.items() if key not in own_grid}
+    except (ImageFileError, OSError, EOFError) as error:
+        return [f"{case} cannot be read: {error}"]
+    label = images[LABEL]
+    for key, image in images.items():
+        if image.shape != label.shape:
+            return [f"{paths[key]} has shape {image.shape}, its label {label.shape}"]
+        if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE):
+            return [f"{paths[key]} has another affine than its label"]
+    return []
