@@ -47,7 +47,8 @@ def smooth_noise(rng: Generator, grid: Grid, cell_mm: float) -> Field:
     cells = [max(4, round(length * grid.spacing_mm / cell_mm) + 1) for length in grid.size]
     field = rng.standard_normal(cells, dtype=np.float32)
     for count, length in zip(cells, grid.size, strict=True):
-        weights = ndimage.zoom(np.eye(count, dtype=np.float32), (length / count, 1), order=3)
+        # mirrored, as rounding may put the last row just outside, where zoom would give zeros
+        weights = ndimage.zoom(np.eye(count, dtype=np.float32), (length / count, 1), order=3, mode="mirror")
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
         # einsum, unlike a matrix product, gives the same bits whatever the number of BLAS threads
         field = np.einsum("abc,ia->bci", field, weights)

@@ -1,32 +1,22 @@
-"""Simulated patients after glioma surgery, in the folder layout of BraTS 2024 GLI."""
+"""Simulated patients in the folder layouts of BraTS 2024 GLI and ISLES 2022."""
 
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 from tqdm import tqdm
 
-from dcd_components.anatomy import Brain, Field, Generator, Grid, Labels, Mask, draw_brain, smooth_noise, vessel
+from dcd_components import gliomas, stroke_scans, strokes
+from dcd_components.anatomy import Grid, draw_brain
 
-# labels, how far each voxel's signal is changed by its lesion (0 to 1), weights of the unlabelled confounders
-Lesions = tuple[Labels, Field, Field]
-
-NETC, SNFH, ET, RC = 1, 2, 3, 4
-# signal of grey matter, white matter, CSF, NETC, SNFH, ET, RC, then vessels, blood and white-matter hyperintensities
-CONTRAST = {
-    "t1n": (0.76, 1.00, 0.34, 0.55, 0.73, 0.74, 0.34, 0.95, 1.25, 0.90),
-    "t1c": (0.80, 1.00, 0.36, 0.55, 0.75, 1.40, 0.36, 1.50, 1.30, 0.90),
-    "t2w": (1.35, 1.00, 2.50, 2.00, 1.75, 1.60, 2.45, 0.80, 1.20, 1.65),
-    "t2f": (1.22, 1.00, 0.40, 1.35, 1.80, 1.55, 0.44, 0.90, 1.20, 1.70),
-}
-MAX_VISITS = 3
+Case = TypeVar("Case")
 
 
 def simulate_brats_gli(
@@ -56,6 +46,49 @@ def simulate_brats_gli(
     Raises:
         ValueError: for a folder that holds something, or a number out of its range.
     """
+    workers = _check(out, cases, seed, spacing_mm, size, workers)
+    write = partial(_write_glioma, out, Grid(size, spacing_mm), seed)
+    return _write_all(write, _visits(cases, seed), out, workers)
+
+
+def simulate_isles22(
+    out: Path,
+    cases: int,
+    seed: int,
+    spacing_mm: float = 2.0,
+    size: tuple[int, int, int] = (80, 96, 72),
+    workers: int | None = None,
+) -> list[Path]:
+    """Write simulated cases in the layout of the ISLES 2022 challenge below ``out``.
+
+    With ``<patient>`` for ``sub-strokecase0001`` and so on, images go to
+    ``rawdata/<patient>/ses-0001/<patient>_ses-0001_{flair,dwi,adc}.nii.gz``, masks of the acute infarcts to
+    ``derivatives/<patient>/ses-0001/<patient>_ses-0001_msk.nii.gz``. FLAIR has thick slices at another angle, and the
+    head has moved a little since, which no header tells. About one patient in seventy has no infarct. Case k depends
+    on ``seed``, the grid and k. Scripts call this below ``if __name__ == "__main__"``, since two or more workers are
+    new processes.
+
+    Args:
+        out: folder to fill; new or empty.
+        cases: number of patients to write.
+        seed: 0 or more.
+        spacing_mm: edge of the isotropic voxels of DWI, ADC and mask in mm.
+        size: voxels of DWI, ADC and mask along the axes left, anterior, superior.
+        workers: processes; one per core by default.
+
+    Returns:
+        The folders of the images, in order of patient.
+
+    Raises:
+        ValueError: for a folder that holds something, or a number out of its range.
+    """
+    workers = _check(out, cases, seed, spacing_mm, size, workers)
+    write = partial(_write_stroke, out, Grid(size, spacing_mm), seed)
+    return _write_all(write, range(1, cases + 1), out, workers)
+
+
+def _check(out: Path, cases: int, seed: int, spacing_mm: float, size: tuple[int, int, int], workers: int | None) -> int:
+    """Refuse arguments out of their range; the number of workers."""
     workers = os.cpu_count() or 1 if workers is None else workers
     for name, value, least in (("cases", cases, 1), ("workers", workers, 1), ("seed", seed, 0), ("size", min(size), 1)):
         if value < least:
@@ -64,14 +97,17 @@ def simulate_brats_gli(
         raise ValueError(f"spacing_mm must be above 0 and finite, got {spacing_mm}")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out must be a new or an empty folder, got {out} with files in it")
+    return workers
+
+
+def _write_all(write: Callable[[Case], Path], cases: Sequence[Case], out: Path, workers: int) -> list[Path]:
+    """Write each of ``cases`` below ``out``, on ``workers`` processes."""
     out.mkdir(parents=True, exist_ok=True)
-    write = partial(_write_case, out, Grid(size, spacing_mm), seed)
-    visits = _visits(cases, seed)
-    progress = partial(tqdm, total=cases, desc="simulated cases", unit="case")
+    progress = partial(tqdm, total=len(cases), desc="simulated cases", unit="case")
     if workers == 1:
-        return list(progress(map(write, visits)))
-    with ProcessPoolExecutor(min(workers, cases), mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(progress(pool.map(write, visits)))
+        return list(progress(map(write, cases)))
+    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(progress(pool.map(write, cases)))
 
 
 def _visits(cases: int, seed: int) -> list[tuple[int, int]]:
@@ -80,121 +116,47 @@ def _visits(cases: int, seed: int) -> list[tuple[int, int]]:
     patient = 0
     while len(pairs) < cases:
         rng = np.random.default_rng([seed, patient])
-        pairs += [(patient, visit) for visit in range(rng.choice([1, 2, MAX_VISITS], p=[0.7, 0.2, 0.1]))]
+        pairs += [(patient, visit) for visit in range(rng.choice([1, 2, gliomas.MAX_VISITS], p=[0.7, 0.2, 0.1]))]
         patient += 1
     return pairs[:cases]
 
 
-def _write_case(out: Path, grid: Grid, seed: int, visit: tuple[int, int]) -> Path:
-    """Simulate one ``(patient, visit)`` and write its five files, all or none."""
+def _write_glioma(out: Path, grid: Grid, seed: int, visit: tuple[int, int]) -> Path:
+    """Simulate one ``(patient, visit)`` and write its five files; its folder."""
     patient, number = visit
     case = f"BraTS-GLI-{patient:05d}-{100 + number}"
-    seeds = np.random.SeedSequence([seed, patient]).spawn(3 + MAX_VISITS)
+    seeds = np.random.SeedSequence([seed, patient]).spawn(3 + gliomas.MAX_VISITS)
     anatomy, disease, style, *scans = [np.random.default_rng(one) for one in seeds]
     brain = draw_brain(anatomy, grid)
-    lesions = draw_lesions(disease, brain, number)
-    images = {name: render(name, style, scans[number], brain, lesions) for name in CONTRAST}
+    lesions = gliomas.draw_lesions(disease, brain, number)
+    scanned = {name: gliomas.render(name, style, scans[number], brain, lesions) for name in gliomas.CONTRAST}
+    arrays = {**scanned, "seg": lesions[0]}
+    files = {f"{case}/{case}-{name}": nib.Nifti1Image(array, grid.affine) for name, array in arrays.items()}
+    _save(out, files, (case,))
+    return out / case
+
+
+def _write_stroke(out: Path, grid: Grid, seed: int, number: int) -> Path:
+    """Simulate one patient and write the four files; the folder of the images."""
+    patient = f"sub-strokecase{number:04d}"
+    seeds = np.random.SeedSequence([seed, number]).spawn(3)
+    anatomy, disease, scan = [np.random.default_rng(one) for one in seeds]
+    brain = strokes.draw_patient(anatomy, grid)
+    images = stroke_scans.scan_patient(scan, brain, strokes.draw_lesions(disease, brain))
+    roots = {name: "derivatives" if name == "msk" else "rawdata" for name in images}
+    files = {f"{roots[name]}/{patient}/ses-0001/{patient}_ses-0001_{name}": image for name, image in images.items()}
+    # readers look for images: those appear last, when their mask is there
+    _save(out, files, (f"derivatives/{patient}", f"rawdata/{patient}"))
+    return out / "rawdata" / patient / "ses-0001"
+
+
+def _save(out: Path, images: dict[str, nib.Nifti1Image], folders: Sequence[str]) -> None:
+    """Write a case in a hidden folder, then move its ``folders`` to their places below ``out``: all or none."""
     with tempfile.TemporaryDirectory(prefix=".", dir=out) as unfinished:
-        (folder := Path(unfinished, case)).mkdir()
-        for name, image in {**images, "seg": lesions[0]}.items():
-            nib.save(nib.Nifti1Image(image, grid.affine), folder / f"{case}-{name}.nii.gz")
-        return folder.rename(out / case)
-
-
-def draw_lesions(rng: Generator, brain: Brain, visit: int) -> Lesions:
-    """Draw a patient's lesions at ``visit``; the draws are the same at each visit, so that the lesions evolve."""
-    labels = np.zeros(brain.grid.size, np.uint8)
-    wall = _cavity(rng, brain, labels, visit)
-    border = _tumour(rng, brain, labels, visit)
-    near = _satellites(rng, brain, labels, visit)
-    strength = _oedema(rng, brain, labels, np.minimum(border, wall + 4), near, visit)
-    return labels, strength, _confounders(rng, brain, labels)
-
-
-def _cavity(rng: Generator, brain: Brain, labels: Labels, visit: int) -> Field:
-    """Cut a resection cavity towards the brain's surface for most patients; signed distance in mm to its wall."""
-    steps = np.zeros(3), brain.outward * rng.uniform(8, 20), rng.normal(0, 8, 3)
-    distance = np.minimum.reduce([brain.distance(rng, brain.seats_mm[0] + step, brain.noise[0]) for step in steps])
-    volume_ml = rng.triangular(4, 9, 26) * 0.92**visit * (rng.random() < 0.82)
-    distance -= brain.level(distance, brain.inside, volume_ml)
-    labels[(distance <= 0) & brain.inside] = RC
-    rim = (distance > 0) & (distance < 3 + brain.noise[1]) & brain.parenchyma
-    labels[rim & (brain.noise[0] > 0.5)] = ET
-    return np.asarray(distance)
-
-
-def _tumour(rng: Generator, brain: Brain, labels: Labels, visit: int) -> Field:
-    """Draw the tumour beside the cavity, ring-enhancing for most patients; signed distance in mm to its border."""
-    rim_mm, core_mm = rng.uniform(2.4, 4.4), rng.triangular(5.5, 8, 14) * 1.08**visit
-    core_ml, whole_ml = 4e-3 / 3 * np.pi * np.array([core_mm, core_mm + rim_mm]) ** 3
-    beside = rng.normal(0, 1, 3) - brain.outward
-    hole_mm = (0.75 / np.pi * (labels == RC).sum()) ** (1 / 3) * brain.grid.spacing_mm
-    centre = brain.seats_mm[0] + 1.3 * hole_mm * beside / np.linalg.norm(beside)
-    distance = brain.distance(rng, centre, brain.noise[0])
-    allowed = brain.parenchyma & (labels != RC)
-    distance -= brain.level(distance, allowed, whole_ml)
-    solid = (distance <= 0) & allowed
-    inner = solid & (distance < -0.5 * rim_mm)
-    uneven = distance + 1.2 * brain.noise[1]
-    labels[solid] = ET if rng.random() < 0.96 else NETC
-    labels[inner & (uneven <= brain.level(uneven, inner, core_ml * (rng.random() < 0.88)))] = NETC
-    return distance
-
-
-def _satellites(rng: Generator, brain: Brain, labels: Labels, visit: int) -> Mask:
-    """Scatter small enhancing lesions, some with a necrotic core; where their own oedema may lie."""
-    near, parenchyma = np.zeros(brain.grid.size, bool), brain.parenchyma
-    for _ in range(rng.choice(7, p=[0.12, 0.2, 0.2, 0.18, 0.14, 0.1, 0.06])):
-        radius_mm, onset = rng.uniform(1.8, 4.6), rng.choice(MAX_VISITS, p=[0.8, 0.12, 0.08])
-        centre = brain.seats_mm[0] + rng.normal(0, 1, 3) * rng.uniform(12, 24)
-        distance = brain.distance(rng, centre, 0.5 * brain.noise[1]) - radius_mm * 1.1 ** (visit - onset)
-        oedema_mm, cored = rng.uniform(1, 5), rng.random() < 0.5 and radius_mm > 3
-        if onset <= visit:
-            free = parenchyma & (labels == 0) & (distance <= 0)
-            labels[free] = np.where((distance[free] <= -2.0) & cored, NETC, ET)
-            near |= distance < oedema_mm * (0.3 + 0.7 * brain.tissue[1]) * (1 + 0.3 * brain.noise[0])
-    return near
-
-
-def _oedema(rng: Generator, brain: Brain, labels: Labels, distance: Field, near: Mask, visit: int) -> Field:
-    """Spread oedema along the white matter; how strongly each voxel is changed, 0 to 1."""
-    lesion = labels > 0
-    allowed = brain.parenchyma & ~lesion
-    white = ndimage.gaussian_filter(brain.tissue[1], 2.0 / brain.grid.spacing_mm)
-    delay = np.maximum(distance, 0) / ((0.12 + white**2) * np.exp(0.35 * brain.noise[0]))
-    volume_ml = rng.triangular(16, 34, 85) * np.exp(rng.normal(0, 0.3, MAX_VISITS)[:visit].sum())
-    reach = brain.level(delay, allowed, min(volume_ml, 90))
-    parts, _ = ndimage.label(lesion | (allowed & (near | (delay <= reach))))
-    labels[np.isin(parts, parts[lesion]) & ~lesion] = SNFH
-    fading = np.clip(1.2 - 0.8 * delay / max(reach, 1e-3), 0.4, 1.0)
-    return np.where(lesion, 1, fading * (labels == SNFH)).astype(np.float32)
-
-
-def _confounders(rng: Generator, brain: Brain, labels: Labels) -> Field:
-    """Draw what looks like a lesion and is none: vessels, blood, hyperintensities; weights ``(3, X, Y, Z)``."""
-    vessels = np.max([vessel(rng, brain.grid) for _ in range(rng.integers(1, 3))], axis=0)
-    blood = ndimage.morphological_gradient((labels == RC).astype(np.float32), size=(3, 3, 3)) * (brain.noise[1] > 1)
-    radius_mm, places = rng.uniform(2, 4), brain.seats_mm[1 : rng.integers(2, 4)]
-    spots = np.max([np.clip(radius_mm - brain.distance(rng, one, brain.noise[1]), 0, 1) for one in places], axis=0)
-    return np.stack([vessels * (labels == 0), blood, spots * brain.tissue[1] * (labels == 0)]).astype(np.float32)
-
-
-def render(sequence: str, style: Generator, scan: Generator, brain: Brain, lesions: Lesions) -> NDArray[np.int16]:
-    """Scan a patient with one of the four sequences; intensities above 0 in the brain and 0 outside, ``(X, Y, Z)``."""
-    values = np.array(CONTRAST[sequence], np.float32) * np.exp(style.normal(0, 0.05, 10)).astype(np.float32)
-    labels, strength, confounders = lesions
-    grey, white, texture, head = brain.tissue
-    signal = grey * values[0] + white * values[1] + (head - grey - white) * values[2]
-    signal += texture * (0.4 if sequence.startswith("t1") else -0.3)
-    lesion = np.append(values[0], values[3:7])[labels] * (1 + 0.12 * smooth_noise(style, brain.grid, 6.0))
-    signal += strength * (lesion - signal)
-    for weight, value in zip(confounders, values[7:], strict=True):
-        signal += weight * (value - signal)
-    for axis in range(3):
-        offsets = np.arange(-2, 3) - scan.normal(0, 0.1)
-        kernel = np.exp(-0.5 * (offsets / scan.uniform(0.35, 0.55)) ** 2)
-        signal = ndimage.correlate1d(signal, kernel / kernel.sum(), axis, mode="nearest")
-    signal *= np.exp(scan.uniform(0.02, 0.07) * smooth_noise(scan, brain.grid, 60.0))
-    noise = scan.uniform(0.015, 0.04) * scan.standard_normal((2, *brain.grid.size), dtype=np.float32)
-    magnitude = np.hypot(signal + noise[0], noise[1]) * style.uniform(250, 900)
-    return np.asarray(np.clip(np.rint(magnitude), 1, 32767) * brain.inside, np.int16)
+        for name, image in images.items():
+            path = Path(unfinished, f"{name}.nii.gz")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(image, path)
+        for folder in folders:
+            (out / folder).parent.mkdir(exist_ok=True)
+            Path(unfinished, folder).rename(out / folder)
