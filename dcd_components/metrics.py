@@ -1,8 +1,10 @@
-"""Scores of one segmented case: Dice, HD95 and NSD per region, and counts of lesions.
+"""Scores of one segmented case: Dice, HD95 and NSD per region; counts, F1 and volume of lesions.
 
 Empty masks: a region absent from prediction and label scores NaN three times, so that means leave it out, as nnU-Net's
 evaluation does; a region absent from exactly one of them scores Dice 0, NSD 0 and HD95 = the diagonal of the image in
-mm, which generalises the 374 mm that BraTS sets for its 240x240x155 images of 1 mm.
+mm, which generalises the 374 mm that BraTS sets for its 240x240x155 images of 1 mm. Lesion-wise F1 follows the same
+rule: NaN without lesions in either mask, 0 with lesions in exactly one. The official evaluation of ISLES 2022 scores 1
+for Dice and F1 where both masks are empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,7 @@ def case_scores(
         pred and label: ``(D, H, W)`` or ``(1, D, H, W)``.
 
     Returns:
-        ``dice_*``, ``hd95_mm_*`` and ``nsd_*`` for each region, and the counts of :func:`lesion_scores`.
+        ``dice_*``, ``hd95_mm_*`` and ``nsd_*`` for each region, and what :func:`lesion_scores` returns.
 
     Raises:
         ValueError: for maps of unequal shape, of another number of axes or with values that are not integers, and for
@@ -112,10 +114,15 @@ def region_scores(
 
 
 def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float], small_lesion_mm3: float) -> dict[str, float]:
-    """Count lesions, the 26-connected components of a mask.
+    """Count and compare lesions, the 26-connected components of a mask.
 
     A true lesion is found when the prediction has at least one voxel in common with it; a predicted one is false when
-    it has none in common with the label. Without lesions all counts are 0.
+    it has none in common with the label. F1 is ``2 TP / (2 TP + FP + FN)`` of found, false and missed lesions.
+
+    Without lesions all counts and differences are 0 and F1 is NaN; with lesions in exactly one mask F1 is 0.
+
+    F1 and both differences are those of the official ISLES 2022 evaluation, 26-connected too, but for two empty masks:
+    it scores 1 for F1, and for Dice, where this module gives NaN, so that its means include such cases.
 
     Args:
         pred: predicted mask.
@@ -127,21 +134,27 @@ def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float], small_le
         pred and label: ``(D, H, W)``.
 
     Returns:
-        ``lesions``, ``lesions_found``, ``small_lesions``, ``small_lesions_found`` and ``false_lesions``.
+        ``lesions``, ``lesions_found``, ``small_lesions``, ``small_lesions_found``, ``false_lesions``, ``lesion_f1``;
+        the absolute differences ``lesion_count_difference`` and ``volume_difference_ml``.
     """
     neighbours = np.ones((3, 3, 3))
     true_lesions, count = ndimage.label(label, neighbours)
     pred_lesions, pred_count = ndimage.label(pred, neighbours)
-    volume_mm3 = np.bincount(true_lesions.ravel(), minlength=count + 1)[1:] * np.prod(spacing_mm)
-    small = volume_mm3 <= small_lesion_mm3
+    voxel_mm3 = float(np.prod(spacing_mm))
+    small = np.bincount(true_lesions.ravel(), minlength=count + 1)[1:] * voxel_mm3 <= small_lesion_mm3
     found = np.isin(np.arange(1, count + 1), true_lesions[pred])
-    touching = np.unique(pred_lesions[label & pred])
+    false = pred_count - np.unique(pred_lesions[label & pred]).size
+    # 2 TP + FN + FP, as TP + FN is the number of true lesions.
+    twice_mean = found.sum() + count + false
     return {
         "lesions": float(count),
         "lesions_found": float(found.sum()),
         "small_lesions": float(small.sum()),
         "small_lesions_found": float((small & found).sum()),
-        "false_lesions": float(pred_count - touching.size),
+        "false_lesions": float(false),
+        "lesion_f1": float(2 * found.sum() / twice_mean) if twice_mean else np.nan,
+        "lesion_count_difference": float(abs(pred_count - count)),
+        "volume_difference_ml": abs(int(pred.sum()) - int(label.sum())) * voxel_mm3 / 1000,
     }
 
 

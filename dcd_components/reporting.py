@@ -59,7 +59,7 @@ def read_csv(path: Path) -> list[dict[str, str | float]]:
 def summarise(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, float]:
     """Average per-case scores, as :func:`dcd_components.metrics.case_scores` gives them, over the cases.
 
-    NaN, the score of a region absent from a case, is left out; a mean of nothing is NaN.
+    NaN, the score of a region absent from a case and the F1 of no lesions, is left out; a mean of nothing is NaN.
 
     Args:
         rows: one row a case; columns of text are left out.

@@ -133,6 +133,59 @@ def test_lesions_are_counted_as_on_a_map_drawn_by_hand() -> None:
     assert [scores[name] for name in names] == [3, 2, 2, 1, 2]
 
 
+def grown(mask: NDArray[np.bool_]) -> list[set[tuple[int, ...]]]:
+    """The 26-connected components as sets of voxels, grown voxel by voxel."""
+    left, components = {tuple(map(int, at)) for at in np.argwhere(mask)}, []
+    while left:
+        component, front = set[tuple[int, ...]](), [left.pop()]
+        while front:
+            at = front.pop()
+            component.add(at)
+            near = {other for other in left if max(abs(a - b) for a, b in zip(at, other, strict=True)) == 1}
+            left -= near
+            front += near
+        components.append(component)
+    return components
+
+
+@pytest.mark.parametrize("share", [0.02, 0.08])
+@pytest.mark.parametrize("seed", range(3))
+def test_lesion_scores_equal_brute_force_on_voxels_of_unequal_size(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    label = rng.random((9, 8, 10)) < share
+    pred = np.where(rng.random(label.shape) < 0.4, False, label) | (rng.random(label.shape) < share / 3)
+    wanted, given = grown(label), grown(pred)
+    precision_hits = sum(any(lesion & other for other in wanted) for lesion in given)
+    found, false = sum(any(lesion & other for other in given) for lesion in wanted), len(given) - precision_hits
+    scores = score(3 * pred, 2 * label)
+    assert scores["lesion_f1"] == pytest.approx(found / (found + (false + len(wanted) - found) / 2))
+    assert scores["lesion_count_difference"] == abs(len(wanted) - len(given))
+    volume_ml = [sum(map(len, lesions)) * 1.0 * 2.5 * 0.7 / 1000 for lesions in (wanted, given)]
+    assert scores["volume_difference_ml"] == pytest.approx(abs(volume_ml[0] - volume_ml[1]))
+
+
+def test_f1_and_differences_are_those_computed_by_hand() -> None:
+    label, pred = np.zeros((2, 20, 20, 20), dtype=np.int64)
+    label[2:4, 2:4, 2:4] = 1  # both found by one predicted lesion
+    label[2:4, 2:4, 8:10] = 1
+    label[10, 10, 10] = 2  # missed
+    pred[3, 3, 3:9] = 1
+    pred[16, 16, 16] = 1  # false, and joined to the next by a corner
+    pred[17, 17, 17] = 3
+    scores = score(pred, label, (2, 2, 5))
+    assert scores["lesion_f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert scores["lesion_count_difference"] == 1
+    assert scores["volume_difference_ml"] == pytest.approx((17 - 8) * 20 / 1000)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_lesions_in_one_mask_only_score_an_f1_of_0(swapped: bool) -> None:
+    maps = [np.zeros((24, 22, 20)), box((6, 6, 6)) + box((15, 15, 14))]
+    scores = score(*(maps[::-1] if swapped else maps))
+    assert (scores["lesion_f1"], scores["lesion_count_difference"]) == (0, 2)
+    assert scores["volume_difference_ml"] == pytest.approx(250 * 1.75 / 1000)
+
+
 @pytest.mark.parametrize(("spacing_mm", "small"), [((5, 5, 20), 1), ((5, 5, 20.1), 0)])
 def test_a_small_lesion_is_measured_in_mm3_and_the_limit_included(spacing_mm: Any, small: int) -> None:
     label = np.zeros((4, 4, 4), dtype=np.int64)
@@ -143,6 +196,8 @@ def test_a_small_lesion_is_measured_in_mm3_and_the_limit_included(spacing_mm: An
 def test_maps_without_anything_have_no_lesions() -> None:
     scores = score(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)))
     assert [value for name, value in scores.items() if "lesions" in name] == [0] * 5
+    assert (scores["lesion_count_difference"], scores["volume_difference_ml"]) == (0, 0)
+    assert math.isnan(scores["lesion_f1"])
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])

@@ -107,6 +107,16 @@ def test_means_leave_nan_out_and_pool_the_small_lesions() -> None:
     assert "case" not in means
 
 
+def test_lesion_f1_and_differences_are_means_over_cases_and_not_pooled() -> None:
+    few = {"lesion_f1": 1.0, "lesion_count_difference": 0.0, "volume_difference_ml": 0.5, "lesions": 1}
+    many = {"lesion_f1": 0.5, "lesion_count_difference": 6.0, "volume_difference_ml": 2.5, "lesions": 40}
+    none = {"lesion_f1": math.nan, "lesion_count_difference": 0.0, "volume_difference_ml": 0.0, "lesions": 0}
+    means = summarise([scores(0.9) | lesions for lesions in (few, many, none)], ["ET"])
+    assert means["lesion_f1"] == pytest.approx(0.75)
+    assert means["lesion_count_difference"] == pytest.approx(2)
+    assert means["volume_difference_ml"] == pytest.approx(1)
+
+
 def test_recall_is_nan_without_small_lesions() -> None:
     assert math.isnan(summarise([scores(0.9)], ["ET"])["small_lesion_recall"])
 
