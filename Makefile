@@ -2,11 +2,12 @@ PYTHON ?= python3
 BIN = .venv/bin
 OUT ?= demo
 SEED ?= 0
+TASK ?= brats_gli
 
 .PHONY: demo test lint
 
 demo: .venv/ready
-	$(BIN)/python -m dcd_components demo --out $(OUT) --seed $(SEED)
+	$(BIN)/python -m dcd_components demo --out $(OUT) --seed $(SEED) --task $(TASK)
 
 test: lint
 	$(BIN)/python -m pytest

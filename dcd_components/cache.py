@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import tempfile
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -53,14 +52,12 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
     @staticmethod
     def _write(item: Any, path: Path) -> None:
         # In the cache's own folder, since only within one file system a file is replaced in a single step.
-        handle, unfinished = tempfile.mkstemp(prefix=".", dir=path.parent)
+        unfinished = path.with_name(f"{uuid.uuid4().hex}.unfinished")
         try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(item, file)
-            os.replace(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
+            torch.save(item, unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def fingerprint(value: Any) -> bytes:

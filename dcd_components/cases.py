@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
-import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
+from dcd_components.checks import grid_faults
 from dcd_components.datalists import LABEL, Case, read_datalist
 from dcd_components.layouts import Patterns, files_of
+from dcd_components.volumes import Grid
 
-AFFINE_TOLERANCE = 1e-3  # mm, what writing an affine as single precision may change
 SHOWN = 8  # faults in one message
 
 
@@ -67,13 +67,13 @@ def _faults(case: str, paths: dict[str, str], own_grid: Sequence[str]) -> list[s
     if missing:
         return missing
     try:
-        images = {key: nibabel.load(path) for key, path in paths.items() if key not in own_grid}
+        grids = {key: _grid(path) for key, path in paths.items() if key not in own_grid}
     except (ImageFileError, OSError, EOFError) as error:
         return [f"{case} cannot be read: {error}"]
-    label = images[LABEL]
-    for key, image in images.items():
-        if image.shape != label.shape:
-            return [f"{paths[key]} has shape {image.shape}, its label {label.shape}"]
-        if not np.allclose(image.affine, label.affine, atol=AFFINE_TOLERANCE):
-            return [f"{paths[key]} has another affine than its label"]
-    return []
+    faults = {key: grid_faults(grid, grids.get(LABEL, grid), "its label") for key, grid in grids.items()}
+    return [f"{paths[key]}: {fault}" for key, several in faults.items() for fault in several]
+
+
+def _grid(path: str) -> Grid:
+    image = nibabel.load(path)
+    return Grid(image.shape, image.affine)

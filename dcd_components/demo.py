@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dcd_components import summary
 from dcd_components.records import clock
 from dcd_components.reporting import read_csv
 
-BUNDLE = Path(__file__).parents[1] / "bundles" / "brats_gli_dcd"
+BUNDLES = Path(__file__).parents[1] / "bundles"
 CASES, FOLDS = 120, 12  # ten cases a fold
 TEST_FOLDS, VAL_FOLDS, TRAIN_FOLDS = [0, 1, 2, 3, 4], [5], [6, 7, 8, 9, 10, 11]
 TEACHER_EPOCHS, STUDENT_EPOCHS = 20, 14
@@ -46,27 +47,33 @@ STEPS = {
 }
 
 
-def run(out: str = "demo", seed: int = 0) -> None:
+def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
     """Simulate, train, distil, evaluate and report; everything is trained live, in about a quarter of an hour.
 
     Args:
         out: new folder for the table, the pictures, the scores, the weights and the logs.
         seed: of the simulated patients and of the networks' first weights.
+        task: brats_gli or isles22.
     """
     folder = Path(str(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder: name another with --out (make demo OUT=...)")
-    if not BUNDLE.is_dir():
-        raise ValueError(f"the demo needs the bundle at {BUNDLE}: run it in a clone of the repository")
-    Demo(folder.absolute(), seed).run()
+    bundle = BUNDLES / f"{task}_dcd"
+    if not BUNDLES.is_dir():
+        raise ValueError(f"the demo needs the bundles at {BUNDLES}: run it in a clone of the repository")
+    if not bundle.is_dir():
+        raise ValueError(f"unknown task {task!r}; choose brats_gli or isles22")
+    Demo(folder.absolute(), seed, task, bundle).run()
 
 
 class Demo:
     """One run of the demo in one folder; every step is a command that can be run by hand."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, task: str, bundle: Path) -> None:
         self.folder = folder
         self.seed = seed
+        self.task = task
+        self.bundle = bundle
         self.start = time.monotonic()
         self.left = dict(STEPS)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -79,6 +86,7 @@ class Demo:
             self._train(model, epochs)
         seconds = {model: float(read_csv(self._log(model))[-1]["seconds"]) for model in ("plain", "distilled")}
         self._train("plain, same time", round(STUDENT_EPOCHS * seconds["distilled"] / seconds["plain"]))
+        shutil.rmtree(self.folder / "cache")
         for model in MODELS:
             self._evaluate(model)
         case = self.folder / "new_case"
@@ -89,17 +97,15 @@ class Demo:
 
     def _simulate(self, step: str, name: str, cases: int, seed: int) -> None:
         options = [f"--out={self.folder / name}", f"--cases={cases}", f"--seed={seed}", f"--folds={min(FOLDS, cases)}"]
-        self._step(step, ["dcd_components", "phantom", "brats_gli", *options])
+        self._step(step, ["dcd_components", "phantom", self.task, *options])
 
     def _train(self, model: str, epochs: int) -> None:
         options: dict[str, Any] = {"ckpt_path": self._weights(model), "log_path": self._log(model)}
         if model == "distilled":
             options["teacher_path"] = self._weights("teacher")
         folds = {"train_folds": TRAIN_FOLDS, "val_folds": VAL_FOLDS}
-        patients = self.folder / "patients"
-        self._bundle(
-            f"train {model}", MODELS[model], dataset_dir=patients, epochs=epochs, seed=self.seed, **options, **folds
-        )
+        options |= {"dataset_dir": self.folder / "patients", "cache_dir": self.folder / "cache"}
+        self._bundle(f"train {model}", MODELS[model], epochs=epochs, seed=self.seed, **options, **folds)
 
     def _evaluate(self, model: str) -> None:
         configs = ["evaluate", "teacher"] if model == "teacher" else ["evaluate"]
@@ -113,11 +119,11 @@ class Demo:
         return self.folder / "logs" / f"{model}.csv"
 
     def _configs(self, names: Sequence[str]) -> list[str]:
-        return [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("inference", *names, "quick")]
+        return [str(self.bundle / "configs" / f"{name}.yaml") for name in ("inference", *names, "quick")]
 
     def _bundle(self, step: str, configs: Sequence[str], **overrides: Any) -> None:
         options = [f"--{key}={value}" for key, value in overrides.items()]
-        files = [f"--config_file={self._configs(configs)}", f"--bundle_root={BUNDLE}"]
+        files = [f"--config_file={self._configs(configs)}", f"--bundle_root={self.bundle}"]
         self._step(step, ["monai.bundle", "run", *files, *options])
 
     def _step(self, step: str, arguments: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ def plain_errors() -> None:
     """Let uncaught errors about input end the program with the sentence that says what is wrong.
 
     MONAI wraps an error inside a config as "Failed to evaluate ...", which hides its cause in the middle of the
-    traceback. From now on, if the first error of such a chain is about values or files, only it is printed, and the
-    exit status is 1. Every other error keeps its traceback. For programs, that is, for the ``initialize`` of a config.
+    traceback. From now on, if the first error of such a chain is about values, files or a missing library, only it is
+    printed, and the exit status is 1. Every other error keeps its traceback. For programs, that is, for the
+    ``initialize`` of a config.
     """
     sys.excepthook = _hook
 
@@ -26,7 +27,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = root_cause(error)
-    if isinstance(cause, (ValueError, OSError)):
+    if isinstance(cause, (ValueError, OSError, ImportError)):
         sys.stderr.write(f"error: {cause}\n")
     else:
         traceback.print_exception(kind, error, trace)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import nibabel
 import numpy as np
 from monai.bundle import ConfigParser
+from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
+from dcd_components.datalists import read_datalist
+from dcd_components.layouts import files_of
 from dcd_components.networks import cost
 from dcd_components.reporting import (
     CasePicture,
@@ -24,6 +27,7 @@ from dcd_components.reporting import (
     write_csv,
 )
 
+#: Heading and format of the table's columns; those of the labels stand where the mean over them does.
 COLUMNS = {
     "model": ("Model", ""),
     "parameters": ("Parameters, M", ".3f"),
@@ -31,23 +35,22 @@ COLUMNS = {
     "iterations": ("Iterations", ".0f"),
     "minutes": ("Training, min", ".1f"),
     "mean_dice": ("Mean Dice", ".3f"),
-    "dice_NETC": ("NETC", ".3f"),
-    "dice_SNFH": ("SNFH", ".3f"),
-    "dice_ET": ("ET", ".3f"),
-    "dice_RC": ("RC", ".3f"),
     "mean_hd95_mm": ("HD95, mm", ".1f"),
-    "mean_nsd": ("NSD at 1 mm", ".3f"),
+    "mean_nsd": ("NSD at {tolerance:g} mm", ".3f"),
+    "lesion_f1": ("Lesion F1", ".2f"),
     "small_lesion_recall": ("Small lesions found", ".2f"),
     "false_lesions": ("False lesions a case", ".1f"),
+    "lesion_count_difference": ("Lesion count off by", ".1f"),
+    "volume_difference_ml": ("Volume off by, ml", ".1f"),
     "seconds": ("Seconds a case", ".2f"),
 }
 CAPTION = """\
 {cases:.0f} cases of patients that no training saw. Plain and distilled student: same first weights, same data in the
 same order, same number of iterations. "Plain, same time": the plain student again, trained for as long as the
-distilled one took, the teacher's training not counted. Dice, HD95 and NSD: means over the four labels; a label absent
-from truth and prediction is left out, one absent from either scores Dice 0, NSD 0 and the image's diagonal. Small
-lesions: components of enhancing tumour and necrosis of at most 0.5 ml, found if one voxel is. Seconds a case: sliding
-windows only, bfloat16 where the processor has it.\
+distilled one took, the teacher's training not counted. Dice, HD95 and NSD: means over the labels; a label absent
+from truth and prediction is left out, one absent from either scores Dice 0, NSD 0 and the image's diagonal. Lesions:
+components of {lesions}, found if one voxel is, small up to 0.5 ml. Seconds a case: sliding windows only, bfloat16
+where the processor has it.\
 """
 
 
@@ -55,7 +58,7 @@ def write(folder: Path, configs: Sequence[str], logs: Mapping[str, Path]) -> str
     """Write ``table.md``, ``table.csv``, ``curves.png``, ``cases.png`` and ``new_case.png`` into the demo's folder.
 
     Args:
-        folder: where the demo put ``patients``, ``masks/<model>/scores.csv`` and ``new_case``.
+        folder: where the demo put ``patients``, ``masks/<model>/scores.csv`` and ``new_case``, with data lists.
         configs: files that define the networks.
         logs: training log of each model, in the table's order.
 
@@ -64,25 +67,35 @@ def write(folder: Path, configs: Sequence[str], logs: Mapping[str, Path]) -> str
     """
     parser = ConfigParser()
     parser.read_config(list(configs))
-    labels = parser["labels"]
+    labels, tolerance = parser["labels"], parser["tolerance_mm"]
+    columns = {key: (heading.format(tolerance=tolerance), style) for key, (heading, style) in _columns(labels).items()}
     scores = {model: read_csv(folder / "masks" / model / "scores.csv") for model in logs}
     curves = {model: read_csv(path) for model, path in logs.items()}
     costs = _costs(parser)
     rows = [_row(model, scores[model], curves[model], list(labels), costs[model == "teacher"]) for model in logs]
-    table = markdown_table(rows, COLUMNS) + "\n\n" + CAPTION.format(cases=rows[0]["cases"])
+    lesions = " and ".join(name for name, value in labels.items() if value in parser["lesions"])
+    table = markdown_table(rows, columns) + "\n\n" + CAPTION.format(cases=rows[0]["cases"], lesions=lesions)
     (folder / "table.md").write_text(table + "\n")
-    write_csv([{key: row[key] for key in (*COLUMNS, "cases")} for row in rows], folder / "table.csv")
+    write_csv([{key: row[key] for key in (*columns, "cases")} for row in rows], folder / "table.csv")
     plot_curves(curves, folder / "curves.png")
     shown = [model for model in logs if model in ("teacher", "plain", "distilled")]
     names = _telling_cases(scores["plain"], scores["distilled"], list(labels))
-    plot_cases([_picture(folder, name, shown, scores, parser) for name in names], folder / "cases.png", labels)
-    plot_cases([_new_case(folder / "new_case", parser)], folder / "new_case.png", labels)
+    plot_cases([_picture(folder, name, shown, scores, list(labels)) for name in names], folder / "cases.png", labels)
+    plot_cases([_new_case(folder / "new_case")], folder / "new_case.png", labels)
     return table
+
+
+def _columns(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Columns of the table, with one for each label where there are several."""
+    names = list(labels)
+    each = {f"dice_{name}": (name, ".3f") for name in names} if len(names) > 1 else {}
+    before = list(COLUMNS).index("mean_dice") + 1
+    return {**dict(list(COLUMNS.items())[:before]), **each, **dict(list(COLUMNS.items())[before:])}
 
 
 def _costs(parser: ConfigParser) -> dict[bool, dict[str, float]]:
     """Cost of one patch for the student (False) and the teacher (True)."""
-    size = [len(parser["sequences"]), *parser["patch_size"]]
+    size = [len(parser["files"]), *parser["patch_size"]]
     architecture, widths = parser.get_parsed_content("architecture"), parser.get_parsed_content("widths")
     return {
         False: cost(architecture(filters=widths), size),
@@ -119,26 +132,34 @@ def _picture(
     name: str,
     models: Sequence[str],
     scores: Mapping[str, Sequence[Mapping[str, Any]]],
-    parser: ConfigParser,
+    labels: Sequence[str],
 ) -> CasePicture:
-    labels, case = list(parser["labels"]), folder / "patients" / name
-    masks = {"truth": _voxels(case / f"{name}-seg.nii.gz")}
-    masks |= {model: _voxels(folder / "masks" / model / f"{name}_seg.nii.gz") for model in models}
+    images, truth = _images(folder / "patients", name)
+    masks = {model: _voxels(nibabel.load(folder / "masks" / model / f"{name}_seg.nii.gz")) for model in models}
     rows = {model: next(row for row in scores[model] if row["case"] == name) for model in models}
     captions = {model: f"Dice {_mean_dice(row, labels):.2f}" for model, row in rows.items()}
-    return CasePicture(name, _sequences(case, name, parser), masks, captions)
+    return CasePicture(name, images, {"truth": truth, **masks}, captions)
 
 
-def _new_case(folder: Path, parser: ConfigParser) -> CasePicture:
-    case = next(path for path in sorted(folder.iterdir()) if path.is_dir())
-    masks = {"truth": _voxels(case / f"{case.name}-seg.nii.gz"), "student": _voxels(folder / f"{case.name}_seg.nii.gz")}
-    return CasePicture(case.name, _sequences(case, case.name, parser), masks)
+def _new_case(folder: Path) -> CasePicture:
+    (case,) = read_datalist(folder / "datalist.json").cases
+    images, truth = _images(folder, case["case"])
+    mask = _voxels(nibabel.load(folder / f"{case['case']}_seg.nii.gz"))
+    return CasePicture(case["case"], images, {"truth": truth, "student": mask})
 
 
-def _sequences(case: Path, name: str, parser: ConfigParser) -> dict[str, NDArray[Any]]:
-    return {sequence: _voxels(case / f"{name}-{sequence}.nii.gz") for sequence in parser["sequences"]}
+def _images(folder: Path, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Sequences of a case, on the grid of its label, and the label."""
+    datalist = read_datalist(folder / "datalist.json")
+    case = next(case for case in datalist.cases if case["case"] == name)
+    label = nibabel.load(folder / case["label"])
+    paths = files_of(str(folder / case["image"]), datalist.layout.files)
+    images = {sequence: nibabel.load(path) for sequence, path in paths.items()}
+    for sequence in datalist.layout.own_grid:
+        images[sequence] = resample_from_to(images[sequence], label, order=1)
+    return {sequence: _voxels(image) for sequence, image in images.items()}, _voxels(label)
 
 
-def _voxels(path: Path) -> NDArray[Any]:
+def _voxels(image: Any) -> NDArray[Any]:
     """Voxels of an image in RAS orientation."""
-    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
+    return np.asarray(nibabel.as_closest_canonical(image).dataobj)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 from tiny import config_files
+from trees import BRATS
 
 from dcd_components import summary
+from dcd_components.datalists import make_datalist, write_datalist
 from dcd_components.metrics import case_scores
 from dcd_components.reporting import read_csv, write_csv
 
@@ -28,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     """A demo of three patients, whose models get one voxel in eight, four, three and two wrong."""
     rng = default_rng(0)
     for number in range(3):
-        case, truth = f"case-{number}", rng.integers(0, 5, (8, 9, 10))
+        case, truth = f"case-00{number}", rng.integers(0, 5, (8, 9, 10))
         for sequence in ("t1n", "t1c", "t2w", "t2f"):
             save(truth * 9 + 1, tmp_path / "patients" / case / f"{case}-{sequence}.nii.gz")
         save(truth, tmp_path / "patients" / case / f"{case}-seg.nii.gz")
@@ -38,10 +40,12 @@ def folder(tmp_path: Path) -> Path:
             path = tmp_path / "masks" / model / "scores.csv"
             row = {"case": case, **case_scores(mask, truth, (1, 1, 1), REGIONS, [1, 3]), "seconds": 1.5}
             write_csv([*(read_csv(path) if path.is_file() else []), row], path)
+    write_datalist(make_datalist(tmp_path / "patients", BRATS)[0], tmp_path / "patients" / "datalist.json")
     new = tmp_path / "new_case"
     for sequence in ("t1n", "t1c", "t2w", "t2f", "seg"):
-        save(truth, new / "case-9" / f"case-9-{sequence}.nii.gz")
-    save(truth, new / "case-9_seg.nii.gz")
+        save(truth, new / "case-009" / f"case-009-{sequence}.nii.gz")
+    write_datalist(make_datalist(new, BRATS)[0], new / "datalist.json")
+    save(truth, new / "case-009_seg.nii.gz")
     return tmp_path
 
 
