@@ -33,6 +33,7 @@ LISTS = {
     "evaluate": ["inference", "evaluate"],
     "mirror": ["inference", "mirror"],
     "flair grid": ["inference", "train", "flair_grid"],
+    "register": ["inference", "register"],
     "everything": ["inference", "train", "distill", "quick", "multi_gpu"],
 }
 
@@ -81,10 +82,14 @@ def test_inference_needs_nothing_but_monai(bundle: Path) -> None:
     assert "dcd_components" not in (bundle / "configs" / "inference.yaml").read_text()
 
 
-def test_the_version_is_in_the_changelog_and_that_of_the_package(bundle: Path) -> None:
+def test_the_version_is_in_the_changelog(bundle: Path) -> None:
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["version"] in metadata["changelog"]
-    assert metadata["version"] == dcd_components.__version__
+
+
+def test_the_repository_s_bundles_have_the_version_of_the_package(bundle: Path) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert bundle.parent != BUNDLES or metadata["version"] == dcd_components.__version__
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"MONAI's metadata schema is not at {SCHEMA}; set DCD_SCHEMA")
