@@ -86,7 +86,8 @@ def measure(bundle: Path, out: Path, repeats: int, settings: Mapping[str, Any]) 
                 progress.update()
     shutil.rmtree(out / "caches")
     write_csv(rows, out / "data.csv")
-    text = f"{markdown_table(_summarise(rows), COLUMNS)}\n\n{_machine(settings['num_workers'], settings['iterations'], repeats)}\n"
+    machine = _machine(settings["num_workers"], settings["iterations"], repeats)
+    text = f"{markdown_table(_summarise(rows), COLUMNS)}\n\n{machine}\n"
     (out / "data.md").write_text(text)
     return text
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
-from dcd_components.layouts import Layout, bundle_settings, files_of, make_layout, places
+from dcd_components.layouts import Layout, Patterns, bundle_settings, files_of, make_layout, places
 
-SHIFTS = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
-FOLDERS = {"t1": ["t1/{case}.nii.gz"], "t2": ["t2/{case}.nii.gz"]}
-NNUNET = {"t1": ["imagesTr/{case}_0000.nii.gz"], "t2": ["imagesTr/{case}_0001.nii.gz"]}
-NESTED = {"t1": ["{case}.nii.gz"], "t2": ["{case}_t2.nii.gz"]}
-TREES = {
+SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
+FOLDERS: Patterns = {"t1": ["t1/{case}.nii.gz"], "t2": ["t2/{case}.nii.gz"]}
+NNUNET: Patterns = {"t1": ["imagesTr/{case}_0000.nii.gz"], "t2": ["imagesTr/{case}_0001.nii.gz"]}
+NESTED: Patterns = {"t1": ["{case}.nii.gz"], "t2": ["{case}_t2.nii.gz"]}
+TREES: dict[str, tuple[Patterns, list[str]]] = {
     "brats": (BRATS.files, brats_files("BraTS-GLI-00001-000")[:4]),
     "isles, challenge": (ISLES.files, isles_files(9, "challenge")[:3]),
     "isles, zenodo": (ISLES.files, isles_files(9, "zenodo")[:3]),
@@ -26,7 +27,7 @@ TREES = {
 }
 
 
-def by_config(path: str, files: dict[str, list[str]]) -> dict[str, str]:
+def by_config(path: str, files: Patterns) -> dict[str, str]:
     """The paths that the bundles' inference.yaml makes of one."""
     parser = ConfigParser()
     parser.read_config(str(ROOT / "bundles" / "brats_gli_dcd" / "configs" / "inference.yaml"))
@@ -37,7 +38,9 @@ def by_config(path: str, files: dict[str, list[str]]) -> dict[str, str]:
 
 @pytest.mark.parametrize("rule", [files_of, by_config])
 @pytest.mark.parametrize("tree", TREES)
-def test_any_file_of_a_case_names_all_of_them(tree: str, rule: type[files_of], tmp_path: Path) -> None:
+def test_any_file_of_a_case_names_all_of_them(
+    tree: str, rule: Callable[[str, Patterns], dict[str, str]], tmp_path: Path
+) -> None:
     files, paths = TREES[tree]
     touch(tmp_path, paths)
     expected = dict(zip(files, (str(tmp_path / path) for path in paths), strict=True))

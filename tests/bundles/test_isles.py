@@ -53,7 +53,7 @@ def test_both_layouts_give_the_same_masks(workflow: Workflow, strokes: Path, tmp
         run(workflow("inference", dataset_dir=str(folder), output_dir=str(tmp_path / name)))
         (path,) = (tmp_path / name).glob("sub-strokecase0002_ses-0001_seg.nii.gz")
         masks.append(np.asarray(nib.load(path).dataobj))
-    assert np.array_equal(*masks)
+    assert np.array_equal(masks[0], masks[1])
     assert masks[0].any()
 
 
