@@ -80,8 +80,7 @@ def test_channels_of_different_shape_stop_training(workflow: Workflow, broken: P
     for name in {path.parent.name for path in broken.glob("*/*-t1c.nii.gz")}:
         shrink(broken / name / "..", "t1c")
     said = message(workflow, "inference", "train", dataset_dir=str(broken), train_folds=[0, 1, 2, 3, 4])
-    assert "t1c.nii.gz has shape (3" in said
-    assert "its label (40, 48, 40)" in said
+    assert "t1c.nii.gz: shape 39x48x40, expected 40x48x40 as its label" in said
 
 
 @pytest.mark.usefixtures("student")
@@ -90,6 +89,22 @@ def test_channels_of_different_shape_stop_inference(workflow: Workflow, broken: 
     said = message(workflow, "inference", dataset_dir=str(broken))
     assert said.startswith(f"error: {path} must have the shape and affine of ")
     assert said.endswith("got (39, 48, 40) and (40, 48, 40)")
+
+
+@pytest.mark.usefixtures("student")
+def test_a_channel_that_lies_elsewhere_stops_inference(workflow: Workflow, broken: Path) -> None:
+    path = sorted(broken.glob("*/*-t2w.nii.gz"))[0]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3)), path)
+    said = message(workflow, "inference", dataset_dir=str(broken))
+    assert said.startswith(f"error: {path} must have the shape and affine of ")
+
+
+@pytest.mark.usefixtures("student")
+def test_two_cases_of_one_name_stop_inference(workflow: Workflow, broken: Path) -> None:
+    case = sorted(broken.glob("BraTS*"))[0]
+    shutil.copytree(case, broken / "copies" / case.name)
+    assert message(workflow, "inference", dataset_dir=str(broken)) == f"error: more than one case is called {case.name}"
 
 
 def test_an_empty_folder_stops_inference(workflow: Workflow, tmp_path: Path) -> None:

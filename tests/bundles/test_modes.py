@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny import Workflow
 
+from dcd_components.datalists import DataList, make_datalist, write_datalist
+from dcd_components.layouts import bundle_settings, make_layout
 from dcd_components.reporting import read_csv
 
 
@@ -93,6 +95,16 @@ def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: 
         assert np.allclose(mask.affine, image.affine, atol=1e-5)
         assert mask.get_data_dtype() == np.uint8
         assert set(np.unique(mask.dataobj)) <= {0, *labels.values()}
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_list_of_unlabelled_cases_is_segmented(workflow: Workflow, data: Path, bundle: Path, tmp_path: Path) -> None:
+    layout = make_layout({**bundle_settings(bundle), "label_file": None})
+    listed, _ = make_datalist(data, layout)
+    write_datalist(DataList(listed.cases[:3], layout, ""), tmp_path / "list.json")
+    run(workflow("inference", "quick", datalist=str(tmp_path / "list.json")))
+    names = {path.name for path in (tmp_path / "eval").glob("*_seg.nii.gz")}
+    assert names == {f"{case['case']}_seg.nii.gz" for case in listed.cases[:3]}
 
 
 @pytest.mark.usefixtures("trained")
