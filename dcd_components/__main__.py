@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fire
 
-from dcd_components import checking, datalists, demo, errors, layouts, phantoms
+from dcd_components import checking, data_benchmark, datalists, demo, errors, layouts, new_bundles, phantoms
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 #: What simulates the patients of each data set, and the voxels of its images.
@@ -88,7 +88,7 @@ def datalist(
         skip_incomplete: leave out cases with missing or doubled files instead of stopping.
         out: file to write; DATASET_DIR/datalist.json by default.
     """
-    given = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
+    given: dict[str, object] = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
     given |= {"labels": labels, "patient": patient}
     given = {name: value for name, value in given.items() if value is not None}
     if bundle is None and files is None:
@@ -113,6 +113,45 @@ def datalist(
     print(f"{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}")
 
 
+def new_bundle(
+    name: str,
+    channels: new_bundles.Names,
+    labels: new_bundles.Names | Mapping[str, int],
+    files: Mapping[str, str | Sequence[str]] | None = None,
+    label_file: str | Sequence[str] = "{case}-seg.nii.gz",
+    patient: str = "(.+)",
+    reference: str | None = None,
+    own_grid: Sequence[str] | None = None,
+    dataset_dir: str | None = None,
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    out: str = ".",
+) -> None:
+    r"""Write a bundle for other sequences and labels, ready to train.
+
+    Args:
+        name: of the bundle and its new folder.
+        channels: the sequences, in the order of the network's channels, "['Flair','T1c']".
+        labels: values of the labels, "{'necrosis': 1, 'oedema': 2}", or only names, for 1, 2 and so on.
+        files: pattern of each sequence's path; "{case}-Flair.nii.gz" for Flair by default.
+        label_file: pattern of the label's path.
+        patient: regular expression whose first group is the patient in a case's name, "(.+)-\d{3}$".
+        reference: sequence that names a case and shares the label's grid; the first by default.
+        own_grid: sequences that need not share that grid, "['flair']".
+        dataset_dir: images to take spacing and patch from, where they are not given; 1 mm and 128^3 without.
+        spacing: mm along each axis in RAS.
+        patch_size: voxels along each axis in RAS.
+        out: folder to put the new one into.
+    """
+    folder = new_bundles.free_folder(str(name), str(out))
+    options = {"label_file": label_file, "patient": patient, "reference": reference, "own_grid": own_grid}
+    layout = new_bundles.plan_layout(channels, labels, files=files, **options)
+    task = new_bundles.plan_task(layout, dataset_dir, spacing, patch_size)
+    new_bundles.write_bundle(folder, task)
+    patch, mm = (" x ".join(map(str, sizes)) for sizes in (task.patch_size, task.spacing))
+    print(f"{folder}: patches of {patch} voxels of {mm} mm; its docs/README.md says what is still to be written")
+
+
 def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: int | None = None) -> None:
     """Read every case of a data list and say what would break a training; exit status 1 if anything does.
 
@@ -127,11 +166,13 @@ def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: 
     sys.exit(1 if report.faults else 0)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., str | None]] = {
     "phantom": phantom,
     "datalist": datalist,
+    "new_bundle": new_bundle,
     "check": check,
     "demo": demo.run,
+    "benchmark_data": data_benchmark.run,
 }
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
-from tiny import TINY
+from tiny import BRATS, BUNDLES, ISLES, TINY
 
 from dcd_components import __main__, demo
 from dcd_components.reporting import read_csv
 
 ROOT = Path(__file__).parents[1]
-BUNDLE = ROOT / "bundles" / "brats_gli_dcd"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", BUNDLE / "docs" / "README.md"]
+OWN_DATA = BUNDLES / "own_data.md"
+PAGES = [BRATS / "docs" / "README.md", ISLES / "docs" / "README.md", OWN_DATA, ROOT / "data_lists" / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 #: What monai.bundle run itself takes, next to overrides of config keys.
 RUN_OPTIONS = {"config_file"}
 
@@ -50,7 +51,7 @@ def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
     given = options(shlex.split(command))
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    config = ConfigParser.load_config_files([str(BUNDLE / name) for name in names])
+    config = ConfigParser.load_config_files([str(BRATS / name) for name in names])
     assert set(given) - RUN_OPTIONS - set(config) == set()
 
 
@@ -67,22 +68,51 @@ def test_make_targets_exist(command: str) -> None:
     assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_the_readme_s_own_training_runs(patients: Path, tmp_path: Path) -> None:
-    """In order and as written, in a copy of the bundle, on tiny phantoms and with tiny networks."""
-    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("models", "eval")))
+def run_section(text: str, folder: Path, **places: Path) -> None:
+    """Run the indented lines of a text in a shell, as they are but for the folders and tiny settings at the end."""
+    tiny = shlex.join(f"--{key}={value}" for key, value in TINY.items())
+    python = f'python() {{ [ "$2" = monai.bundle ] && set -- "$@" {tiny}; {shlex.quote(sys.executable)} "$@"; }}'
+    lines = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    "))
+    for name, place in places.items():
+        lines = re.sub(rf"\b{name}\b", str(place), lines)
+    script = f"set -e\n{python}\nset -x\n{lines}"
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+
+
+@pytest.fixture
+def brats(tmp_path: Path) -> Path:
+    """A copy of the bundle, without what trainings left in it."""
+    left = shutil.ignore_patterns("models", "eval", "cache")
+    return Path(shutil.copytree(BRATS, tmp_path / "bundles" / BRATS.name, ignore=left))
+
+
+def test_the_readme_s_own_training_runs(patients: Path, brats: Path, tmp_path: Path) -> None:
+    """In order and as written, on tiny phantoms and with tiny networks."""
     section = DOCUMENTS[0].read_text(encoding="utf-8").split("## Your own training")[1].split("###")[0]
-    lines = [line.strip() for line in section.splitlines() if line.startswith("    python")]
-    assert len(lines) == 5
-    tiny = [f"--{key}={value}" for key, value in TINY.items()]
-    paths = {"DIR": str(patients), "OUT": str(tmp_path / "out"), "python": sys.executable}
-    for line in lines:
-        words = [paths.get(word, word) for word in shlex.split(line)]
-        overrides = tiny if "monai.bundle" in words else []
-        done = subprocess.run([*words, *overrides], cwd=bundle, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, line + done.stdout[-1000:] + done.stderr[-2000:]
-    assert (bundle / "models" / "teacher" / "model.pt").is_file()
-    assert len(read_csv(bundle / "eval" / "scores.csv")) == 2
+    assert section.count("\n    python") >= 5
+    run_section(section, brats, DIR=patients, OUT=tmp_path / "out")
+    assert (brats / "models" / "teacher" / "model.pt").is_file()
+    assert len(read_csv(brats / "eval" / "scores.csv")) == 2
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
+
+
+def test_the_page_on_own_data_runs(patients: Path, brats: Path, tmp_path: Path) -> None:
+    """As the README's, from the folder of images on; then the overrides, in a copy of the other bundle."""
+    listed = shutil.ignore_patterns("*.json")
+    data, new = Path(shutil.copytree(patients, tmp_path / "data", ignore=listed)), tmp_path / "new"
+    first = sorted(path for path in data.iterdir() if path.is_dir())[0]
+    shutil.copytree(first, new / first.name)
+    page, last = OWN_DATA.read_text(encoding="utf-8").split("## 6. ")
+    places = {"DIR": data, "NEW": new}
+    run_section(page, tmp_path, **places, OUT=tmp_path / "out")
+    bundle = tmp_path / "my_tumours"
+    assert len(list((bundle / "models").glob("**/model-*.pt"))) == 2
+    assert {"dice_necrosis", "dice_cavity"} < set(read_csv(bundle / "eval" / "scores.csv")[0])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{first.name}_seg.nii.gz"]
+    run_section(last, brats, **places, OUT=tmp_path / "other")
+    assert {"dice_necrosis", "dice_cavity"} < set(read_csv(brats / "eval" / "scores.csv")[0])
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [f"{first.name}_seg.nii.gz"]
 
 
 def test_the_documents_hold_commands_of_each_kind() -> None:

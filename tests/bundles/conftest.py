@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
-from tiny import BRATS, ISLES, TINY, Workflow, config_files
+from tiny import BRATS, BUNDLES, ISLES, TINY, Workflow, config_files
+
+from dcd_components import __main__
 
 
 @pytest.fixture
@@ -15,15 +18,33 @@ def bundle() -> Path:
     return BRATS
 
 
-@pytest.fixture(params=[BRATS, ISLES], ids=lambda bundle: bundle.name)
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new bundle for two of the glioma phantoms' sequences."""
+    parent = tmp_path_factory.mktemp("bundles")
+    labels = {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": 4}
+    __main__.new_bundle("two", ["t1c", "t2f"], labels, patient=r"(.+)-\d{3}$", out=str(parent))
+    return parent / "two"
+
+
+@pytest.fixture(scope="session")
+def two_patients(two: Path, patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The glioma phantoms with the files that ``two`` wants, and its own data list."""
+    others = shutil.ignore_patterns("*-t1n*", "*-t2w*", "*.json")
+    folder = shutil.copytree(patients, tmp_path_factory.mktemp("patients") / "two", ignore=others)
+    __main__.datalist(str(folder), bundle=str(two))
+    return Path(folder)
+
+
+@pytest.fixture(params=[BRATS.name, ISLES.name, "two"])
 def every_bundle(request: pytest.FixtureRequest) -> Path:
-    return Path(request.param)
+    return Path(request.getfixturevalue("two") if request.param == "two" else BUNDLES / request.param)
 
 
 @pytest.fixture
 def data(bundle: Path, request: pytest.FixtureRequest) -> Path:
     """Phantoms in the naming of the bundle."""
-    return Path(request.getfixturevalue("strokes" if bundle == ISLES else "patients"))
+    return Path(request.getfixturevalue({ISLES.name: "strokes", "two": "two_patients"}.get(bundle.name, "patients")))
 
 
 @pytest.fixture
@@ -31,7 +52,7 @@ def workflow(bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """Build, without initialising, the workflow of a list of configs, all its output below ``tmp_path``."""
     monkeypatch.setitem(os.environ, "MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
 
-    def build(*names: str, **overrides: Any) -> ConfigWorkflow:
+    def build(*names: str, bundle: Path = bundle, **overrides: Any) -> ConfigWorkflow:
         kind = "train" if "train" in names else "infer"
         output = {"ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "eval")}
         cache = {"cache_dir": str(tmp_path / "cache")} if "train" in names else {}

@@ -77,10 +77,9 @@ def test_an_output_folder_that_cannot_be_written_stops_inference(workflow: Workf
 
 
 def test_channels_of_different_shape_stop_training(workflow: Workflow, broken: Path) -> None:
-    for name in {path.parent.name for path in broken.glob("*/*-t1c.nii.gz")}:
-        shrink(broken / name / "..", "t1c")
+    path = shrink(broken, "t1c")
     said = message(workflow, "inference", "train", dataset_dir=str(broken), train_folds=[0, 1, 2, 3, 4])
-    assert "t1c.nii.gz: shape 39x48x40, expected 40x48x40 as its label" in said
+    assert said == f"{path}: shape 39x48x40, expected 40x48x40 as its label"
 
 
 @pytest.mark.usefixtures("student")

@@ -47,6 +47,13 @@ def test_teacher_then_distilled_student(workflow: Workflow, tmp_path: Path) -> N
     assert len(read_csv(tmp_path / "eval" / "scores.csv")) == 2
 
 
+def test_one_sequence_is_enough(workflow: Workflow, bundle: Path) -> None:
+    name = bundle_settings(bundle)["reference"]
+    one = {"files": {name: bundle_settings(bundle)["files"][name]}, "own_grid": []}
+    run(workflow("inference", "train", "quick", **one))
+    run(workflow("inference", "quick", **one))
+
+
 def test_plain_and_distilled_student_start_from_the_same_weights_and_see_the_same_data(
     workflow: Workflow, tmp_path: Path
 ) -> None:

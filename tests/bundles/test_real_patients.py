@@ -1,4 +1,4 @@
-"""The same bundle on real patients, whose licences keep them out of the repository: skipped where they are absent.
+"""Bundles on real patients, whose licences keep them out of the repository: skipped where they are absent.
 
 ``DCD_DATA`` names the folder; it holds ``brats2013`` (three BRATS 2013 patients as the DeepMedic authors prepared them)
 and ``brats_gli`` (one unlabelled patient in BraTS 2024 naming).
@@ -16,11 +16,10 @@ import pytest
 import torch
 from tiny import Workflow
 
-from dcd_components import datalists
+from dcd_components import __main__, checking
 from dcd_components.reporting import read_csv
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data"))
-SEQUENCES = ["Flair_subtrMeanDivStd", "T1c_subtrMeanDivStd"]
 LABELS = {"necrosis": 1, "oedema": 2, "non_enhancing": 3, "enhancing": 4}
 
 
@@ -29,24 +28,34 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 @needs("brats2013")
-def test_two_sequences_with_float_labels_by_overrides_alone(workflow: Workflow, tmp_path: Path) -> None:
-    cases = datalists.make_datalist(DATA / "brats2013", SEQUENCES, "OTMultiClass", folds=3)
-    datalists.write_datalist(cases, tmp_path / "list.json", "made by the tests")
-    data: dict[str, Any] = {"dataset_dir": str(DATA / "brats2013"), "datalist": str(tmp_path / "list.json")}
-    task = {**data, "sequences": SEQUENCES, "labels": LABELS}
-    train = {**task, "train_folds": [0, 1], "val_folds": [1]}
-    regions = {name: [value] for name, value in LABELS.items()}
-    for names, overrides in (
-        (["train", "teacher"], {**train, "ckpt_path": str(tmp_path / "teacher.pt")}),
-        (["train", "distill"], train),
-        (["evaluate"], {**task, "test_folds": [2], "regions": regions, "lesions": [1, 3, 4]}),
-    ):
-        flow = workflow("inference", *names, "quick", **overrides)
+def test_a_new_bundle_for_two_sequences_and_float_labels(workflow: Workflow, tmp_path: Path) -> None:
+    """From the folder as it was downloaded to the masks of a distilled student."""
+    patients, listed = DATA / "brats2013", tmp_path / "list.json"
+    files = {name: f"{{case}}/{name}_subtrMeanDivStd.nii.gz" for name in ("Flair", "T1c")}
+    told: dict[str, Any] = {"files": files, "label_file": "{case}/OTMultiClass.nii.gz", "dataset_dir": str(patients)}
+    __main__.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
+    bundle = tmp_path / "gliomas"
+    __main__.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
+    assert checking.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
+
+    def run(*names: str, **overrides: Any) -> None:
+        flow = workflow("inference", *names, "quick", bundle=bundle, dataset_dir=str(patients), **overrides)
         flow.initialize()
         flow.run()
+
+    folds = {"datalist": str(listed), "train_folds": [0, 1], "val_folds": [1]}
+    run("train", "teacher", **folds, ckpt_path=str(tmp_path / "teacher.pt"))
+    run("train", "distill", **folds)
+    run("evaluate", datalist=str(listed), test_folds=[2])
     (row,) = read_csv(tmp_path / "eval" / "scores.csv")
-    assert row["case"] == next(case["case"] for case in cases if case["fold"] == 2)
-    assert 0 <= float(row["dice_oedema"]) <= 1
+    assert all(0 <= float(row[f"dice_{label}"]) <= 1 for label in LABELS)
+    run(output_dir=str(tmp_path / "masks"))
+    cases = sorted(path.name for path in patients.iterdir())
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{case}_seg.nii.gz" for case in cases]
+    mask = nib.load(tmp_path / "masks" / f"{cases[0]}_seg.nii.gz")
+    image = nib.load(patients / files["Flair"].format(case=cases[0]))
+    assert mask.shape == image.shape
+    assert np.allclose(mask.affine, image.affine)
 
 
 @needs("brats_gli")
