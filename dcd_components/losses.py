@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, analyse, check_wavelet, supported_levels, where
+from dcd_components.band_energy import BandEnergy
+from dcd_components.projected_distance import projected_distance
+from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,9 @@ class FeatureLoss(_Loss):
         """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
         _check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
-            return self.distance(self.projection(_widen(input)), _widen(target.detach()))
-
-    def distance(self, projected: Tensor, target: Tensor) -> Tensor:
-        """Distance of two maps of equal shape."""
-        error = (projected - target).square().mean()
-        return _relative(error, target.square().mean(), target) if self.normalize else error
+            projected, target = self.projection(_widen(input)), _widen(target.detach())
+        error, whole = (projected - target).square().mean(), target.square().mean()
+        return _relative(error, whole, whole) if self.normalize else error
 
 
 class WaveletDetailLoss(FeatureLoss):
@@ -61,8 +59,9 @@ class WaveletDetailLoss(FeatureLoss):
 
     :math:`W_{j,b}` is sub-band :math:`b` of level :math:`j` of an orthonormal wavelet transform, :math:`P` a learnt
     1x1x1 projection. Because the transform keeps energy, the term of each level is, up to its constant number of
-    coefficients, the squared error of the masked reconstruction: no inverse transform is needed. Because it is linear,
-    one transform of the difference serves both maps. Levels count alike, whatever their number of coefficients.
+    coefficients, the squared error of the masked reconstruction: no inverse transform is needed. Because it is linear
+    in space and :math:`P` in channels, it is computed on the student's channels, see
+    :mod:`dcd_components.projected_distance`. Levels count alike, whatever their number of coefficients.
 
     Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
     arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
@@ -107,26 +106,21 @@ class WaveletDetailLoss(FeatureLoss):
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
         self._logged: set[tuple[int, ...]] = set()
 
-    def distance(self, projected: Tensor, target: Tensor) -> Tensor:
-        """Distance of two maps of equal shape."""
-        errors = self._energies(projected - target)
-        if self.normalize:
-            errors = _relative(errors, self._energies(target), target)
-        return errors.mean()
-
-    def _energies(self, x: Tensor) -> Tensor:
-        """Mean squared coefficient of the chosen bands, one value a level that has any of them."""
-        energies = []
-        levels = self._levels(x)
-        for level in range(levels):
-            coefficients = analyse(x, self.wavelet, self.mode)
-            size = tuple(coefficients.shape[-3:])
-            bands = tuple(band for band in self.bands if band != "aaa" or level == levels - 1)
-            if bands:
-                share = _share(bands, size, x.dtype, x.device)
-                energies.append((coefficients.square() * share).sum() / x.shape[:-3].numel())
-            x = coefficients[where("aaa", size)]
-        return torch.stack(energies)
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
+        _check_shapes(input, target)
+        with torch.autocast(input.device.type, enabled=False):
+            projection = self.projection.weight.flatten(1)
+            wide = torch.float64 if torch.float64 in (input.dtype, target.dtype) else projection.dtype
+            # bfloat16 has the range of float32 and is read as it is; half precision has not.
+            target = target.detach() if target.dtype in (torch.bfloat16, wide) else target.detach().to(wide)
+            form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
+            whole, energies, pulled = form.survey(target, projection.detach().to(wide))
+            weights = form.weights(target.shape, wide, target.device)
+            if self.normalize:
+                means = energies * weights * weights.count_nonzero()
+                weights = _relative(weights, means, whole / target.numel())
+            return projected_distance(input, projection.to(wide), target, pulled, energies, weights, form)
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])
@@ -156,24 +150,14 @@ class StagewiseLoss(nn.Module):
         return torch.stack(terms).mean()
 
 
-@lru_cache(maxsize=256)
-def _share(bands: tuple[str, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weight of each coefficient in the mean over some bands: one product, where slices would each fill a gradient."""
-    with torch.inference_mode(False):
-        share = torch.zeros(size, dtype=dtype, device=device)
-        for band in bands:
-            share[where(band, size)] = 1.0
-        return share / share.sum()
-
-
 def _widen(x: Tensor) -> Tensor:
     """Raise half precision to float32; energies are sums that half precision would lose."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _relative(errors: Tensor, energies: Tensor, target: Tensor) -> Tensor:
-    """Divide errors by the teacher's energies; 0 where the teacher has none, for there is nothing to match."""
-    present = energies > 1e-6 * target.square().mean()
+def _relative(errors: Tensor, energies: Tensor, whole: Tensor) -> Tensor:
+    """Divide errors by the teacher's energies; 0 where it has next to none of its whole, and so nothing to match."""
+    present = energies > 1e-6 * whole
     return torch.where(present, errors / torch.where(present, energies, 1.0), 0.0)
 
 

@@ -129,6 +129,27 @@ def _analysis(n: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch
 
 
 @lru_cache(maxsize=256)
+def half_matrices(n: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Matrices ``(m, n)`` of the approximation (``a``) and the detail (``d``) along an axis of length ``n``."""
+    approximation, detail = _analysis(n, wavelet, mode, dtype, device).chunk(2)
+    return {"a": approximation, "d": detail}
+
+
+@lru_cache(maxsize=256)
+def keeps_energy(n: int, wavelet: str, mode: str) -> bool:
+    """Whether the coefficients along an axis of length ``n`` have the energy of the signal, whatever it is."""
+    matrix = np.concatenate(pywt.dwt(np.eye(n), wavelet, mode, axis=0))
+    return bool(np.allclose(matrix.T @ matrix, np.eye(n), atol=1e-9))
+
+
+@lru_cache(maxsize=256)
+def keeps_constants(n: int, wavelet: str, mode: str) -> bool:
+    """Whether a constant of any length on from ``n`` is one in the approximation, and nothing in the details."""
+    approximation, detail = pywt.dwt(np.ones(n), wavelet, mode)
+    return bool(np.allclose(detail, 0, atol=1e-9) and np.allclose(approximation, 2**0.5, atol=1e-9))
+
+
+@lru_cache(maxsize=256)
 def _synthesis(n: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Matrix of shape ``(n, 2 m)`` that maps coefficients back to a signal of length ``n``."""
     unit = np.eye(pywt.dwt_coeff_len(n, pywt.Wavelet(wavelet).dec_len, mode))
