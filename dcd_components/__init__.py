@@ -1,7 +1,7 @@
 """Detail Consistent Distillation of 3D segmenters, as components for MONAI bundles."""
 
 from dcd_components.cache import DiskCache
-from dcd_components.cases import load_cases
+from dcd_components.cases import load_cases, other_folds
 from dcd_components.deep_supervision import DeepSupervisionLoss
 from dcd_components.errors import plain_errors
 from dcd_components.handlers import DistillationHandler, GradientClipping
@@ -41,6 +41,7 @@ __all__ = [
     "linear_ramp",
     "load_cases",
     "load_frozen",
+    "other_folds",
     "plain_errors",
     "prepare_checkpoint",
     "schedule",

@@ -47,7 +47,7 @@ def phantom(
     if folds < 1:
         raise ValueError(f"--folds must be at least 1, got {folds}")
     simulate, voxels = TASKS[task]
-    size = voxels if size is None else size
+    size = size or voxels
     if not isinstance(size, Sequence) or len(size) != 3:
         raise ValueError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
     depth, height, width = size
@@ -77,7 +77,7 @@ def datalist(
         bundle: folder of the bundle that says how the files are named, such as bundles/brats_gli_dcd; what the next
             options say goes before it.
         files: pattern of each sequence's path, "{'t1n': '{case}-t1n.nii.gz', 't1c': '{case}-t1c.nii.gz'}".
-        label_file: pattern of the label's path; without one, the list is for inference.
+        label_file: pattern of the label's path; "" for a list of unlabelled images, for inference.
         reference: sequence that names a case and shares the label's grid; the first by default.
         own_grid: sequences that need not share that grid, "['flair']".
         labels: values of the labels, "{'necrosis': 1, 'oedema': 2}".
@@ -88,17 +88,17 @@ def datalist(
         skip_incomplete: leave out cases with missing or doubled files instead of stopping.
         out: file to write; DATASET_DIR/datalist.json by default.
     """
+    folder = _folder(dataset_dir)
     given: dict[str, object] = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
-    given |= {"labels": labels, "patient": patient}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {k: v for k, v in {**given, "labels": labels, "patient": patient}.items() if v is not None}
     if bundle is None and files is None:
         raise ValueError("say how the files are named: --bundle bundles/brats_gli_dcd, or --files and --label_file")
     layout = layouts.make_layout({**(layouts.bundle_settings(bundle) if bundle else {}), **given})
-    options = {"bundle": bundle and f"bundles/{Path(bundle).resolve().name}", **given, "folds": folds}
-    options |= {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    rule = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    options = {"bundle": bundle and f"bundles/{Path(bundle).resolve().name}", **given, "folds": folds, **rule}
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     listed, skipped = datalists.make_datalist(
-        dataset_dir,
+        folder,
         layout,
         folds=folds,
         seed=seed,
@@ -106,8 +106,7 @@ def datalist(
         skip_incomplete=skip_incomplete,
         description=shlex.join(["python", "-m", "dcd_components", "datalist", "DIR", *words]),
     )
-    path = Path(out or Path(dataset_dir) / "datalist.json")
-    datalists.write_datalist(listed, path)
+    datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
     if skipped:
         print("\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]))
     print(f"{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}")
@@ -161,9 +160,16 @@ def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: 
         out: CSV file, one row a case; next to the list by default. A run that was stopped goes on from it.
         workers: processes; all cores by default.
     """
-    report = checking.run(dataset_list, dataset_dir, out, workers)
+    report = checking.run(str(dataset_list), _folder(dataset_dir), out, workers)
     print(report.summary)
     sys.exit(1 if report.faults else 0)
+
+
+def _folder(name: object) -> Path:
+    """Folder of a name that Fire took for a number or a list where it looks like one."""
+    if not isinstance(name, (str, int, float)):
+        raise ValueError(f"quote a folder's name that looks like a list twice, got {name}")
+    return Path(str(name))
 
 
 COMMANDS: dict[str, Callable[..., str | None]] = {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
+import inspect
+import os
 import pickle
+import sys
 import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import monai
@@ -18,6 +22,15 @@ import numpy as np
 import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
+
+#: What tells values of some kinds apart.
+PARTS: dict[type, tuple[str, ...]] = {
+    FunctionType: ("__code__", "__defaults__", "__kwdefaults__", "__closure__"),
+    CellType: ("cell_contents",),
+    CodeType: ("co_code", "co_consts", "co_names"),
+    ModuleType: ("__name__",),
+    partial: ("func", "args", "keywords"),
+}
 
 
 class DiskCache(PersistentDataset):  # type: ignore[misc]
@@ -38,13 +51,17 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
     def __init__(self, data: Sequence[Any], transform: Callable[..., Any], cache_dir: str | Path) -> None:
         super().__init__(data, transform, cache_dir, hash_func=fingerprint, hash_transform=fingerprint)
 
+    def set_data(self, data: Sequence[Any]) -> None:
+        """Take other items; their files stay, unlike ``PersistentDataset``'s, since others may use them."""
+        self.data = data
+
     def _cachecheck(self, item: Any) -> Any:
         """Item after the deterministic transforms, tensors without MONAI's metadata."""
         path: Path = self.cache_dir / f"{self.hash_func(item).decode()}-{self.transform_hash}.pt"
         if path.is_file():
             try:
                 return torch.load(path, weights_only=True, mmap=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
                 warnings.warn(f"{path} is damaged and made anew: {error}", stacklevel=2)
         self._write(convert_to_tensor(self._pre_transform(item), convert_numeric=False, track_meta=False), path)
         return torch.load(path, weights_only=True, mmap=True)
@@ -63,8 +80,11 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
 def fingerprint(value: Any) -> bytes:
     """Hash of a value that is the same in every process: settings, arrays, transforms and functions.
 
-    Objects count by their class and attributes, functions by their code, defaults and closures, not by the globals that
-    they use. The versions of MONAI and of Python's byte code count too.
+    Objects count by their attributes and the text of their class's module, functions by their code, defaults and
+    closures, not by the globals that they use: what those change must show in the items. MONAI counts by its version.
+
+    Raises:
+        TypeError: for what cannot be told apart from others of its kind, such as a generator.
     """
     digest = hashlib.sha256(monai.__version__.encode())
     for token in _tokens(value, ()):
@@ -91,13 +111,9 @@ def _tokens(value: Any, above: tuple[int, ...]) -> Iterator[str | bytes]:
 
 
 def _parts(value: Any) -> Sequence[Any]:
-    if isinstance(value, FunctionType):
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__code__, value.__defaults__, value.__kwdefaults__, closure]
-    if isinstance(value, CodeType):
-        return [value.co_code, value.co_consts, value.co_names]
-    if isinstance(value, partial):
-        return [value.func, value.args, value.keywords]
+    for kind, names in PARTS.items():
+        if isinstance(value, kind):
+            return [getattr(value, name) for name in names]
     if isinstance(value, Mapping):
         return [part for key in sorted(value, key=repr) for part in (key, value[key])]
     if isinstance(value, (set, frozenset)):
@@ -106,10 +122,20 @@ def _parts(value: Any) -> Sequence[Any]:
         return value
     if callable(value) and hasattr(value, "__qualname__"):  # classes, built-in functions and methods
         return [getattr(value, "__module__", None), value.__qualname__, getattr(value, "__self__", None)]
-    if isinstance(value, ModuleType):
-        return [value.__name__]
+    if isinstance(value, os.PathLike):
+        return [os.fspath(value)]
+    if not hasattr(value, "__dict__"):
+        reduce = copyreg.dispatch_table.get(type(value))
+        return list(reduce(value) if reduce else value.__reduce_ex__(4))
     # MONAI's transforms gain a thread's own state when they are first used.
-    settings = {
-        name: one for name, one in getattr(value, "__dict__", {}).items() if not isinstance(one, threading.local)
-    }
-    return [settings]
+    settings = {name: one for name, one in vars(value).items() if not isinstance(one, threading.local)}
+    return [settings, _source(type(value).__module__)]
+
+
+@lru_cache(maxsize=256)
+def _source(module: str) -> str:
+    """Text of a module; none for MONAI's, whose version counts, and where there is no text."""
+    try:
+        return "" if module.startswith("monai.") else inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return ""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from dcd_components.checks import grid_faults
 from dcd_components.datalists import LABEL, Case, read_datalist
 from dcd_components.layouts import Patterns, files_of
 from dcd_components.volumes import Grid
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 8  # faults in one message
 
@@ -22,6 +28,7 @@ def load_cases(
     files: Patterns,
     folds: Sequence[int],
     own_grid: Sequence[str] = (),
+    held_out: Sequence[int] = (),
 ) -> list[Case]:
     """Read the cases of some folds, with full paths, and check that their files are there and on one grid.
 
@@ -33,10 +40,11 @@ def load_cases(
         files: for each sequence, the patterns that its path may have.
         folds: of the cases.
         own_grid: sequences that need not share the label's shape and affine.
+        held_out: folds that should not be among them; if one is, a warning is logged.
 
     Returns:
-        Dictionaries with ``image``, ``label``, ``case``, ``patient``, ``fold`` and ``stamp``: sizes and times of
-        writing of all files, by which a cache knows that one has changed.
+        Dictionaries with ``image``, ``label``, ``case`` and ``stamp``: paths, sizes and times of writing of all files,
+        by which a cache knows that one has changed.
 
     Raises:
         FileNotFoundError: when the list itself is missing.
@@ -49,17 +57,26 @@ def load_cases(
     empty = set(folds) - {case["fold"] for case in cases}
     if empty or not cases:
         raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
-    root, loaded, faults = Path(dataset_dir), [], []
+    if shared := sorted(set(folds) & set(held_out)):
+        logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
+    root, loaded, faults = Path(str(dataset_dir)), [], []
     for case in cases:
         image, label = (str(root / case[key]) for key in ("image", LABEL))
         paths = {**files_of(image, files), LABEL: label}
         faults += _faults(case["case"], paths, own_grid)
-        stamp = [] if faults else [(path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, paths.values())]
-        loaded.append({**case, "image": image, LABEL: label, "stamp": str(stamp)})
+        stamp = [] if faults else [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths.values()]
+        loaded.append({"image": image, LABEL: label, "case": case["case"], "stamp": str(stamp)})
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError("; ".join(faults[:SHOWN]) + more)
     return loaded
+
+
+def other_folds(datalist: str | Path, *held_out: Sequence[int]) -> list[int]:
+    """Folds of a list that are in none of the given ones."""
+    return sorted(
+        {case["fold"] for case in read_datalist(datalist).cases} - {fold for folds in held_out for fold in folds}
+    )
 
 
 def _faults(case: str, paths: dict[str, str], own_grid: Sequence[str]) -> list[str]:
@@ -68,8 +85,15 @@ def _faults(case: str, paths: dict[str, str], own_grid: Sequence[str]) -> list[s
         return missing
     try:
         grids = {key: _grid(path) for key, path in paths.items() if key not in own_grid}
-    except (ImageFileError, OSError, EOFError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         return [f"{case} cannot be read: {error}"]
+    flat = [
+        f"{paths[key]} has shape {grid.shape}, expected three axes"
+        for key, grid in grids.items()
+        if len(grid.shape) != 3
+    ]
+    if flat:
+        return flat
     faults = {key: grid_faults(grid, grids.get(LABEL, grid), "its label") for key, grid in grids.items()}
     return [f"{paths[key]}: {fault}" for key, several in faults.items() for fault in several]
 

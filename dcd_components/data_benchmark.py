@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dcd_components.datalists import read_datalist
 from dcd_components.reporting import markdown_table, write_csv
 
+BUNDLES = Path(__file__).parents[1] / "bundles"
 DATASETS: dict[str, dict[str, Any]] = {
     "no cache": {"_target_": "Dataset"},
     "MONAI's PersistentDataset": {"_target_": "PersistentDataset", "cache_dir": "@cache_dir"},
@@ -37,7 +38,7 @@ COLUMNS = {
 def run(
     dataset_dir: str,
     out: str,
-    bundle: str = "bundles/brats_gli_dcd",
+    bundle: str = str(BUNDLES / "brats_gli_dcd"),
     iterations: int = 6,
     repeats: int = 3,
     workers: int = 2,

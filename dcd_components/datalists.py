@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import random
 from collections import Counter, defaultdict
@@ -17,8 +18,7 @@ from dcd_components.layouts import Layout, files_of, make_layout, places
 
 Case = dict[str, Any]
 Found = Mapping[str, Sequence[str]]
-KEYS = ("image", "case", "patient", "fold")
-LABEL = "label"
+KEYS, LABEL = ("image", "case", "patient", "fold"), "label"
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
         layout: how its files are named.
 
     Returns:
-        The cases, sorted by name and without folds, and one sentence for each fault: a sequence or a label that is
-        missing or there twice, files that do not lie where the layout has them, a name without a patient.
+        The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
+        there twice, files that do not lie where the layout has them, a name without a patient.
 
     Raises:
         ValueError: when nothing fits the layout.
     """
-    root, names = Path(folder), dict(layout.files)
+    root, names = Path(folder), layout.files
     patterns = {**names, **({LABEL: layout.label_file} if layout.label_file else {})}
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(one.relative_to(root).as_posix() for one in root.rglob("*") if one.is_file()):
+    for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
         for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
             found[case][key].append(path)
     if not any(names.keys() & files.keys() for files in found.values()):
@@ -109,7 +109,7 @@ def make_datalist(
         The list, and the faults of what was left out.
 
     Raises:
-        ValueError: for faults, all of them at once, unless they are skipped; when no case is left.
+        ValueError: for faults, all at once, unless they are skipped and a case is left.
     """
     cases, faults = find_cases(folder, layout)
     if faults and not (skip_incomplete and cases):

@@ -96,7 +96,7 @@ def bundle_settings(bundle: str | Path) -> dict[str, Any]:
 
 
 def _listed(patterns: str | Sequence[str] | None) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else [str(one) for one in patterns or ()]
+    return [str(one) for one in ([patterns] if isinstance(patterns, str) else patterns or ()) if one]
 
 
 def places(path: str, patterns: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:

@@ -56,7 +56,7 @@ class RigidRegistrationd(MapTransform):  # type: ignore[misc]
         if key_dst in self.keys:
             raise ValueError(f"key_dst must not be among keys, got {key_dst!r} and {self.keys}")
         self.key_dst = key_dst
-        _simpleitk()
+        self.library = str(_simpleitk().Version())  # a cache must not keep what another version found
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Give the images of an item new affines."""

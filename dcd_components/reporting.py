@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """
     if len(headers := {tuple(row) for row in rows}) != 1:
         raise ValueError(f"rows for {path} must be at least one, all with the same columns, got {sorted(headers)}")
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write one file
     try:
         with partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([rows[0].keys(), *(row.values() for row in rows)])

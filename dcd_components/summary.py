@@ -115,7 +115,8 @@ def _row(
 
 
 def _mean_dice(row: Mapping[str, Any], labels: Sequence[str]) -> float:
-    return fmean(x for label in labels if not math.isnan(x := row[f"dice_{label}"]))
+    known = [x for label in labels if not math.isnan(x := row[f"dice_{label}"])]
+    return fmean(known) if known else math.nan
 
 
 def _telling_cases(
@@ -123,7 +124,7 @@ def _telling_cases(
 ) -> list[str]:
     """Names of the cases at the 10th, 50th and 90th percentile of what distillation gained, so not the best three."""
     gains = {p["case"]: _mean_dice(d, labels) - _mean_dice(p, labels) for p, d in zip(plain, distilled, strict=True)}
-    ranked = sorted(gains, key=gains.__getitem__)
+    ranked = sorted((case for case in gains if not math.isnan(gains[case])), key=gains.__getitem__)
     return [ranked[round(share * (len(ranked) - 1))] for share in (0.1, 0.5, 0.9)]
 
 

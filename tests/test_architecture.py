@@ -57,7 +57,7 @@ PUBLIC_NAMES = {
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
-    *("CaseScores", "TrainingLog", "DiskCache", "load_cases", "plain_errors"),
+    *("CaseScores", "TrainingLog", "DiskCache", "load_cases", "other_folds", "plain_errors"),
 }
 
 

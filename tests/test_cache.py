@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import multiprocessing
+import re
 import subprocess
 import sys
 from functools import partial
@@ -83,11 +85,11 @@ def test_a_damaged_file_is_made_anew(counted: Compose, tmp_path: Path) -> None:
     cached = DiskCache(items(1), counted, tmp_path)
     assert cached[0]["case"] == "case 0"
     (file,) = tmp_path.iterdir()
-    for content in (b"", file.read_bytes()[:200]):
+    for content in (b"", file.read_bytes()[:200], file.read_bytes().replace(b"image", b"\xff\xfe\xfdge")):
         file.write_bytes(content)
         with pytest.warns(UserWarning, match="is damaged and made anew"):
             assert cached[0]["case"] == "case 0"
-    assert len(CALLS) == 3
+    assert len(CALLS) == 4
 
 
 def test_a_failing_transform_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -152,6 +154,9 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
         (partial(max, 1), partial(min, 1)),
         (len, max),
         (str.upper, str.lower),
+        (Path("a"), Path("b")),
+        (re.compile("a"), re.compile("b")),
+        (slice(1), slice(2)),
         (Spacingd("a", pixdim=1.0), Spacingd("a", pixdim=2.0)),
         (Spacingd("a", pixdim=1.0, mode="nearest"), Spacingd("a", pixdim=1.0, mode="bilinear")),
         (Lambdad("a", lambda x: x), Lambdad("b", lambda x: x)),
@@ -175,6 +180,31 @@ def test_a_transform_keeps_its_fingerprint_when_it_is_used() -> None:
     before = fingerprint(chain)
     chain({"image": MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.eye(4))})
     assert fingerprint(chain) == before
+
+
+def test_what_cannot_be_told_apart_is_refused() -> None:
+    with pytest.raises(TypeError, match="generator"):
+        fingerprint(one for one in [1])
+
+
+def test_the_text_of_a_transform_s_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    prints = []
+    for change in ("x + 1", "x + 2"):
+        name = f"changing_{change[-1]}"
+        (tmp_path / f"{name}.py").write_text(f"class Add:\n    def __call__(self, x):\n        return {change}\n")
+        module = importlib.import_module(name)
+        module.Add.__qualname__ = "Add"
+        prints.append(fingerprint(module.Add()))
+    assert prints[0] != prints[1]
+
+
+def test_other_items_leave_the_files_of_the_first(counted: Compose, tmp_path: Path) -> None:
+    cached = DiskCache(items(2), counted, tmp_path)
+    assert [cached[index]["case"] for index in (0, 1)] == ["case 0", "case 1"]
+    cached.set_data(items(3)[2:])
+    assert cached[0]["case"] == "case 2"
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_closures_count() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, save
 
-from dcd_components.cases import load_cases
+from dcd_components.cases import load_cases, other_folds
 from dcd_components.datalists import make_datalist, write_datalist
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
@@ -32,7 +32,6 @@ def test_cases_of_the_wanted_folds_are_loaded_with_full_paths(two_cases: Path) -
     for fold in (0, 1):
         (case,) = load(two_cases, fold)
         assert case in both
-        assert case["fold"] == fold
         assert Path(str(case["image"])).is_file()
         assert case["label"] == str(two_cases / f"{case['case']}" / f"{case['case']}-seg.nii.gz")
 
@@ -43,6 +42,30 @@ def test_the_stamp_of_a_case_follows_any_of_its_files(two_cases: Path) -> None:
     after = {case["case"]: case["stamp"] for case in load(two_cases, 0, 1)}
     assert before[CASES[0]] == after[CASES[0]]
     assert before[CASES[1]] != after[CASES[1]]
+
+
+def test_the_stamp_of_a_case_follows_the_names_of_its_files(two_cases: Path) -> None:
+    (plain,) = load(two_cases, 0)
+    swapped = {**BRATS.files, "t1c": BRATS.files["t2f"]}
+    (other,) = load_cases(two_cases / "datalist.json", two_cases, swapped, [0])
+    assert plain["stamp"] != other["stamp"]
+
+
+def test_all_other_folds_train(two_cases: Path) -> None:
+    assert other_folds(two_cases / "datalist.json", [0], [7]) == [1]
+
+
+def test_a_fold_that_is_held_out_and_trained_on_is_logged(two_cases: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_cases(two_cases / "datalist.json", two_cases, BRATS.files, [0], held_out=[1])
+    assert caplog.text == ""
+    load_cases(two_cases / "datalist.json", two_cases, BRATS.files, [0, 1], held_out=[1])
+    assert "fold [1] is trained on and held out" in caplog.text
+
+
+def test_a_label_of_four_axes_is_named(two_cases: Path) -> None:
+    save(two_cases / brats_files(CASES[0])[4], shape=(2, 3, 4, 2))
+    with pytest.raises(ValueError, match=r"seg.nii.gz has shape \(2, 3, 4, 2\), expected three axes$"):
+        load(two_cases, 0, 1)
 
 
 def test_a_missing_list_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 from sklearn.model_selection import KFold
 from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
@@ -86,6 +87,22 @@ def test_a_pattern_for_each_channel_and_none_for_the_label(tmp_path: Path) -> No
     assert listed(tmp_path, layout, folds=1) == [
         {"image": f"train/{case}/Flair.nii.gz", "case": case, "patient": case, "fold": 0} for case in ("pat7", "pat8")
     ]
+
+
+def test_links_are_followed_and_hidden_files_left_out(tmp_path: Path) -> None:
+    """As the bundles' inference does, whose rule is another: the two must find the same cases."""
+    real, linked = tmp_path / "real", tmp_path / "linked [1]"
+    for case in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000"):
+        touch(real, brats_files(case))
+        touch(real, [f"{case}/._{Path(file).name}" for file in brats_files(case)])
+    linked.mkdir()
+    (linked / "data").symlink_to(real)
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / "brats_gli_dcd" / "configs" / "inference.yaml"))
+    parser["dataset_dir"] = str(linked)
+    found = [str(linked / case["image"]) for case in listed(linked)]
+    assert found == parser.get_parsed_content("images") != []
+    assert len(found) == 2
 
 
 def plant_faults(root: Path) -> None:

@@ -49,6 +49,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_case_with_nothing_to_find_and_nothing_found_is_not_shown() -> None:
+    rows = [{"case": name, "dice_ET": dice} for name, dice in (("a", 0.5), ("b", float("nan")), ("c", 0.7))]
+    assert set(summary._telling_cases(rows, rows, ["ET"])) == {"a", "c"}
+
+
 def test_the_table_has_a_row_a_model_and_the_pictures_are_drawn(folder: Path) -> None:
     logs = {}
     for model in MODELS:

@@ -33,6 +33,7 @@ LISTS = {
     "evaluate": ["inference", "evaluate"],
     "mirror": ["inference", "mirror"],
     "flair grid": ["inference", "train", "flair_grid"],
+    "flair grid, quick": ["inference", "train", "flair_grid", "quick"],
     "register": ["inference", "register"],
     "everything": ["inference", "train", "distill", "quick", "multi_gpu"],
 }

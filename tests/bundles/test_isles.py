@@ -76,7 +76,6 @@ def test_flair_is_seen_on_the_grid_of_the_dwi(workflow: Workflow, strokes: Path)
 @pytest.mark.parametrize("scored_on", ["pred", "label"])
 def test_everything_on_the_grid_of_the_flair(scored_on: str, workflow: Workflow, strokes: Path, tmp_path: Path) -> None:
     settings = {key: TINY[key] for key in ("teacher_widths", "patch_size")} | {"spacing": [2.0, 2.0, 10.0]}
-    settings |= {"strides": [1, [2, 2, 1], 2], "kernel_size": [[3, 3, 1], 3, 3]}
     flow = run(workflow("inference", "train", "flair_grid", **settings))
     label = flow.parser.get_parsed_content("validate::dataset")[0]["label"]
     assert 0 < label.count_nonzero() < label.numel() / 20
@@ -93,6 +92,15 @@ def test_everything_on_the_grid_of_the_flair(scored_on: str, workflow: Workflow,
     voxel_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1000
     volume = abs(int(moved.sum()) - int(kept.sum())) * voxel_ml
     assert float(row["volume_difference_ml"]) == pytest.approx(volume, rel=0.02)
+
+
+def test_thick_slices_are_turned_within_their_plane_alone(workflow: Workflow) -> None:
+    parser = workflow("inference", "train", "flair_grid", "quick", spacing=[0.9, 0.9, 5.0]).parser
+    assert parser.get_parsed_content("rotate_range") == [0, 0, 0.52]
+    assert parser.get_parsed_content("scale_range")[2] == [0, 0]
+    assert len(parser.get_parsed_content("strides")) == len(parser.get_parsed_content("widths"))
+    parser = workflow("inference", "train").parser
+    assert parser.get_parsed_content("rotate_range") == [0.52] * 3
 
 
 @pytest.mark.usefixtures("student")
