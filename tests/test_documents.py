@@ -15,7 +15,7 @@ import pytest
 from monai.bundle import ConfigParser
 from tiny import BRATS, BUNDLES, ISLES, TINY
 
-from dcd_components import __main__, demo
+from dcd_components import __main__
 from dcd_components.reporting import read_csv
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
 @pytest.mark.parametrize("command", commands("python -m dcd_components"))
 def test_package_commands_name_existing_options(command: str) -> None:
     _, _, _, name, *words = shlex.split(command)
-    function = demo.run if name == "demo" else getattr(__main__, name)
+    function = __main__.COMMANDS[name]
     assert set(options(words)) <= set(inspect.signature(function).parameters)
 
 
