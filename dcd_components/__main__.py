@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fire
 
-from dcd_components import checking, data_benchmark, datalists, demo, errors, layouts, new_bundles, phantoms
+from dcd_components import benchmark, checking, data_benchmark, datalists, demo, errors, layouts, new_bundles, phantoms
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 #: What simulates the patients of each data set, and the voxels of its images.
@@ -160,8 +160,7 @@ def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: 
         out: CSV file, one row a case; next to the list by default. A run that was stopped goes on from it.
         workers: processes; all cores by default.
     """
-    report = checking.run(str(dataset_list), _folder(dataset_dir), out, workers)
-    print(report.summary)
+    print((report := checking.run(str(dataset_list), _folder(dataset_dir), out, workers)).summary)
     sys.exit(1 if report.faults else 0)
 
 
@@ -178,6 +177,7 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
     "new_bundle": new_bundle,
     "check": check,
     "demo": demo.run,
+    "benchmark": benchmark.run,
     "benchmark_data": data_benchmark.run,
 }
 

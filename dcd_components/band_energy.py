@@ -23,8 +23,9 @@ from torch import Tensor
 from dcd_components.wavelets import BANDS, half_matrices, keeps_constants, keeps_energy
 
 Bands = dict[str, Tensor]
-#: Numbers that are transformed at once: few enough to stay in a processor's cache, and not to need fresh memory.
-CHUNK = 1 << 20
+#: Numbers that are transformed at once: few enough to stay in a processor's cache and not to need fresh memory, many
+#: enough to keep any other device busy.
+CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class BandEnergy:
 
     @staticmethod
     def _count(x: Tensor) -> int:
-        return max(1, CHUNK // math.prod(x.shape[-3:]))
+        return max(1, (CHUNK if x.device.type == "cpu" else DEVICE_CHUNK) // math.prod(x.shape[-3:]))
 
     def _plan(self, size: Sequence[int], level: int) -> tuple[int, set[str]]:
         """Bands to transform, and whether they count (1) or are left out of the whole (-1)."""

@@ -36,9 +36,9 @@ PARTS: dict[type, tuple[str, ...]] = {
 class DiskCache(PersistentDataset):  # type: ignore[misc]
     """Keep what the transforms before the first random one make of each item as a file, and map it into memory.
 
-    MONAI's ``PersistentDataset`` reads whole files, may let a process read what another is still writing, and knows
-    of a transform only its name. Here a file appears complete or not at all, a patch reads only its own part of a
-    volume, and a file is found only by the same item, transforms, settings of theirs and version of MONAI: any change
+    MONAI's ``PersistentDataset`` reads whole files, may let a process read what another is still writing, and does not
+    know the settings of its transforms. Here a file appears complete or not at all, a patch reads only its own part of
+    a volume, and a file is found only by the same item, transforms, settings of theirs and version of MONAI: any change
     makes a new one. An item whose files may change must say so itself, as ``stamp`` does in
     :func:`dcd_components.load_cases`. Old files stay until their folder is deleted.
 

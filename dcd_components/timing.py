@@ -1,0 +1,80 @@
+"""Time and memory of alternatives, measured in turns in one process."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+Step = Callable[[], object]
+
+
+def seconds(steps: Mapping[str, Step], repeats: int, least: float = 0.0) -> dict[str, float]:
+    """Median time of each step, all of them run once in every round, after a first round that does not count.
+
+    Args:
+        steps: what to time, by name.
+        repeats: rounds; a step that takes longer than ``least`` seconds is timed in the first three alone.
+        least: see ``repeats``; 0 for no such limit.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range(repeats + 1), unit="round", leave=False):
+        for name, step in steps.items():
+            slow = least and times[name] and median(times[name]) > least
+            if number == 0 or not slow or number <= 3:
+                _synchronize()
+                start = time.perf_counter()
+                step()
+                _synchronize()
+                times[name] += [time.perf_counter() - start] if number else []
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def extra_megabytes(step: Step) -> float:
+    """Largest memory that a step needs above what is held before it; NaN where the system does not tell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
+    peak = Path("/proc/self/clear_refs")
+    if not os.access(peak, os.W_OK):
+        return math.nan
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the step
+    peak.write_text("5")  # resets the peak
+    before = _status("VmRSS")
+    step()
+    return _status("VmHWM") - before
+
+
+def machine() -> str:
+    """Processor or graphics card, cores in use and version of torch."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    names = [line.split(": ")[1] for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _status(key: str) -> float:
+    """Megabytes that the system reports of this process."""
+    return next(int(line.split()[1]) / 1e3 for line in _lines("/proc/self/status") if line.startswith(key))
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
