@@ -31,7 +31,7 @@ WIDTHS = (32, 64, 128, 256, 320, 320)
 
 
 class PtwtLoss(nn.Module):
-    """Our loss in ptwt's transform: the mean square of the six directional bands, meaned over levels.
+    """Our loss in ptwt's transform: the mean square of the six directional bands, averaged over levels.
 
     Args:
         in_channels: channels of the student's map.
