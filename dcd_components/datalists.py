@@ -26,8 +26,8 @@ class DataList:
     """Cases, with the layout of their files.
 
     Args:
-        cases: each with ``image`` (path of the reference sequence), ``case``, ``patient``, ``fold`` and, where there is
-            one, ``label``; paths are relative to the data set's folder.
+        cases: each with ``image`` (path of the reference sequence), ``case``, ``patient``, ``fold`` and perhaps
+            ``label``; paths are relative to the data set's folder.
         layout: how their files are named.
         description: the command that made the list.
     """
@@ -49,24 +49,25 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
         there twice, files that do not lie where the layout has them, a name without a patient.
 
     Raises:
-        ValueError: when nothing fits the layout.
+        ValueError: when there is no such folder, or nothing fits the layout.
     """
-    root, names = Path(folder), layout.files
-    patterns = {**names, **({LABEL: layout.label_file} if layout.label_file else {})}
+    if not (root := Path(folder)).is_dir():
+        raise ValueError(f"no folder {root}")
+    patterns = {**layout.files, **({LABEL: layout.label_file} if layout.label_file else {})}
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
         for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
             found[case][key].append(path)
-    if not any(names.keys() & files.keys() for files in found.values()):
-        raise ValueError(f"no file below {root} fits {', '.join(chain.from_iterable(names.values()))}")
+    if not any(layout.files.keys() & files.keys() for files in found.values()):
+        raise ValueError(f"no file below {root} fits {', '.join(chain.from_iterable(layout.files.values()))}")
     cases, faults = [], []
     for case, files in sorted(found.items()):
         wrong = _faults(case, files, layout, root)
         faults += [f"{case}: {fault}" for fault in wrong]
         if not wrong:
             label = {LABEL: files[LABEL][0]} if LABEL in files else {}
-            image = files[layout.reference][0]
-            cases.append({"image": image, **label, "case": case, "patient": layout.patient_of(case)})
+            names = {"case": case, "patient": layout.patient_of(case)}
+            cases.append({"image": files[layout.reference][0], **label, **names})
     return cases, faults
 
 
@@ -103,7 +104,7 @@ def make_datalist(
         seed: of the assignment of patients to folds.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
-        description: the command that makes the list.
+        description: what makes the list.
 
     Returns:
         The list, and the faults of what was left out.
@@ -115,8 +116,7 @@ def make_datalist(
     if faults and not (skip_incomplete and cases):
         raise ValueError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)
-    numbered = [{**case, "fold": fold} for case, fold in zip(cases, assigned, strict=True)]
-    return DataList(numbered, layout, description), faults
+    return DataList([{**c, "fold": f} for c, f in zip(cases, assigned, strict=True)], layout, description), faults
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:

@@ -26,6 +26,8 @@ class TrainingLog:
     Acts at ``ITERATION_COMPLETED`` (adds up, without waiting for the device) and ``EPOCH_COMPLETED`` (logs and
     writes); list it after the validation handler, whose last metrics it takes along.
 
+    Raises a ``ValueError`` after an epoch whose loss is not a number: nothing more can be learnt.
+
     Args:
         path: CSV file to write: epoch, iteration, seconds, learning rate, loss, distillation loss and weight, metrics.
         validator: engine whose ``state.metrics`` are taken along on the epochs in which it ran.
@@ -59,6 +61,10 @@ class TrainingLog:
         row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
         row |= {name: total.item() / state.epoch_length for name, total in self._sums.items()}
+        if not math.isfinite(row.get(CommonKeys.LOSS, 0.0)):
+            raise ValueError(
+                f"the loss is {row[CommonKeys.LOSS]} in epoch {state.epoch}: look for NaN with the command check"
+            )
         row |= self._validation(state.epoch)
         self._sums.clear()
         self.rows.append(row)

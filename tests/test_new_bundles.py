@@ -80,6 +80,8 @@ reduction: 4  # the student's widths are the teacher's by this
 # Training and scores, for the overlays.
 label_file: ["{case}-seg.nii.gz"]
 patient: '(.+)'  # in a case's name
+test_folds: [0]  # for the reported scores
+val_folds: [1]  # chooses the checkpoint; all other folds train
 batch_size: 2
 weight: {shape: cosine_ramp, maximum: 0.01, start: 150, length: 800}  # of the distillation; epochs
 regions: {core: [1], rim: [2]}  # one label: in the mean over labels
@@ -240,7 +242,7 @@ LABELS = "values of labels must be different whole numbers from 1 to 255"
         ({"patch_size": "abc"}, "patch_size must be three positive whole numbers, got "),
         ({"patch_size": [96, 96, 90]}, "patch_size must be multiples of 4 from 16"),
         ({"patch_size": [8, 96, 96]}, "patch_size must be multiples of 4 from 16"),
-        ({"dataset_dir": "nowhere"}, "no file below nowhere fits {case}-a.nii.gz, {case}-b.nii.gz"),
+        ({"dataset_dir": "nowhere"}, "no folder nowhere"),
         ({"dataset_dir": "unlabelled"}, "no complete case below unlabelled: one: no label"),
         ({"dataset_dir": "broken"}, "broken/one-a.nii.gz cannot be read"),
         ({"dataset_dir": "moving"}, "moving/one-a.nii.gz must be one volume"),

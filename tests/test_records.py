@@ -55,6 +55,14 @@ def test_each_epoch_has_a_row_of_means_in_a_csv_file(tmp_path: Path) -> None:
     ]
 
 
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_written(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": float("nan")}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    with pytest.raises(ValueError, match=r"^the loss is nan in epoch 2: look for NaN with the command check$"):
+        engine.run([0], max_epochs=3)
+    assert len(read_csv(tmp_path / "training.csv")) == 1
+
+
 def test_distillation_has_columns_of_its_own_from_the_epoch_it_starts_in(tmp_path: Path) -> None:
     term = {"distillation_loss": 4.0, "distillation_weight": 0.5}
     engine = trainer([{"loss": 1.0}, {"loss": 3.0, **term}])

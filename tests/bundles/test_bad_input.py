@@ -194,7 +194,7 @@ def test_the_command_line_prints_one_sentence_and_fails(names: list[str], expect
         (["phantom", "brats_gli", "--out=x", "--cases=1", "--sed=3"], "phantom has no option --sed; it has --task"),
         (["phantom", "isles", "--out=x", "--cases=1"], "unknown task 'isles'; choose brats_gli or isles22"),
         (["phantom", "brats_gli", "--out=x", "--cases=1", "--size=80"], "--size must be three numbers"),
-        (["datalist", "nowhere", "--files={'t1n':'{case}-t1n.nii'}"], "no file below nowhere fits {case}-t1n.nii"),
+        (["datalist", "nowhere", "--files={'t1n':'{case}-t1n.nii'}"], "no folder nowhere"),
         (["datalist", "nowhere"], "say how the files are named: --bundle bundles/brats_gli_dcd, or --files"),
         (["datalist", "nowhere", "--bundle=nothing"], "no bundle at nothing: there is no nothing/configs/inference"),
         (["check", "list.json", "--dataset_dir=nowhere"], "no data list at list.json"),
