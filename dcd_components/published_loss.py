@@ -1,4 +1,4 @@
-"""The wavelet loss as the paper's authors compute it, written plainly: what ours is measured against."""
+"""The wavelet loss as the authors' code is described to compute it, written plainly: what ours is measured against."""
 
 from __future__ import annotations
 

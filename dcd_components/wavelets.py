@@ -144,7 +144,7 @@ def keeps_energy(n: int, wavelet: str, mode: str) -> bool:
 
 @lru_cache(maxsize=256)
 def keeps_constants(n: int, wavelet: str, mode: str) -> bool:
-    """Whether a constant of any length on from ``n`` is one in the approximation, and nothing in the details."""
+    """Whether a constant of length ``n`` is a constant in the approximation, and nothing in the details."""
     approximation, detail = pywt.dwt(np.ones(n), wavelet, mode)
     return bool(np.allclose(detail, 0, atol=1e-9) and np.allclose(approximation, 2**0.5, atol=1e-9))
 

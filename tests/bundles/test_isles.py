@@ -61,7 +61,7 @@ def test_flair_is_seen_on_the_grid_of_the_dwi(workflow: Workflow, strokes: Path)
     """Against nibabel's resampling through the headers, at the DWI's own spacing and orientation."""
     flow = workflow("inference")
     paths = [strokes / file for file in isles_files(2, "challenge")]
-    images = {name: nib.load(path) for name, path in zip(("flair", "dwi", "adc"), paths, strict=False)}
+    images = {name: nib.load(path) for name, path in zip(("flair", "dwi", "adc"), paths[:3], strict=True)}
     item = {"image": str(paths[1])}
     for transform in flow.parser.get_parsed_content("deterministic_transforms")[:5]:
         item = transform(item)
