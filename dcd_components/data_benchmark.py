@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,11 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
+from dcd_components import timing
 from dcd_components.datalists import read_datalist
 from dcd_components.reporting import markdown_table, write_csv
 
@@ -87,8 +85,9 @@ def measure(bundle: Path, out: Path, repeats: int, settings: Mapping[str, Any]) 
                 progress.update()
     shutil.rmtree(out / "caches")
     write_csv(rows, out / "data.csv")
-    machine = _machine(settings["num_workers"], settings["iterations"], repeats)
-    text = f"{markdown_table(_summarise(rows), COLUMNS)}\n\n{machine}\n"
+    setting = f"Medians of {repeats} epochs of {settings['iterations']} iterations after the first"
+    processes = f"{settings['num_workers']} loading processes; {timing.machine()}"
+    text = f"{markdown_table(_summarise(rows), COLUMNS)}\n\n{setting}; {processes}.\n"
     (out / "data.md").write_text(text)
     return text
 
@@ -137,11 +136,3 @@ def _summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             share = median(row["waiting"] / row["seconds"] for row in chosen)
             table.append({"dataset": name, "epoch": epoch, **figures, "share": share})
     return table
-
-
-def _machine(workers: int, iterations: int, repeats: int) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return (
-        f"Medians of {repeats} epochs of {iterations} iterations after the first; {workers} loading processes, "
-        f"{os.cpu_count()} cores, {device}, torch {torch.__version__}."
-    )

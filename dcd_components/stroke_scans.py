@@ -39,7 +39,7 @@ def scan_patient(rng: Generator, brain: Brain, lesions: Lesions) -> dict[str, ni
     values = {name: [rng.uniform(*span) for span in spans] for name, spans in CHANGES.items()}
     if rng.random() < HYPERACUTE:
         values["flair"][0] = rng.uniform(1, 1.05)
-    changes = {name: _change(value, weights) for name, value in values.items()}
+    changes = {name: _change(value, weights[:-1]) for name, value in values.items()}
     t2, diffusivity = (_signal(name, brain.tissue, changes[name], weights[-1]) for name in ("t2", "adc"))
     dwi, adc = _diffusion(rng, brain, t2 * pile_up, diffusivity)
     affine, affine_flair, index, size = _positions(rng, brain.grid)
@@ -77,7 +77,7 @@ def _motion(rng: Generator, degrees: tuple[float, float, float], shift_mm: float
 def _change(values: list[float], weights: Field) -> Field:
     """Factor by which the changes of the tissue alter its signal."""
     factor = np.ones(weights.shape[1:], np.float32)
-    for value, weight in zip(values, weights, strict=False):
+    for value, weight in zip(values, weights, strict=True):
         factor *= 1 + weight * np.float32(value - 1)
     return factor
 
