@@ -11,21 +11,19 @@ the paper's six directional bands, ``aaa`` and ``ddd``.
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 import pywt
 import torch
 from torch import Tensor
 
-from dcd_components.wavelets import BANDS, half_matrices, keeps_constants, keeps_energy
-
-Bands = dict[str, Tensor]
-#: Numbers that are transformed at once: few enough to stay in a processor's cache and not to need fresh memory, many
-#: enough to keep any other device busy.
-CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 26
+from dcd_components import matrix_passes
+from dcd_components.wavelets import BANDS, keeps_constants, keeps_energy
 
 
 @dataclass(frozen=True)
@@ -48,69 +46,49 @@ class BandEnergy:
         """One weight a level that makes of energies of ``(B, C, D, H, W)`` the mean over levels of the mean square."""
         return _weights(self, tuple(shape), dtype, device)
 
-    def survey(self, x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read a map once, for all that a distance from it needs but its inner product with the other map.
+    def centre(self, x: Tensor) -> Tensor:
+        """About the mean of each channel of ``(B, D, H, W, C)``, ``(B, C)``; 0 where the energy of constants counts.
 
-        Args:
-            x: map of shape ``(B, C, D, H, W)``.
-            projection: matrix of shape ``(C, c)``.
-
-        Returns:
-            Energy of the map, and of the bands of each level, ``(levels,)``; and the map pulled back through the
-            projection, ``P' x`` of shape ``(B, c, D, H, W)``, up to a constant where constants have no energy.
+        Detail is a small difference of large sums where a map is far from zero, so what is transformed is the map
+        less this constant. Any would do: a few voxels tell it well enough.
         """
-        pulled = projection.new_zeros(len(x), projection.shape[1], math.prod(x.shape[2:]))
-        parts = []
-        for one, back in zip(x, pulled, strict=True):
-            for rows, chunk in zip(torch.split(projection, self._count(x)), self._chunks(one), strict=True):
-                parts.append(self._energies(chunk))
-                back.addmm_(rows.T, chunk.flatten(1))
-        whole, energies = zip(*parts, strict=True)
-        return torch.stack(whole).sum(), torch.stack(energies).sum(0), pulled.view(*pulled.shape[:2], *x.shape[2:])
+        if "aaa" in self.bands or not all(keeps_constants(n, self.wavelet, self.mode) for n in x.shape[1:4]):
+            return torch.zeros(len(x), x.shape[-1], dtype=_wide(x), device=x.device)
+        some = x[:, *(slice(None, None, math.ceil(n / 4)) for n in x.shape[1:4])]
+        return some.mean((1, 2, 3), dtype=_wide(x))
 
-    def _energies(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        energies, first = [], (whole := _energy(x))
+    def survey(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of a map ``(B, D, H, W, C)``, all of it, and of the bands of each level, ``(levels,)``."""
+        centre: Tensor | None = self.centre(x)
+        passes, wholes, energies = _passes(x), [], []
         for level in range(self.levels):
-            sign, counted = self._plan(x.shape[-3:], level)
-            bands = self._analyse(x, counted | {"aaa"})
-            each = {band: _energy(coefficients) for band, coefficients in bands.items()}
-            kept = torch.stack([each[band] for band in sorted(counted)]).sum() if counted else torch.zeros_like(whole)
-            energies.append(kept if sign > 0 else whole - kept)
-            x, whole = bands["aaa"], each["aaa"]
-        return first, torch.stack(energies)
+            sign, counted = self._plan(x.shape[1:4], level)
+            bands = sorted(counted | (set() if level == self.levels - 1 else {"aaa"}))
+            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, centre, measure=True)
+            kept = each[[1 + bands.index(band) for band in sorted(counted)]].sum()
+            wholes.append(each[0])
+            energies.append(kept if sign > 0 else each[0] - kept)
+            x, centre = (coefficients[0] if bands else x), None
+        return wholes[0], torch.stack(energies)
 
     def gradient(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Half the gradient of the energy weighted by level, ``A x``; of the shape of ``x``."""
-        out = torch.empty(x.shape, dtype=weights.dtype, device=x.device)
-        parts = torch.split(out.view(-1, *x.shape[-3:]), self._count(x))
-        for part, chunk in zip(parts, self._chunks(x), strict=True):
-            part.copy_(self._gradient(chunk, weights, 0))
-        return out
+        """Half the gradient of the energy weighted by level, ``A x``, of ``(B, D, H, W, C)``."""
+        return self._gradient(x, weights, 0)
 
     def _gradient(self, x: Tensor, weights: Tensor, level: int) -> Tensor:
-        sign, counted = self._plan(x.shape[-3:], level)
+        sign, counted = self._plan(x.shape[1:4], level)
         last = level == self.levels - 1
-        bands = self._analyse(x, counted | (set() if last else {"aaa"}))
-        weighted = {band: bands[band] * (sign * weights[level]) for band in counted}
-        if not last:
-            deeper = self._gradient(bands["aaa"], weights, level + 1)
-            weighted["aaa"] = deeper + weighted["aaa"] if "aaa" in weighted else deeper
-        out = self._adjoin(weighted, x.shape[-3:]) if weighted else torch.zeros_like(x)
-        return out if sign > 0 else torch.addcmul(out, x, weights[level])
-
-    def _chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Parts of ``(..., D, H, W)`` as ``(K, D, H, W)``, wide enough for sums, without the mean where it is free.
-
-        Detail is a small difference of large sums where a map's mean is far from zero.
-        """
-        centred = "aaa" not in self.bands and all(keeps_constants(n, self.wavelet, self.mode) for n in x.shape[-3:])
-        for part in torch.split(x.reshape(-1, *x.shape[-3:]), self._count(x)):
-            wide = part if part.dtype == torch.float64 else part.float()
-            yield wide - wide.mean((1, 2, 3), keepdim=True) if centred else wide
-
-    @staticmethod
-    def _count(x: Tensor) -> int:
-        return max(1, (CHUNK if x.device.type == "cpu" else DEVICE_CHUNK) // math.prod(x.shape[-3:]))
+        bands = sorted(counted | (set() if last else {"aaa"}))
+        passes = _passes(x)
+        centre = self.centre(x) if level == 0 else None
+        coefficients, _ = passes.analyse(x, bands, self.wavelet, self.mode, centre)
+        deeper = None if last else self._gradient(coefficients[0], weights, level + 1)
+        coefficients *= sign * weights[level]
+        if deeper is not None:
+            coefficients[0] = deeper + coefficients[0] if "aaa" in counted else deeper
+        scale = weights[level] if sign < 0 else None
+        out: Tensor = passes.adjoin(coefficients, bands, self.wavelet, self.mode, x, centre, scale)
+        return out
 
     def _plan(self, size: Sequence[int], level: int) -> tuple[int, set[str]]:
         """Bands to transform, and whether they count (1) or are left out of the whole (-1)."""
@@ -121,28 +99,6 @@ class BandEnergy:
 
     def _chosen(self, level: int) -> set[str]:
         return {band for band in self.bands if band != "aaa" or level == self.levels - 1}
-
-    def _analyse(self, x: Tensor, bands: set[str]) -> Bands:
-        """Sub-bands of one level of ``(K, D, H, W)``."""
-        parts = {"": x}
-        for axis in range(3):
-            matrices = half_matrices(x.shape[axis + 1], self.wavelet, self.mode, x.dtype, x.device)
-            prefixes = sorted({band[: axis + 1] for band in bands})
-            parts = {prefix: _along(matrices[prefix[-1]], parts[prefix[:-1]], axis) for prefix in prefixes}
-        return parts
-
-    def _adjoin(self, bands: Bands, size: Sequence[int]) -> Tensor:
-        """Apply the adjoint of the analysis of one level; only for orthonormal transforms is it the inverse."""
-        parts = bands
-        for axis in (2, 1, 0):
-            some = next(iter(parts.values()))
-            matrices = half_matrices(size[axis], self.wavelet, self.mode, some.dtype, some.device)
-            sums: Bands = {}
-            for prefix, coefficients in sorted(parts.items()):
-                part = _along(matrices[prefix[-1]].T, coefficients, axis)
-                sums[prefix[:-1]] = sums[prefix[:-1]].add_(part) if prefix[:-1] in sums else part
-            parts = sums
-        return parts[""]
 
 
 @lru_cache(maxsize=256)
@@ -156,15 +112,16 @@ def _weights(form: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, devic
         return torch.tensor([1 / (count * levels) if count else 0.0 for count in counts], dtype=dtype, device=device)
 
 
-def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Multiply an axis of ``(K, D, H, W)`` by a matrix."""
-    if axis == 2:
-        return x @ matrix.T
-    if axis == 1:
-        return matrix @ x
-    return (matrix @ x.flatten(2)).view(len(x), len(matrix), *x.shape[2:])
+def _passes(x: Tensor) -> ModuleType:
+    """What transforms a map: on a CPU the compiled kernels, where numba is installed."""
+    return _kernels() if x.device.type == "cpu" else matrix_passes
 
 
-def _energy(x: Tensor) -> Tensor:
-    flat = x.flatten()
-    return torch.dot(flat, flat)
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType:
+    name = "tap_passes" if importlib.util.find_spec("numba") else "matrix_passes"
+    return importlib.import_module(f"dcd_components.{name}")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

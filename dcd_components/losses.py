@@ -115,12 +115,12 @@ class WaveletDetailLoss(FeatureLoss):
             # bfloat16 has the range of float32 and is read as it is; half precision has not.
             target = target.detach() if target.dtype in (torch.bfloat16, wide) else target.detach().to(wide)
             form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
-            whole, energies, pulled = form.survey(target, projection.detach().to(wide))
+            whole, energies = form.survey(target.permute(0, 2, 3, 4, 1))
             weights = form.weights(target.shape, wide, target.device)
             if self.normalize:
                 means = energies * weights * weights.count_nonzero()
                 weights = _relative(weights, means, whole / target.numel())
-            return projected_distance(input, projection.to(wide), target, pulled, energies, weights, form)
+            return projected_distance(input, projection.to(wide), target, energies, weights, form)
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])

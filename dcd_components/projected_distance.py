@@ -23,7 +23,7 @@ from dcd_components.band_energy import BandEnergy
 
 
 def projected_distance(
-    s: Tensor, projection: Tensor, t: Tensor, pulled: Tensor, energies: Tensor, weights: Tensor, form: BandEnergy
+    s: Tensor, projection: Tensor, t: Tensor, energies: Tensor, weights: Tensor, form: BandEnergy
 ) -> Tensor:
     """Energy of ``P s - t`` in a form's bands, weighted by level; gradients flow to ``s`` and ``P`` alone.
 
@@ -31,12 +31,11 @@ def projected_distance(
         s: map ``(B, c, D, H, W)``.
         projection: matrix ``(C, c)``.
         t: map ``(B, C, D, H, W)``.
-        pulled: ``P' t`` as :meth:`BandEnergy.survey` gives it, ``(B, c, D, H, W)``.
-        energies: of ``t``, one a level, from the same survey.
+        energies: of ``t``, one a level, see :meth:`BandEnergy.survey`.
         weights: one a level.
         form: the bands.
     """
-    value: Tensor = _ProjectedDistance.apply(s, projection, t, pulled, energies, weights, form)  # type: ignore[no-untyped-call]
+    value: Tensor = _ProjectedDistance.apply(s, projection, t, energies, weights, form)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -45,32 +44,34 @@ class _ProjectedDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        s: Tensor,
-        projection: Tensor,
-        t: Tensor,
-        pulled: Tensor,
-        energies: Tensor,
-        weights: Tensor,
-        form: BandEnergy,
+        ctx: Any, s: Tensor, projection: Tensor, t: Tensor, energies: Tensor, weights: Tensor, form: BandEnergy
     ) -> Tensor:
-        response = form.gradient(s, weights)
-        inner = _product(s.to(response.dtype), response)
-        outer = _product(t, response.to(t.dtype)).to(inner.dtype)
+        ctx.dtypes = s.dtype, projection.dtype
+        s, t = (x.permute(0, 2, 3, 4, 1) for x in (s, t))
+        half = projection.to(t.dtype)  # rounded as autocast rounds weights
+        middle = form.centre(t).mean(0).to(t.dtype) @ half
+        pulled = torch.addmm(middle, t.flatten(0, 3), half, beta=-1).view(*t.shape[:4], -1)
+        response = form.gradient(s, weights).to(t.dtype)
+        inner, outer = _products(response, s.to(t.dtype)).T, _products(response, t).T
         gram = projection.T @ projection
-        ctx.save_for_backward(response, form.gradient(pulled, weights), gram, projection @ inner - outer)
-        ctx.dtype = s.dtype
+        to_student = torch.addmm(
+            form.gradient(pulled, weights).to(t.dtype).flatten(0, 3),
+            response.flatten(0, 3),
+            gram.to(t.dtype),
+            beta=-1,
+        ).view(s.shape)
+        ctx.save_for_backward(to_student.permute(0, 4, 1, 2, 3), projection @ inner - outer)
         return (gram * inner).sum() - 2 * (projection * outer).sum() + (energies * weights).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        response, pulled_response, gram, to_projection = ctx.saved_tensors
-        to_student = (2 * grad * gram @ response.flatten(2)).reshape(response.shape)
-        to_student.addcmul_(pulled_response, grad, value=-2)
-        return to_student.to(ctx.dtype), 2 * grad * to_projection, None, None, None, None, None
+        to_student, to_projection = ctx.saved_tensors
+        to_student = to_student * (2 * grad).to(to_student.dtype)
+        return to_student.to(ctx.dtypes[0]), 2 * grad * to_projection, None, None, None, None
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of the channels of two maps, ``(channels of x, channels of y)``."""
-    return (x.flatten(2) @ y.flatten(2).transpose(1, 2)).sum(0)
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of the channels of two maps ``(B, D, H, W, channels)``, summed in float32 over planes at least."""
+    planes = x.flatten(0, 1).flatten(1, 2).transpose(1, 2) @ y.flatten(0, 1).flatten(1, 2)
+    return planes.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))

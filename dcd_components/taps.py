@@ -1,0 +1,119 @@
+"""Sums of rows by the few taps of a filter: what the compiled passes of :mod:`dcd_components.tap_kernels` are made of.
+
+Sizes and places are numbers without a sign: they need no test for counting from the end, which would keep loops from
+vector registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Function = Callable[..., Any]
+#: Rows that are summed at once; every row of a table names a multiple of them.
+GROUP = 4
+
+
+class Taps(NamedTuple):
+    """Two sparse matrices with common columns: ``out[k] = sum_t weights[letter, k, t] * x[index[k, t]]``."""
+
+    index: Array
+    weights: Array
+
+
+def taps(approximation: Array, detail: Array) -> Taps:
+    """Taps of two dense matrices of one shape; rows with fewer entries than others are filled up with zeros."""
+    matrices = np.stack([approximation, detail])
+    used = np.any(matrices != 0, axis=0)
+    width = -(-max(1, int(used.sum(1).max())) // GROUP) * GROUP
+    index = np.argsort(~used, axis=1, kind="stable")[:, :width]  # columns in use come first
+    index = np.pad(index, ((0, 0), (0, width - index.shape[1])), mode="edge")
+    weights = np.take_along_axis(matrices, index[None], axis=2)
+    weights[:, np.arange(width) >= used.sum(1)[:, None]] = 0
+    return Taps(index.astype(np.uint64), weights)
+
+
+def compiled(function: Function) -> Function:
+    """Compile at first use, for good where there is a folder to keep machine code in.
+
+    Sums may be reordered and fused, so that they fill vector registers; infinities and NaN stay what they are.
+    """
+    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
+    try:
+        result: Function = njit(cache=True, **options)(function)
+    except RuntimeError:
+        result = njit(**options)(function)
+    return result
+
+
+def widened(value):  # type: ignore[no-untyped-def]
+    """A number as it is, or the bfloat16 of which an integer has the bits."""
+    return value
+
+
+@overload(widened, inline="always")
+def _number(value):  # type: ignore[no-untyped-def]
+    if isinstance(value, types.Integer):
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@compiled
+def combine(out, start, n, add, x, base, taps, letter, row):  # type: ignore[no-untyped-def]
+    """Write, or add, to ``out[start : start + n]`` the sum of the rows of ``x[base:]`` that a row of taps names."""
+    for t in range(0, taps.index.shape[1], GROUP):
+        index, weights = taps.index[row], taps.weights[letter, row]
+        a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        i, j, k, m = base + index[t] * n, base + index[t + 1] * n, base + index[t + 2] * n, base + index[t + 3] * n
+        if add or t > 0:
+            for p in range(n):
+                more = a * widened(x[i + p]) + b * widened(x[j + p]) + c * widened(x[k + p]) + d * widened(x[m + p])
+                out[start + p] += more
+        else:
+            for p in range(n):
+                first = a * widened(x[i + p]) + b * widened(x[j + p]) + c * widened(x[k + p]) + d * widened(x[m + p])
+                out[start + p] = first
+
+
+@compiled
+def turn(x, out, rows, columns, n):  # type: ignore[no-untyped-def]
+    """Write ``(rows, columns, n)`` as ``(columns, rows, n)``."""
+    for i in range(rows):
+        for j in range(columns):
+            source, target = (i * columns + j) * n, (j * rows + i) * n
+            for p in range(n):
+                out[target + p] = x[source + p]
+
+
+@compiled
+def subtract(out, rows, gain, row):  # type: ignore[no-untyped-def]
+    """Subtract a multiple of one row from the first rows of ``out``."""
+    n = np.uint64(row.size)
+    for i in range(rows):
+        for p in range(n):
+            out[i * n + p] -= gain * row[p]
+
+
+@compiled
+def squares(x, start, rows, row):  # type: ignore[no-untyped-def]
+    """Sum of squares of rows of ``x[start:]`` less one row."""
+    n, total = np.uint64(row.size), 0.0
+    for i in range(rows):
+        part = row[0] * 0
+        for p in range(n):
+            value = widened(x[start + i * n + p]) - row[p]
+            part += value * value
+        total += part
+    return total
+
+
+@compiled
+def unsigned(shape):  # type: ignore[no-untyped-def]
+    """Four sizes without a sign."""
+    return np.uint64(shape[0]), np.uint64(shape[1]), np.uint64(shape[2]), np.uint64(shape[3])
