@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
+from typing import NamedTuple
 
 import pywt
 import torch
@@ -24,6 +25,17 @@ from torch import Tensor
 
 from dcd_components import matrix_passes
 from dcd_components.wavelets import BANDS, keeps_constants, keeps_energy
+
+
+class Survey(NamedTuple):
+    """What a distance from a map needs of it: constants near its means ``(B, C)`` and energies less these.
+
+    ``whole`` is that of the map, ``energies`` those of the bands of each level.
+    """
+
+    centre: Tensor
+    whole: Tensor
+    energies: Tensor
 
 
 @dataclass(frozen=True)
@@ -47,42 +59,39 @@ class BandEnergy:
         return _weights(self, tuple(shape), dtype, device)
 
     def centre(self, x: Tensor) -> Tensor:
-        """About the mean of each channel of ``(B, D, H, W, C)``, ``(B, C)``; 0 where the energy of constants counts.
+        """About the mean of each channel of ``(B, C, D, H, W)``, ``(B, C)``; 0 where the energy of constants counts.
 
         Detail is a small difference of large sums where a map is far from zero, so what is transformed is the map
         less this constant. Any would do: a few voxels tell it well enough.
         """
-        if "aaa" in self.bands or not all(keeps_constants(n, self.wavelet, self.mode) for n in x.shape[1:4]):
-            return torch.zeros(len(x), x.shape[-1], dtype=_wide(x), device=x.device)
-        some = x[:, *(slice(None, None, math.ceil(n / 4)) for n in x.shape[1:4])]
-        return some.mean((1, 2, 3), dtype=_wide(x))
+        if "aaa" in self.bands or not all(keeps_constants(n, self.wavelet, self.mode) for n in x.shape[2:]):
+            return torch.zeros(x.shape[:2], dtype=_wide(x), device=x.device)
+        some = x[:, :, *(slice(None, None, math.ceil(n / 4)) for n in x.shape[2:])]
+        return some.mean((2, 3, 4), dtype=_wide(x))
 
-    def survey(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Energy of a map ``(B, D, H, W, C)``, all of it, and of the bands of each level, ``(levels,)``."""
-        centre: Tensor | None = self.centre(x)
+    def survey(self, x: Tensor) -> Survey:
+        """Read a map of shape ``(B, C, D, H, W)`` once for its energies."""
         passes, wholes, energies = _passes(x), [], []
+        middle: Tensor | None = (centre := self.centre(x))
         for level in range(self.levels):
-            sign, counted = self._plan(x.shape[1:4], level)
-            bands = sorted(counted | (set() if level == self.levels - 1 else {"aaa"}))
-            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, centre, measure=True)
-            kept = each[[1 + bands.index(band) for band in sorted(counted)]].sum()
+            sign, counted, bands = self._plan(x.shape[2:], level)
+            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, middle, measure=True)
+            kept = each[[1 + bands.index(band) for band in counted]].sum()
             wholes.append(each[0])
             energies.append(kept if sign > 0 else each[0] - kept)
-            x, centre = (coefficients[0] if bands else x), None
-        return wholes[0], torch.stack(energies)
+            x, middle = (coefficients[0] if bands else x), None
+        return Survey(centre, wholes[0], torch.stack(energies))
 
-    def gradient(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Half the gradient of the energy weighted by level, ``A x``, of ``(B, D, H, W, C)``."""
-        return self._gradient(x, weights, 0)
+    def gradient(self, x: Tensor, weights: Tensor, centre: Tensor | None = None) -> Tensor:
+        """Half the gradient of the energy weighted by level, ``A (x - centre)``, of ``(B, C, D, H, W)``."""
+        return self._gradient(x, weights, centre, 0)
 
-    def _gradient(self, x: Tensor, weights: Tensor, level: int) -> Tensor:
-        sign, counted = self._plan(x.shape[1:4], level)
-        last = level == self.levels - 1
-        bands = sorted(counted | (set() if last else {"aaa"}))
+    def _gradient(self, x: Tensor, weights: Tensor, centre: Tensor | None, level: int) -> Tensor:
+        sign, counted, bands = self._plan(x.shape[2:], level)
         passes = _passes(x)
-        centre = self.centre(x) if level == 0 else None
         coefficients, _ = passes.analyse(x, bands, self.wavelet, self.mode, centre)
-        deeper = None if last else self._gradient(coefficients[0], weights, level + 1)
+        last = level == self.levels - 1
+        deeper = None if last else self._gradient(coefficients[0], weights, None, level + 1)
         coefficients *= sign * weights[level]
         if deeper is not None:
             coefficients[0] = deeper + coefficients[0] if "aaa" in counted else deeper
@@ -90,12 +99,14 @@ class BandEnergy:
         out: Tensor = passes.adjoin(coefficients, bands, self.wavelet, self.mode, x, centre, scale)
         return out
 
-    def _plan(self, size: Sequence[int], level: int) -> tuple[int, set[str]]:
-        """Bands to transform, and whether they count (1) or are left out of the whole (-1)."""
+    def _plan(self, size: Sequence[int], level: int) -> tuple[int, list[str], list[str]]:
+        """Whether bands count (1) or are left out of the whole (-1), which, and all that are needed, ``aaa`` first."""
         chosen = self._chosen(level)
         others = set(BANDS) - chosen
         fewer = len(others) < len(chosen) and all(keeps_energy(n, self.wavelet, self.mode) for n in size)
-        return (-1, others) if fewer else (1, chosen)
+        counted = others if fewer else chosen
+        needed = counted | (set() if level == self.levels - 1 else {"aaa"})
+        return -1 if fewer else 1, sorted(counted), sorted(needed)
 
     def _chosen(self, level: int) -> set[str]:
         return {band for band in self.bands if band != "aaa" or level == self.levels - 1}

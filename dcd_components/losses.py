@@ -112,15 +112,14 @@ class WaveletDetailLoss(FeatureLoss):
         with torch.autocast(input.device.type, enabled=False):
             projection = self.projection.weight.flatten(1)
             wide = torch.float64 if torch.float64 in (input.dtype, target.dtype) else projection.dtype
-            # bfloat16 has the range of float32 and is read as it is; half precision has not.
-            target = target.detach() if target.dtype in (torch.bfloat16, wide) else target.detach().to(wide)
+            input, target = (x if x.dtype in (torch.bfloat16, wide) else x.to(wide) for x in (input, target.detach()))
             form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
-            whole, energies = form.survey(target.permute(0, 2, 3, 4, 1))
+            survey = form.survey(target)
             weights = form.weights(target.shape, wide, target.device)
             if self.normalize:
-                means = energies * weights * weights.count_nonzero()
-                weights = _relative(weights, means, whole / target.numel())
-            return projected_distance(input, projection.to(wide), target, energies, weights, form)
+                means = survey.energies * weights * weights.count_nonzero()
+                weights = _relative(weights, means, survey.whole / target.numel())
+            return projected_distance(input, projection.to(wide), target, survey, weights, form)
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dcd_components.band_energy import BandEnergy
+from dcd_components.band_energy import BandEnergy, Survey
+
+#: Voxels of which inner products are summed at once.
+PART = 1 << 15
 
 
 def projected_distance(
-    s: Tensor, projection: Tensor, t: Tensor, energies: Tensor, weights: Tensor, form: BandEnergy
+    s: Tensor, projection: Tensor, t: Tensor, survey: Survey, weights: Tensor, form: BandEnergy
 ) -> Tensor:
     """Energy of ``P s - t`` in a form's bands, weighted by level; gradients flow to ``s`` and ``P`` alone.
 
@@ -31,11 +34,11 @@ def projected_distance(
         s: map ``(B, c, D, H, W)``.
         projection: matrix ``(C, c)``.
         t: map ``(B, C, D, H, W)``.
-        energies: of ``t``, one a level, see :meth:`BandEnergy.survey`.
+        survey: of ``t``, see :meth:`BandEnergy.survey`.
         weights: one a level.
         form: the bands.
     """
-    value: Tensor = _ProjectedDistance.apply(s, projection, t, energies, weights, form)  # type: ignore[no-untyped-call]
+    value: Tensor = _ProjectedDistance.apply(s, projection, t, survey, weights, form)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -44,34 +47,36 @@ class _ProjectedDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, s: Tensor, projection: Tensor, t: Tensor, energies: Tensor, weights: Tensor, form: BandEnergy
+        ctx: Any, s: Tensor, projection: Tensor, t: Tensor, survey: Survey, weights: Tensor, form: BandEnergy
     ) -> Tensor:
-        ctx.dtypes = s.dtype, projection.dtype
-        s, t = (x.permute(0, 2, 3, 4, 1) for x in (s, t))
-        half = projection.to(t.dtype)  # rounded as autocast rounds weights
-        middle = form.centre(t).mean(0).to(t.dtype) @ half
-        pulled = torch.addmm(middle, t.flatten(0, 3), half, beta=-1).view(*t.shape[:4], -1)
-        response = form.gradient(s, weights).to(t.dtype)
+        half = projection.T.to(t.dtype)  # rounded as autocast rounds weights
+        middle = half @ survey.centre.mean(0).to(t.dtype)
+        pulled = _mix(half, t, middle.expand(len(t), -1)[..., None])
+        response = form.gradient(s, weights, form.centre(s)).to(t.dtype)
         inner, outer = _products(response, s.to(t.dtype)).T, _products(response, t).T
         gram = projection.T @ projection
-        to_student = torch.addmm(
-            form.gradient(pulled, weights).to(t.dtype).flatten(0, 3),
-            response.flatten(0, 3),
-            gram.to(t.dtype),
-            beta=-1,
-        ).view(s.shape)
-        ctx.save_for_backward(to_student.permute(0, 4, 1, 2, 3), projection @ inner - outer)
-        return (gram * inner).sum() - 2 * (projection * outer).sum() + (energies * weights).sum()
+        to_student = _mix(gram.to(t.dtype), response, form.gradient(pulled, weights).to(t.dtype).flatten(2))
+        ctx.save_for_backward(to_student.to(s.dtype), projection @ inner - outer)
+        return (gram * inner).sum() - 2 * (projection * outer).sum() + (survey.energies * weights).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_student, to_projection = ctx.saved_tensors
-        to_student = to_student * (2 * grad).to(to_student.dtype)
-        return to_student.to(ctx.dtypes[0]), 2 * grad * to_projection, None, None, None, None
+        return to_student * (2 * grad).to(to_student.dtype), 2 * grad * to_projection, None, None, None, None
+
+
+def _mix(matrix: Tensor, x: Tensor, less: Tensor) -> Tensor:
+    """Multiply the channels of ``(B, C, D, H, W)`` by a matrix, and subtract."""
+    mixed = torch.baddbmm(less, matrix.expand(len(x), *matrix.shape), x.flatten(2), beta=-1)
+    return mixed.view(len(x), -1, *x.shape[2:])
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of the channels of two maps ``(B, D, H, W, channels)``, summed in float32 over planes at least."""
-    planes = x.flatten(0, 1).flatten(1, 2).transpose(1, 2) @ y.flatten(0, 1).flatten(1, 2)
-    return planes.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
+    """Inner products of the channels of two maps ``(B, channels, D, H, W)``.
+
+    In parts, for products come rounded to bfloat16 where the maps are: their sum in float32 is less so.
+    """
+    pairs = zip(*(torch.split(maps.flatten(2), PART, 2) for maps in (x, y)), strict=True)
+    parts = [one @ other.T for some, others in pairs for one, other in zip(some, others, strict=True)]
+    return torch.stack(parts).sum(0, dtype=torch.promote_types(x.dtype, torch.float32))

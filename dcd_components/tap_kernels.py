@@ -1,19 +1,23 @@
 """One level of a wavelet transform, and its adjoint, by the few taps of the filters: compiled, for CPUs.
 
 A pass along an axis is a product with a sparse matrix, every row a sum of a few others. Maps are ``(B, D, R, S, C)``,
-contiguous, so that rows are long along every axis but the last; for that one a plane is turned on its way, and
-sub-bands are ``(bands, B, d, s, r, C)``. Plane follows plane through all passes, so that a map comes from memory once.
-bfloat16 is read as its bits, ``uint16``. Every function does the planes from ``first`` to ``last``, counted through
-all samples; ``wanted`` is the place of each of the eight sub-bands by its letters for D, R and S, -1 for none.
+contiguous, or channels counted as samples, and ``C`` is 1. So that rows are long, a few planes of D lie side by side
+in a row, and for the pass along S they are turned on their way: sub-bands are ``(bands, B, d, s, r, C)``. A few planes
+go through all passes at a time, so that a map comes from memory once. bfloat16 is read as its bits, ``uint16``.
+
+Every function does the planes from ``first`` to ``last``, counted through all samples. ``wanted`` is the place of each
+of the eight sub-bands by its letters for D, R and S, -1 for none.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dcd_components.taps import combine, compiled, squares, subtract, turn, unsigned, widened
+from dcd_components.taps import combine, compiled, copy, scaled, squares, turn, unsigned
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
+#: Numbers in a row that are worth a loop.
+LONG = np.uint64(256)
 
 
 @compiled
@@ -22,7 +26,7 @@ def analyse(x, centre, measure, depth, rows, columns, wanted, out, energies, fir
 
     Args:
         x: map ``(B, D, R, S, C)``.
-        centre: ``(B, S * C)``, one row of a plane.
+        centre: ``(B, R * S * C)``, one plane a sample.
         measure: whether energies are wanted.
         depth: taps along D.
         rows: taps along R.
@@ -34,41 +38,53 @@ def analyse(x, centre, measure, depth, rows, columns, wanted, out, energies, fir
         last: see above.
     """
     size, height, width, channels = unsigned(x.shape[1:])
-    planes, _, lines, _ = unsigned(out.shape[2:])
-    n = height * width * channels
-    plane = np.empty(n, out.dtype)
-    half, turned = np.empty(lines * width * channels, out.dtype), np.empty(lines * width * channels, out.dtype)
-    source = x.reshape(-1)
-    for number in range(np.uint64(first), np.uint64(last)):
-        sample, k = number // planes, number % planes
-        base = sample * size * n
-        if measure:
-            begin, end = k * size // planes, (k + ONE) * size // planes
-            energies[0, number] = squares(source, base + begin * n, (end - begin) * height, centre[sample])
+    planes, n = np.uint64(out.shape[2]), width * channels
+    source, plane = x.reshape(-1), np.empty(height * n, out.dtype)
+    together = max(ONE, LONG // n)
+    block = np.empty(together * height * n, out.dtype)
+    for number in range(np.uint64(first), np.uint64(last), together):
+        count = min(together, np.uint64(last) - number)
         for u in range(2):
-            if wanted[u].max() >= 0:
-                combine(plane, ZERO, n, False, source, base, depth, u, k)
-                subtract(plane, height, depth.weights[u, k].sum(), centre[sample])
-                _analyse_plane(plane, half, turned, measure, rows, columns, wanted[u], out, energies, number)
+            if wanted[u].max() < 0:
+                continue
+            for g in range(count):
+                sample, k = (number + g) // planes, (number + g) % planes
+                combine(plane, ZERO, height * n, False, source, sample * size * height * n, depth, u, k)
+                gain = depth.weights[u, k].sum()
+                for i in range(height):
+                    for p in range(n):
+                        block[(i * count + g) * n + p] = plane[i * n + p] - gain * centre[sample, i * n + p]
+            _analyse_block(block, measure, rows, columns, wanted[u], width, out, energies, number, count)
+        if measure:
+            for g in range(count):
+                sample, k = (number + g) // planes, (number + g) % planes
+                for d in range(k * size // planes, (k + ONE) * size // planes):
+                    energies[0, number + g] += squares(source, (sample * size + d) * height * n, centre[sample])
 
 
 @compiled
-def _analyse_plane(plane, half, turned, measure, rows, columns, wanted, out, energies, number):  # type: ignore[no-untyped-def]
+def _analyse_block(block, measure, rows, columns, wanted, width, out, energies, number, count):  # type: ignore[no-untyped-def]
+    """Passes along R and S of planes that lie side by side, ``(R, planes, S, C)``."""
     planes, points, lines, channels = unsigned(out.shape[2:])
-    result, row, n = out.reshape(-1), lines * channels, np.uint64(half.size) // lines
+    result, n, row = out.reshape(-1), count * width * channels, lines * channels
+    half, turned = np.empty(lines * n, out.dtype), np.empty(lines * n, out.dtype)
+    band, zeros = np.empty(points * count * row, out.dtype), np.zeros(points * row, out.dtype)
     for v in range(2):
         if wanted[v].max() < 0:
             continue
         for j in range(lines):
-            combine(half, j * n, n, False, plane, ZERO, rows, v, j)
-        turn(half, turned, lines, n // channels, channels)
+            combine(half, j * n, n, False, block, ZERO, rows, v, j)
+        turn(half, turned, count, lines, width, channels)
         for w in range(2):
-            if wanted[v, w] >= 0:
-                start = (np.uint64(wanted[v, w] * out.shape[1]) * planes + number) * points * row
-                for i in range(points):
-                    combine(result, start + i * row, row, False, turned, ZERO, columns, w, i)
+            if wanted[v, w] < 0:
+                continue
+            for i in range(points):
+                combine(band, i * count * row, count * row, False, turned, ZERO, columns, w, i)
+            for g in range(count):
+                start = (np.uint64(wanted[v, w] * out.shape[1]) * planes + number + g) * points * row
+                copy(band, g * row, count * row, result, start, row, points, row)
                 if measure:
-                    energies[1 + wanted[v, w], number] = squares(result, start, points, np.zeros(row, out.dtype))
+                    energies[1 + wanted[v, w], number + g] = squares(result, start, zeros)
 
 
 @compiled
@@ -84,27 +100,43 @@ def adjoin_planes(x, rows, columns, wanted, out, first, last):  # type: ignore[n
         first: see above.
         last: see above.
     """
-    planes, points, lines, channels = unsigned(x.shape[2:])
-    height, width = np.uint64(out.shape[3]), np.uint64(out.shape[4])
-    count, row, n = np.uint64(x.shape[1]) * planes, lines * channels, width * channels
-    half, turned = np.empty(lines * n, out.dtype), np.empty(lines * n, out.dtype)
-    source, result = x.reshape(-1), out.reshape(-1)
-    for number in range(np.uint64(first), np.uint64(last)):
+    height, n = np.uint64(out.shape[3]), np.uint64(out.shape[4] * out.shape[5])
+    planes, result = np.uint64(x.shape[1] * x.shape[2]), out.reshape(-1)
+    together = max(ONE, LONG // n)
+    block = np.empty(together * height * n, out.dtype)
+    for number in range(np.uint64(first), np.uint64(last), together):
+        count = min(together, np.uint64(last) - number)
         for u in range(2):
-            start, filled = (np.uint64(u) * count + number) * height * n, False
-            for v in range(2):
-                begun = False
-                for w in range(2):
-                    if wanted[u, v, w] >= 0:
-                        base = (np.uint64(wanted[u, v, w]) * count + number) * points * row
-                        for i in range(width):
-                            combine(turned, i * row, row, begun, source, base, columns, w, i)
-                        begun = True
-                if begun:
-                    turn(turned, half, width, lines, channels)
-                    for j in range(height):
-                        combine(result, start + j * n, n, filled, half, ZERO, rows, v, j)
-                    filled = True
+            if wanted[u].max() >= 0:
+                _adjoin_block(x, rows, columns, wanted[u], block, number, count, np.uint64(out.shape[4]))
+                for g in range(count):
+                    start = (np.uint64(u) * planes + number + g) * height * n
+                    copy(block, g * n, count * n, result, start, n, height, n)
+
+
+@compiled
+def _adjoin_block(x, rows, columns, wanted, block, number, count, width):  # type: ignore[no-untyped-def]
+    """Write planes that lie side by side, ``(R, planes, S, C)``."""
+    planes, points, lines, channels = unsigned(x.shape[2:])
+    source, n, row = x.reshape(-1), count * width * channels, lines * channels
+    half, turned = np.empty(lines * n, x.dtype), np.empty(lines * n, x.dtype)
+    band, filled = np.empty(points * count * row, x.dtype), False
+    for v in range(2):
+        begun = False
+        for w in range(2):
+            if wanted[v, w] < 0:
+                continue
+            for g in range(count):
+                start = (np.uint64(wanted[v, w] * x.shape[1]) * planes + number + g) * points * row
+                copy(source, start, row, band, g * row, count * row, points, row)
+            for i in range(width):
+                combine(turned, i * count * row, count * row, begun, band, ZERO, columns, w, i)
+            begun = True
+        if begun:
+            turn(turned, half, count, width, lines, channels)
+            for j in range(np.uint64(rows.sources.shape[0])):
+                combine(block, j * n, n, filled, half, ZERO, rows, v, j)
+            filled = True
 
 
 @compiled
@@ -116,27 +148,22 @@ def adjoin_depth(x, depth, letters, base, centre, scale, out, first, last):  # t
         depth: taps of the adjoint.
         letters: which halves of ``x`` count.
         base: map ``(B, D, R, S, C)``.
-        centre: ``(B, S * C)``, one row of a plane.
+        centre: ``(B, R * S * C)``, one plane a sample.
         scale: 0 for no base.
         out: ``(B, D, R, S, C)``.
         first: see above.
         last: see above.
     """
-    samples, planes, size = np.uint64(x.shape[1]), np.uint64(x.shape[2]), np.uint64(out.shape[1])
-    height, row = np.uint64(out.shape[2]), np.uint64(centre.shape[1])
-    n = height * row
+    samples, planes, size, n = (
+        np.uint64(x.shape[1]),
+        np.uint64(x.shape[2]),
+        np.uint64(out.shape[1]),
+        np.uint64(centre.shape[1]),
+    )
     source, result, given = x.reshape(-1), out.reshape(-1), base.reshape(-1)
     for number in range(np.uint64(first), np.uint64(last)):
-        _scale(given, number * n, height, scale, centre[number // size], result)
+        scaled(given, number * n, centre[number // size], scale, result, number * n)
         for u in range(2):
             if letters[u]:
                 start = (np.uint64(u) * samples + number // size) * planes * n
                 combine(result, number * n, n, True, source, start, depth, u, number % size)
-
-
-@compiled
-def _scale(x, start, rows, scale, row, out):  # type: ignore[no-untyped-def]
-    n = np.uint64(row.size)
-    for i in range(rows):
-        for p in range(start + i * n, start + i * n + n):
-            out[p] = scale * (widened(x[p]) - row[p - start - i * n]) if scale != 0 else 0

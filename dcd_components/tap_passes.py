@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,23 +18,63 @@ from dcd_components import tap_kernels
 from dcd_components.taps import Taps, taps
 from dcd_components.wavelets import half_matrices
 
+Array = NDArray[Any]
 #: Numbers below which a second thread costs more than it saves.
 WORTH_SHARING = 1 << 16
+
+
+class Layout(NamedTuple):
+    """How ``(B, C, D, H, W)`` lies in memory: channels last or with D, H, W as they are, and planes turned or not."""
+
+    channels_last: bool
+    turned: bool
+
+    @staticmethod
+    def of(x: Tensor) -> Layout:
+        """Layout of a map; if it has none of these, that of its contiguous copy."""
+        layouts = [Layout(*flags) for flags in itertools.product((False, True), repeat=2)]
+        return next((layout for layout in layouts if layout.planes(x).is_contiguous()), layouts[0])
+
+    def planes(self, x: Tensor) -> Tensor:
+        """View ``(..., B, C, D, H, W)`` as the kernels take it: ``(..., N, D, H, W, C)``, or with W before H."""
+        x = x.transpose(-1, -2) if self.turned else x
+        return x.movedim(-4, -1) if self.channels_last else x.flatten(-5, -4).unsqueeze(-1)
+
+    def maps(self, x: Tensor, channels: int) -> Tensor:
+        """Undo :meth:`planes`."""
+        x = x.movedim(-1, -4) if self.channels_last else torch.unflatten(x.squeeze(-1), -4, (-1, channels))
+        return x.transpose(-1, -2) if self.turned else x
+
+    def middle(self, centre: Tensor | None, x: Tensor) -> Array:
+        """What is subtracted from every plane of ``(B, C, D, H, W)``: ``(N, numbers in a plane)``."""
+        samples, _, *size, channels = self.planes(x).shape
+        if centre is None:
+            return _zeros(samples, math.prod(size) * channels, _wide(x))
+        return centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1).reshape(samples, -1).numpy()
+
+    def places(self, bands: Sequence[str]) -> NDArray[np.int64]:
+        """Place of each sub-band by its letters along the axes of the planes; -1 for none."""
+        places = np.full((2, 2, 2), -1)
+        for place, band in enumerate(bands):
+            places[tuple("ad".index(letter) for letter in band)] = place
+        return np.ascontiguousarray(places.transpose(0, 2, 1)) if self.turned else places
 
 
 def analyse(
     x: Tensor, bands: Sequence[str], wavelet: str, mode: str, centre: Tensor | None = None, measure: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Sub-bands of one level, and their energies; see :func:`dcd_components.matrix_passes.analyse`."""
-    maps, turned = _planes(x)
+    layout = Layout.of(x)
+    maps = layout.planes(x).contiguous()
     samples, *size, channels = maps.shape
-    tables = [_taps(n, wavelet, mode, _dtype(x), False) for n in size]
-    depth, height, width = (len(table.index) for table in tables)
-    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_dtype(x))
+    tables = [_taps(n, wavelet, mode, _wide(x), False) for n in size]
+    depth, height, width = (len(table.sources) for table in tables)
+    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_wide(x))
     energies = np.zeros((1 + len(bands), samples * depth))
-    arrays = (_array(maps), _rows(centre, maps), measure, *tables, _places(bands, turned), out.numpy())
-    _share(lambda *span: tap_kernels.analyse(*arrays, energies, *span), samples * depth, maps.numel())
-    return (out if turned else out.transpose(3, 4)), torch.from_numpy(energies.sum(1)).to(_dtype(x))
+    arrays = (_array(maps), layout.middle(centre, x), measure, *tables, layout.places(bands), out.numpy(), energies)
+    _share(lambda *span: tap_kernels.analyse(*arrays, *span), samples * depth, maps.numel())
+    coefficients = layout._replace(turned=not layout.turned).maps(out, x.shape[1])
+    return coefficients, torch.from_numpy(energies.sum(1)).to(_wide(x))
 
 
 def adjoin(
@@ -46,52 +87,33 @@ def adjoin(
     scale: Tensor | None = None,
 ) -> Tensor:
     """Adjoint of the analysis, added to a map; see :func:`dcd_components.matrix_passes.adjoin`."""
-    maps, turned = _planes(base)
+    layout = Layout.of(base)
+    maps = layout.planes(base).contiguous()
+    given = layout._replace(turned=not layout.turned).planes(coefficients).contiguous().numpy()
     samples, *size, channels = maps.shape
-    given = (coefficients if turned else coefficients.transpose(3, 4)).contiguous()
-    tables = [_taps(n, wavelet, mode, given.dtype, True) for n in size]
-    places = _places(bands, turned)
-    halves = np.empty((2, samples, given.shape[2], *size[1:], channels), given.numpy().dtype)
-    out = torch.empty(samples, *size, channels, dtype=given.dtype)
-    planes = (_array(given), tables[1], tables[2], places, halves)
-    _share(lambda *span: tap_kernels.adjoin_planes(*planes, *span), samples * given.shape[2], out.numel())
-    factor = halves.dtype.type(0 if scale is None else scale.item())
-    joined = (halves, tables[0], places.max((1, 2)) >= 0, _array(maps), _rows(centre, maps), factor, out.numpy())
-    _share(lambda *span: tap_kernels.adjoin_depth(*joined, *span), samples * size[0], out.numel())
-    return out.transpose(2, 3) if turned else out
+    tables = [_taps(n, wavelet, mode, coefficients.dtype, True) for n in size]
+    places, planes = layout.places(bands), given.shape[2]
+    halves = np.empty((2, samples, planes, *size[1:], channels), given.dtype)
+    out = torch.empty(samples, *size, channels, dtype=coefficients.dtype)
+    first = (given, tables[1], tables[2], places, halves)
+    _share(lambda *span: tap_kernels.adjoin_planes(*first, *span), samples * planes, maps.numel())
+    factor, letters = given.dtype.type(0 if scale is None else scale.item()), places.max((1, 2)) >= 0
+    second = (halves, tables[0], letters, _array(maps), layout.middle(centre, base), factor, out.numpy())
+    _share(lambda *span: tap_kernels.adjoin_depth(*second, *span), samples * size[0], maps.numel())
+    return layout.maps(out, base.shape[1])
 
 
-def _dtype(x: Tensor) -> torch.dtype:
+def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _planes(x: Tensor) -> tuple[Tensor, bool]:
-    """Map ``(B, D, H, W, C)`` with its planes turned, ``(B, D, W, H, C)``, if it lies in memory so, and whether."""
-    turned = x.transpose(2, 3).is_contiguous() and not x.is_contiguous()
-    return (x.transpose(2, 3) if turned else x.contiguous()), turned
-
-
-def _rows(centre: Tensor | None, x: Tensor) -> NDArray[Any]:
-    """What is subtracted from every row ``W * C`` of each sample."""
-    if centre is None:
-        return _zeros(len(x), x.shape[3] * x.shape[4], _dtype(x))
-    return centre.repeat(1, x.shape[3]).numpy()
-
-
-@lru_cache(maxsize=256)
-def _zeros(samples: int, numbers: int, dtype: torch.dtype) -> NDArray[Any]:
-    return torch.zeros(samples, numbers, dtype=dtype).numpy()
-
-
-def _array(x: Tensor) -> NDArray[Any]:
+def _array(x: Tensor) -> Array:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
-def _places(bands: Sequence[str], turned: bool) -> NDArray[np.int64]:
-    places = np.full((2, 2, 2), -1)
-    for place, band in enumerate(bands):
-        places[tuple("ad".index(letter) for letter in band)] = place
-    return np.ascontiguousarray(places.transpose(0, 2, 1)) if turned else places
+@lru_cache(maxsize=256)
+def _zeros(samples: int, numbers: int, dtype: torch.dtype) -> Array:
+    return torch.zeros(samples, numbers, dtype=dtype).numpy()
 
 
 @lru_cache(maxsize=256)
@@ -101,13 +123,23 @@ def _taps(n: int, wavelet: str, mode: str, dtype: torch.dtype, adjoint: bool) ->
 
 
 def _share(work: Callable[[int, int], None], count: int, numbers: int) -> None:
-    """Call ``work(first, last)`` for parts of ``count`` planes in as many threads as torch uses."""
-    threads = min(torch.get_num_threads() if numbers > WORTH_SHARING else 1, count)
-    own, *others = itertools.pairwise(count * i // threads for i in range(threads + 1))
-    rest = [_pool().submit(work, *span) for span in others]
-    work(*own)
-    for part in rest:
-        part.result()
+    """Call ``work(first, last)`` for parts of ``count`` planes, in as many threads as torch uses.
+
+    Each takes the next part that is left, so that none waits for one that was slow to wake.
+    """
+    threads = torch.get_num_threads() if numbers > WORTH_SHARING else 1
+    parts = min(count, 1 if threads == 1 else 4 * threads)
+    spans = iter([(count * i // parts, count * (i + 1) // parts) for i in range(parts)])
+
+    def run() -> None:
+        for span in spans:
+            work(*span)
+
+    others = [_pool().submit(run) for _ in range(threads - 1)]
+    run()
+    for other in others:
+        if not other.cancel():
+            other.result()
 
 
 @lru_cache(maxsize=1)

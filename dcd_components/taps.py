@@ -21,9 +21,9 @@ GROUP = 4
 
 
 class Taps(NamedTuple):
-    """Two sparse matrices with common columns: ``out[k] = sum_t weights[letter, k, t] * x[index[k, t]]``."""
+    """Two sparse matrices with common columns: ``out[k] = sum_t weights[letter, k, t] * x[sources[k, t]]``."""
 
-    index: Array
+    sources: Array
     weights: Array
 
 
@@ -52,7 +52,7 @@ def compiled(function: Function) -> Function:
     return result
 
 
-def widened(value):  # type: ignore[no-untyped-def]
+def widened(value: Any) -> Any:
     """A number as it is, or the bfloat16 of which an integer has the bits."""
     return value
 
@@ -67,10 +67,15 @@ def _number(value):  # type: ignore[no-untyped-def]
 @compiled
 def combine(out, start, n, add, x, base, taps, letter, row):  # type: ignore[no-untyped-def]
     """Write, or add, to ``out[start : start + n]`` the sum of the rows of ``x[base:]`` that a row of taps names."""
-    for t in range(0, taps.index.shape[1], GROUP):
-        index, weights = taps.index[row], taps.weights[letter, row]
+    for t in range(0, taps.sources.shape[1], GROUP):
+        sources, weights = taps.sources[row], taps.weights[letter, row]
         a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        i, j, k, m = base + index[t] * n, base + index[t + 1] * n, base + index[t + 2] * n, base + index[t + 3] * n
+        i, j, k, m = (
+            base + sources[t] * n,
+            base + sources[t + 1] * n,
+            base + sources[t + 2] * n,
+            base + sources[t + 3] * n,
+        )
         if add or t > 0:
             for p in range(n):
                 more = a * widened(x[i + p]) + b * widened(x[j + p]) + c * widened(x[k + p]) + d * widened(x[m + p])
@@ -82,35 +87,43 @@ def combine(out, start, n, add, x, base, taps, letter, row):  # type: ignore[no-
 
 
 @compiled
-def turn(x, out, rows, columns, n):  # type: ignore[no-untyped-def]
-    """Write ``(rows, columns, n)`` as ``(columns, rows, n)``."""
+def turn(x, out, planes, rows, columns, n):  # type: ignore[no-untyped-def]
+    """Write ``(rows, planes, columns, n)`` as ``(columns, planes, rows, n)``."""
     for i in range(rows):
-        for j in range(columns):
-            source, target = (i * columns + j) * n, (j * rows + i) * n
-            for p in range(n):
-                out[target + p] = x[source + p]
+        for g in range(planes):
+            source, target = (i * planes + g) * columns * n, (g * rows + i) * n
+            if n == 1:
+                for j in range(columns):
+                    out[target + j * planes * rows] = x[source + j]
+                continue
+            for j in range(columns):
+                for p in range(n):
+                    out[target + j * planes * rows * n + p] = x[source + j * n + p]
 
 
 @compiled
-def subtract(out, rows, gain, row):  # type: ignore[no-untyped-def]
-    """Subtract a multiple of one row from the first rows of ``out``."""
-    n = np.uint64(row.size)
+def copy(x, start, step, out, begin, stride, rows, n):  # type: ignore[no-untyped-def]
+    """Copy rows of ``n`` numbers, ``step`` apart in ``x``, to where they are ``stride`` apart in ``out``."""
     for i in range(rows):
         for p in range(n):
-            out[i * n + p] -= gain * row[p]
+            out[begin + i * stride + p] = x[start + i * step + p]
 
 
 @compiled
-def squares(x, start, rows, row):  # type: ignore[no-untyped-def]
-    """Sum of squares of rows of ``x[start:]`` less one row."""
-    n, total = np.uint64(row.size), 0.0
-    for i in range(rows):
-        part = row[0] * 0
-        for p in range(n):
-            value = widened(x[start + i * n + p]) - row[p]
-            part += value * value
-        total += part
-    return total
+def scaled(x, start, row, scale, out, begin):  # type: ignore[no-untyped-def]
+    """Write ``scale * (x[start:] - row)``."""
+    for p in range(np.uint64(row.size)):
+        out[begin + p] = scale * (widened(x[start + p]) - row[p])
+
+
+@compiled
+def squares(x, start, row):  # type: ignore[no-untyped-def]
+    """Sum of squares of ``x[start:] - row``."""
+    total = row[0] * 0
+    for p in range(np.uint64(row.size)):
+        value = widened(x[start + p]) - row[p]
+        total += value * value
+    return np.float64(total)
 
 
 @compiled
