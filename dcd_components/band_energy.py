@@ -30,7 +30,7 @@ from dcd_components.wavelets import BANDS, keeps_constants, keeps_energy
 class Survey(NamedTuple):
     """What a distance from a map needs of it: constants near its means ``(B, C)`` and energies less these.
 
-    ``whole`` is that of the map, ``energies`` those of the bands of each level.
+    ``energies`` are those of the bands of each level; a millionth of ``whole`` is more than rounding makes of them.
     """
 
     centre: Tensor
@@ -71,7 +71,7 @@ class BandEnergy:
 
     def survey(self, x: Tensor) -> Survey:
         """Read a map of shape ``(B, C, D, H, W)`` once for its energies."""
-        passes, wholes, energies = _passes(x), [], []
+        passes, voxels, wholes, energies = _passes(x), x.shape[2:].numel(), [], []
         middle: Tensor | None = (centre := self.centre(x))
         for level in range(self.levels):
             sign, counted, bands = self._plan(x.shape[2:], level)
@@ -80,7 +80,8 @@ class BandEnergy:
             wholes.append(each[0])
             energies.append(kept if sign > 0 else each[0] - kept)
             x, middle = (coefficients[0] if bands else x), None
-        return Survey(centre, wholes[0], torch.stack(energies))
+        whole = wholes[0] + 1e-6 * voxels * centre.square().sum()
+        return Survey(centre, whole, torch.stack(energies))
 
     def gradient(self, x: Tensor, weights: Tensor, centre: Tensor | None = None) -> Tensor:
         """Half the gradient of the energy weighted by level, ``A (x - centre)``, of ``(B, C, D, H, W)``."""

@@ -106,6 +106,7 @@ class WaveletDetailLoss(FeatureLoss):
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
         self._logged: set[tuple[int, ...]] = set()
 
+    @torch.compiler.disable  # its two passes are written by hand, and read tables that a compiler would copy
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
         _check_shapes(input, target)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dcd_components.band_energy import BandEnergy, Survey
 
@@ -52,16 +51,19 @@ class _ProjectedDistance(torch.autograd.Function):
         half = projection.T.to(t.dtype)  # rounded as autocast rounds weights
         middle = half @ survey.centre.mean(0).to(t.dtype)
         pulled = _mix(half, t, middle.expand(len(t), -1)[..., None])
-        response = form.gradient(s, weights, form.centre(s)).to(t.dtype)
-        inner, outer = _products(response, s.to(t.dtype)).T, _products(response, t).T
+        both = torch.cat([s.to(t.dtype), pulled])
+        response, pulled_response = form.gradient(both, weights, form.centre(both)).chunk(2)
+        rounded = response.to(t.dtype)
+        inner, outer = _products(rounded, both[: len(s)]).T, _products(rounded, t).T
         gram = projection.T @ projection
-        to_student = _mix(gram.to(t.dtype), response, form.gradient(pulled, weights).to(t.dtype).flatten(2))
+        to_student = _mix(gram, response, pulled_response.flatten(2))
         ctx.save_for_backward(to_student.to(s.dtype), projection @ inner - outer)
         return (gram * inner).sum() - 2 * (projection * outer).sum() + (survey.energies * weights).sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the wavelet loss has no second derivative: call it without create_graph")
         to_student, to_projection = ctx.saved_tensors
         return to_student * (2 * grad).to(to_student.dtype), 2 * grad * to_projection, None, None, None, None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dcd_components.taps import combine, compiled, copy, scaled, squares, turn, unsigned
+from dcd_components.taps import combine, combine_less, compiled, copy, scaled, squares, turn, unsigned
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
 #: Numbers in a row that are worth a loop.
@@ -21,12 +21,13 @@ LONG = np.uint64(256)
 
 
 @compiled
-def analyse(x, centre, measure, depth, rows, columns, wanted, out, energies, first, last):  # type: ignore[no-untyped-def]
+def analyse(x, centre, centred, measure, depth, rows, columns, wanted, out, energies, first, last):  # type: ignore[no-untyped-def]
     """Sub-bands ``out`` of ``x - centre``.
 
     Args:
         x: map ``(B, D, R, S, C)``.
         centre: ``(B, R * S * C)``, one plane a sample.
+        centred: whether any of it is not 0.
         measure: whether energies are wanted.
         depth: taps along D.
         rows: taps along R.
@@ -49,11 +50,15 @@ def analyse(x, centre, measure, depth, rows, columns, wanted, out, energies, fir
                 continue
             for g in range(count):
                 sample, k = (number + g) // planes, (number + g) % planes
-                combine(plane, ZERO, height * n, False, source, sample * size * height * n, depth, u, k)
-                gain = depth.weights[u, k].sum()
-                for i in range(height):
-                    for p in range(n):
-                        block[(i * count + g) * n + p] = plane[i * n + p] - gain * centre[sample, i * n + p]
+                target = block if count == 1 else plane
+                if centred:
+                    combine_less(
+                        target, ZERO, height * n, source, sample * size * height * n, centre[sample], depth, u, k
+                    )
+                else:
+                    combine(target, ZERO, height * n, False, source, sample * size * height * n, depth, u, k)
+                if count > 1:
+                    copy(plane, ZERO, n, block, g * n, count * n, height, n)
             _analyse_block(block, measure, rows, columns, wanted[u], width, out, energies, number, count)
         if measure:
             for g in range(count):

@@ -50,7 +50,7 @@ class Layout(NamedTuple):
         samples, _, *size, channels = self.planes(x).shape
         if centre is None:
             return _zeros(samples, math.prod(size) * channels, _wide(x))
-        return centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1).reshape(samples, -1).numpy()
+        return centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1).reshape(samples, -1).contiguous().numpy()
 
     def places(self, bands: Sequence[str]) -> NDArray[np.int64]:
         """Place of each sub-band by its letters along the axes of the planes; -1 for none."""
@@ -71,7 +71,16 @@ def analyse(
     depth, height, width = (len(table.sources) for table in tables)
     out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_wide(x))
     energies = np.zeros((1 + len(bands), samples * depth))
-    arrays = (_array(maps), layout.middle(centre, x), measure, *tables, layout.places(bands), out.numpy(), energies)
+    arrays = (
+        _array(maps),
+        layout.middle(centre, x),
+        centre is not None,
+        measure,
+        *tables,
+        layout.places(bands),
+        out.numpy(),
+        energies,
+    )
     _share(lambda *span: tap_kernels.analyse(*arrays, *span), samples * depth, maps.numel())
     coefficients = layout._replace(turned=not layout.turned).maps(out, x.shape[1])
     return coefficients, torch.from_numpy(energies.sum(1)).to(_wide(x))

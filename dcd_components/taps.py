@@ -65,6 +65,27 @@ def _number(value):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def combine_less(out, start, n, x, base, centre, taps, letter, row):  # type: ignore[no-untyped-def]
+    """Write what :func:`combine` writes of ``x``, each row less ``centre``.
+
+    Subtracted first, for of large numbers with a small difference sums would lose it.
+    """
+    sources, weights = taps.sources[row], taps.weights[letter, row]
+    for t in range(0, sources.size, GROUP):
+        a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        i, j = base + sources[t] * n, base + sources[t + 1] * n
+        k, m = base + sources[t + 2] * n, base + sources[t + 3] * n
+        if t > 0:
+            for p in range(n):
+                more = a * (widened(x[i + p]) - centre[p]) + b * (widened(x[j + p]) - centre[p])
+                out[start + p] += more + c * (widened(x[k + p]) - centre[p]) + d * (widened(x[m + p]) - centre[p])
+        else:
+            for p in range(n):
+                more = a * (widened(x[i + p]) - centre[p]) + b * (widened(x[j + p]) - centre[p])
+                out[start + p] = more + c * (widened(x[k + p]) - centre[p]) + d * (widened(x[m + p]) - centre[p])
+
+
+@compiled
 def combine(out, start, n, add, x, base, taps, letter, row):  # type: ignore[no-untyped-def]
     """Write, or add, to ``out[start : start + n]`` the sum of the rows of ``x[base:]`` that a row of taps names."""
     for t in range(0, taps.sources.shape[1], GROUP):

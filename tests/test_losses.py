@@ -1,17 +1,14 @@
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-import pywt
 import torch
 from torch import Tensor, nn
 
 from dcd_components.deep_supervision import DeepSupervisionLoss
 from dcd_components.losses import FeatureLoss, StagewiseLoss, WaveletDetailLoss
-from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, supported_levels
+from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS
 
 STAGE_LOSSES = [
     pytest.param(FeatureLoss, {}, id="feature"),
@@ -35,40 +32,6 @@ def stage_loss(kind: type[FeatureLoss], students: int, teachers: int, **options:
 def as_identity(loss: FeatureLoss) -> FeatureLoss:
     nn.init.dirac_(loss.projection.weight)
     return loss
-
-
-def plain_definition(loss: WaveletDetailLoss, input: Tensor, target: Tensor) -> float:
-    """Transform both maps on their own with PyWavelets and compare them band by band."""
-    weight = loss.projection.weight.detach().numpy()[:, :, 0, 0, 0]
-    a, b = np.einsum("oi,bidhw->bodhw", weight, input.numpy()), target.numpy()
-    levels = []
-    for _ in range(loss.levels):
-        ours, theirs = (pywt.dwtn(x, loss.wavelet, loss.mode, axes=(2, 3, 4)) for x in (a, b))
-        error = np.mean([np.mean((ours[band] - theirs[band]) ** 2) for band in loss.bands])
-        energy = np.mean([np.mean(theirs[band] ** 2) for band in loss.bands]) if loss.normalize else 1
-        levels.append(error / energy)
-        a, b = ours["aaa"], theirs["aaa"]
-    return float(np.mean(levels))
-
-
-@pytest.mark.parametrize("size", [pytest.param((16, 8, 12), id="even"), pytest.param((17, 9, 13), id="odd")])
-@pytest.mark.parametrize("normalize", [False, True], ids=["plain", "normalised"])
-@pytest.mark.parametrize(
-    ("wavelet", "levels", "bands", "mode"),
-    [
-        pytest.param("haar", 3, DIRECTIONAL_BANDS, "periodization", id="haar, directional"),
-        pytest.param("db2", 1, BANDS[1:], "symmetric", id="db2, all details"),
-        pytest.param("sym2", 1, ("aad", "ddd"), "zero", id="sym2, two bands"),
-    ],
-)
-def test_wavelet_loss_equals_its_definition_with_pywt(
-    wavelet: str, levels: int, bands: Sequence[str], mode: str, normalize: bool, size: tuple[int, ...]
-) -> None:
-    options = {"wavelet": wavelet, "levels": levels, "bands": bands, "mode": mode, "normalize": normalize}
-    loss = stage_loss(WaveletDetailLoss, 2, 3, **options)
-    assert isinstance(loss, WaveletDetailLoss)
-    student, teacher = noise(2, 2, *size), noise(2, 3, *size, seed=2)
-    assert loss(student, teacher).item() == pytest.approx(plain_definition(loss, student, teacher), rel=1e-12)
 
 
 def test_default_wavelet_loss_is_the_papers() -> None:
@@ -122,9 +85,9 @@ def test_a_target_without_anything_to_match_scores_zero(kind: type[FeatureLoss],
     assert not student.grad.any()
 
 
-@pytest.mark.parametrize(("kind", "options"), STAGE_LOSSES)
-def test_gradients_to_student_and_projection_are_right(kind: type[FeatureLoss], options: dict[str, Any]) -> None:
-    loss = stage_loss(kind, 2, 3, **options)
+@pytest.mark.parametrize("normalize", [False, True], ids=["plain", "normalised"])
+def test_gradients_of_the_feature_loss_to_student_and_projection_are_right(normalize: bool) -> None:
+    loss = stage_loss(FeatureLoss, 2, 3, normalize=normalize)
     teacher = noise(1, 3, 4, 5, 4, seed=2)
 
     def value(student: Tensor, weight: Tensor) -> Any:
@@ -169,50 +132,6 @@ def test_result_is_float32_under_autocast_to_bfloat16(kind: type[FeatureLoss], o
         value = loss(student, teacher)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(student.float(), teacher.float()), rtol=0.01, atol=0)
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("offset", [0.0, 3.0], ids=["centred", "far from zero"])
-def test_gradients_under_autocast_are_those_of_float32(normalize: bool, offset: float) -> None:
-    """Maps as an encoder makes them: smooth, and with a mean much larger than their detail."""
-    loss = WaveletDetailLoss(4, 16, levels=2, normalize=normalize)
-    smooth = torch.nn.AvgPool3d(3, stride=1, padding=1)
-    student = (smooth(torch.randn(2, 4, 24, 24, 24)) + offset).bfloat16()
-    teacher = (smooth(torch.randn(2, 16, 24, 24, 24)) + offset).bfloat16()
-    found = []
-    for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        leaf = student.to(dtype).requires_grad_()
-        projection = loss.double() if dtype == torch.float64 else loss.float()
-        value = projection(leaf, teacher.to(dtype))
-        found.append((value, *torch.autograd.grad(value, [leaf, projection.projection.weight])))
-    for half, single, exact in zip(*found, strict=True):
-        assert (single - exact).norm() < 1e-3 * exact.norm()
-        assert (half - exact).norm() < 0.02 * exact.norm()
-
-
-@pytest.mark.parametrize("mode", ["periodization", "zero", "symmetric", "reflect"])
-@pytest.mark.parametrize(
-    "bands", [DIRECTIONAL_BANDS, ("aad",), ("aaa", "ddd"), BANDS], ids=["paper", "one", "two", "all"]
-)
-@pytest.mark.parametrize("size", [(16, 16, 16), (9, 12, 7), (5, 3, 2), (32, 17, 20)], ids=str)
-def test_loss_and_gradients_equal_the_plain_computation(size: tuple[int, ...], bands: Any, mode: str) -> None:
-    loss = WaveletDetailLoss(3, 5, wavelet="db2", levels=2, bands=bands, mode=mode).double()
-    student, teacher = noise(2, 3, *size).requires_grad_(), noise(2, 5, *size, seed=2)
-    difference = loss.projection(student) - teacher
-    levels = []
-    x, depth = difference, min(2, supported_levels(size, "db2"))
-    for level in range(depth):
-        coefficients = dwt3(x, "db2", 1, mode)
-        x = coefficients.approximation
-        each = {**coefficients.details[0], **({"aaa": x} if level == depth - 1 else {})}
-        if chosen := [each[band].square().mean() for band in bands if band in each]:
-            levels.append(torch.stack(chosen).mean())
-    plain = torch.stack(levels).mean()
-    leaves = [student, loss.projection.weight]
-    expected = torch.autograd.grad(plain, leaves)
-    value = loss(student, teacher)
-    torch.testing.assert_close(value, plain, rtol=1e-9, atol=0)
-    torch.testing.assert_close(torch.autograd.grad(value, leaves), expected, rtol=1e-9, atol=1e-13)
 
 
 def test_levels_are_capped_and_logged_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None:
