@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -20,9 +19,6 @@ BUNDLES = Path(__file__).parents[1] / "bundles"
 CASES, FOLDS = 120, 12  # ten cases a fold
 TEST_FOLDS, VAL_FOLDS, TRAIN_FOLDS = [0, 1, 2, 3, 4], [5], [6, 7, 8, 9, 10, 11]
 TEACHER_EPOCHS, STUDENT_EPOCHS = 20, 14
-
-#: Idle threads wait without spinning: where the cores are shared with other programs, that is several times faster.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 #: What is trained, and with which configs on top of inference.yaml.
 MODELS = {
@@ -135,7 +131,6 @@ class Demo:
             log.open("w") as file,
             subprocess.Popen(
                 [sys.executable, *command[1:]],
-                env=ENVIRONMENT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

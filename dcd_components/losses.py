@@ -106,7 +106,8 @@ class WaveletDetailLoss(FeatureLoss):
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
         self._logged: set[tuple[int, ...]] = set()
 
-    @torch.compiler.disable  # its two passes are written by hand, and read tables that a compiler would copy
+    # Its passes are written by hand and read tables that a compiler would copy.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
         _check_shapes(input, target)

@@ -23,7 +23,8 @@ class StageRecorder:
     recorded only with ``stop``, so that a validation of the student amid its training leaves nothing behind.
 
     Args:
-        network: any network; ``DistributedDataParallel`` is unwrapped.
+        network: any network; ``DistributedDataParallel`` and ``torch.compile`` are unwrapped. Make the recorder before
+            the first pass of a compiled network: what is compiled before does not see the hooks.
         stages: module paths, such as ``downsamples.0``, in the order wanted.
         stop: end the forward pass as soon as all stages are recorded; see :meth:`features`.
 
@@ -35,8 +36,7 @@ class StageRecorder:
         self.network = network
         self.stages = tuple(stages)
         self.stop = stop
-        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        self._modules = [_find(bare, stage) for stage in self.stages]
+        self._modules = [_find(_bare(network), stage) for stage in self.stages]
         if not self.stages:
             raise ValueError("stages must name at least one sub-module, got none")
         self._maps: dict[str, Tensor] = {}
@@ -89,6 +89,19 @@ class StageRecorder:
                 raise AllStagesRecorded
 
         return hook
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """Unwrap a network; and have the compiler look for hooks before every pass, if it is compiled."""
+    while True:
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network, torch._dynamo.config.skip_nnmodule_hook_guards = inner, False
+        else:
+            if network._compiled_call_impl is not None:  # by network.compile()
+                torch._dynamo.config.skip_nnmodule_hook_guards = False
+            return network
 
 
 def _find(network: nn.Module, stage: str) -> nn.Module:

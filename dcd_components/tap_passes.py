@@ -50,7 +50,13 @@ class Layout(NamedTuple):
         samples, _, *size, channels = self.planes(x).shape
         if centre is None:
             return _zeros(samples, math.prod(size) * channels, _wide(x))
-        return centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1).reshape(samples, -1).contiguous().numpy()
+        return (
+            centre.reshape(samples, 1, channels)
+            .expand(-1, math.prod(size), -1)
+            .reshape(samples, -1)
+            .contiguous()
+            .numpy()
+        )
 
     def places(self, bands: Sequence[str]) -> NDArray[np.int64]:
         """Place of each sub-band by its letters along the axes of the planes; -1 for none."""
