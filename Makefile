@@ -6,8 +6,8 @@ TASK ?= brats_gli
 
 # Idle threads spin for a moment only: alone a step is a fifth faster than without, and on cores that other programs use
 # too it is several times faster than with the default. Freed memory is kept: to get it anew costs a tenth of a step.
-export GOMP_SPINCOUNT = 1000
-export GLIBC_TUNABLES = glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
+export GOMP_SPINCOUNT ?= 1000
+export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
 .PHONY: demo test lint
 

@@ -11,7 +11,6 @@ the paper's six directional bands, ``aaa`` and ``ddd``.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ class BandEnergy:
         for level in range(self.levels):
             sign, counted, bands = self._plan(x.shape[2:], level)
             coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, middle, measure=True)
-            kept = each[[1 + bands.index(band) for band in counted]].sum()
+            kept = each[1 + len(bands) - len(counted) :].sum()  # what is only there for the next level comes first
             wholes.append(each[0])
             energies.append(kept if sign > 0 else each[0] - kept)
             x, middle = (coefficients[0] if bands else x), None
@@ -125,14 +124,14 @@ def _weights(form: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, devic
 
 
 def _passes(x: Tensor) -> ModuleType:
-    """What transforms a map: on a CPU the compiled kernels, where numba is installed."""
+    """What transforms a map: on a CPU the compiled kernels, elsewhere matrices."""
     return _kernels() if x.device.type == "cpu" else matrix_passes
 
 
-@lru_cache(maxsize=1)
 def _kernels() -> ModuleType:
-    name = "tap_passes" if importlib.util.find_spec("numba") else "matrix_passes"
-    return importlib.import_module(f"dcd_components.{name}")
+    from dcd_components import tap_passes  # compiled code takes a moment to load, and inference needs none
+
+    return tap_passes
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -113,8 +113,11 @@ class WaveletDetailLoss(FeatureLoss):
         _check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
             projection = self.projection.weight.flatten(1)
-            wide = torch.float64 if torch.float64 in (input.dtype, target.dtype) else projection.dtype
-            input, target = (x if x.dtype in (torch.bfloat16, wide) else x.to(wide) for x in (input, target.detach()))
+            maps = (input, target.detach())
+            wide = torch.float64 if any(x.dtype == torch.float64 for x in (projection, *maps)) else torch.float32
+            # bfloat16 has the range of float32 and is read as it is; half precision has not.
+            half = all(x.dtype == torch.bfloat16 for x in maps)
+            input, target = (x if half else x.to(wide) for x in maps)
             form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
             survey = form.survey(target)
             weights = form.weights(target.shape, wide, target.device)

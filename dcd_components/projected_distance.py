@@ -51,21 +51,23 @@ class _ProjectedDistance(torch.autograd.Function):
         half = projection.T.to(t.dtype)  # rounded as autocast rounds weights
         middle = half @ survey.centre.mean(0).to(t.dtype)
         pulled = _mix(half, t, middle.expand(len(t), -1)[..., None])
-        both = torch.cat([s.to(t.dtype), pulled])
+        both = torch.cat([s, pulled]).contiguous()
+        del pulled  # maps are most of the memory that a step needs
         response, pulled_response = form.gradient(both, weights, form.centre(both)).chunk(2)
+        del both
         rounded = response.to(t.dtype)
-        inner, outer = _products(rounded, both[: len(s)]).T, _products(rounded, t).T
+        inner, outer = _products(rounded, s).T, _products(rounded, t).T
         gram = projection.T @ projection
-        to_student = _mix(gram, response, pulled_response.flatten(2))
-        ctx.save_for_backward(to_student.to(s.dtype), projection @ inner - outer)
+        to_student = _mix(gram, response, pulled_response.flatten(2)).to(s.dtype) if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(to_student, projection @ inner - outer if ctx.needs_input_grad[1] else None)
         return (gram * inner).sum() - 2 * (projection * outer).sum() + (survey.energies * weights).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the wavelet loss has no second derivative: call it without create_graph")
-        to_student, to_projection = ctx.saved_tensors
-        return to_student * (2 * grad).to(to_student.dtype), 2 * grad * to_projection, None, None, None, None
+        gradients = [None if half is None else 2 * grad * half for half in ctx.saved_tensors]
+        return *gradients, None, None, None, None
 
 
 def _mix(matrix: Tensor, x: Tensor, less: Tensor) -> Tensor:

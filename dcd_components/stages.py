@@ -23,8 +23,9 @@ class StageRecorder:
     recorded only with ``stop``, so that a validation of the student amid its training leaves nothing behind.
 
     Args:
-        network: any network; ``DistributedDataParallel`` and ``torch.compile`` are unwrapped. Make the recorder before
-            the first pass of a compiled network: what is compiled before does not see the hooks.
+        network: any network; ``DistributedDataParallel`` and ``torch.compile`` are unwrapped. For a compiled
+            network torch's setting ``skip_nnmodule_hook_guards`` is turned off, so that it sees hooks come and go; make
+            the recorder before its first pass.
         stages: module paths, such as ``downsamples.0``, in the order wanted.
         stop: end the forward pass as soon as all stages are recorded; see :meth:`features`.
 

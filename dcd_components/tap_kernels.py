@@ -16,6 +16,9 @@ import numpy as np
 from dcd_components.taps import combine, combine_less, compiled, copy, scaled, squares, turn, unsigned
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
+#: Begin of the SHA-256 of taps.py: numba makes machine code anew when this file changes, not when one does that it
+#: calls. A test holds it.
+TAPS = "9341f8ae44bf22ca"
 #: Numbers in a row that are worth a loop.
 LONG = np.uint64(256)
 
@@ -93,7 +96,7 @@ def _analyse_block(block, measure, rows, columns, wanted, width, out, energies, 
 
 
 @compiled
-def adjoin_planes(x, rows, columns, wanted, out, first, last):  # type: ignore[no-untyped-def]
+def adjoin_planes(x, rows, columns, wanted, out, skip, first, last):  # type: ignore[no-untyped-def]
     """Adjoint of the passes along S and R.
 
     Args:
@@ -101,12 +104,14 @@ def adjoin_planes(x, rows, columns, wanted, out, first, last):  # type: ignore[n
         rows: taps of the adjoint along R.
         columns: taps of the adjoint along S.
         wanted: see above.
-        out: ``(2, B, d, R, S, C)``, by the letter of D; halves without sub-bands are left as they are.
+        out: ``(2, some of B, d, R, S, C)``, by the letter of D; halves without sub-bands are left as they are.
+        skip: samples before those of ``out``.
         first: see above.
         last: see above.
     """
     height, n = np.uint64(out.shape[3]), np.uint64(out.shape[4] * out.shape[5])
-    planes, result = np.uint64(x.shape[1] * x.shape[2]), out.reshape(-1)
+    planes, result = np.uint64(out.shape[1] * out.shape[2]), out.reshape(-1)
+    before = np.uint64(skip) * np.uint64(x.shape[2])
     together = max(ONE, LONG // n)
     block = np.empty(together * height * n, out.dtype)
     for number in range(np.uint64(first), np.uint64(last), together):
@@ -115,7 +120,7 @@ def adjoin_planes(x, rows, columns, wanted, out, first, last):  # type: ignore[n
             if wanted[u].max() >= 0:
                 _adjoin_block(x, rows, columns, wanted[u], block, number, count, np.uint64(out.shape[4]))
                 for g in range(count):
-                    start = (np.uint64(u) * planes + number + g) * height * n
+                    start = (np.uint64(u) * planes + number + g - before) * height * n
                     copy(block, g * n, count * n, result, start, n, height, n)
 
 
@@ -145,17 +150,18 @@ def _adjoin_block(x, rows, columns, wanted, block, number, count, width):  # typ
 
 
 @compiled
-def adjoin_depth(x, depth, letters, base, centre, scale, out, first, last):  # type: ignore[no-untyped-def]
+def adjoin_depth(x, depth, letters, base, centre, scale, out, skip, first, last):  # type: ignore[no-untyped-def]
     """Adjoint of the pass along D, added to ``scale * (base - centre)``.
 
     Args:
-        x: ``(2, B, d, R, S, C)``.
+        x: ``(2, some of B, d, R, S, C)``.
         depth: taps of the adjoint.
         letters: which halves of ``x`` count.
         base: map ``(B, D, R, S, C)``.
         centre: ``(B, R * S * C)``, one plane a sample.
         scale: 0 for no base.
         out: ``(B, D, R, S, C)``.
+        skip: samples before those of ``x``.
         first: see above.
         last: see above.
     """
@@ -170,5 +176,5 @@ def adjoin_depth(x, depth, letters, base, centre, scale, out, first, last):  # t
         scaled(given, number * n, centre[number // size], scale, result, number * n)
         for u in range(2):
             if letters[u]:
-                start = (np.uint64(u) * samples + number // size) * planes * n
+                start = (np.uint64(u) * samples + number // size - np.uint64(skip)) * planes * n
                 combine(result, number * n, n, True, source, start, depth, u, number % size)

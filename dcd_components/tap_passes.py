@@ -33,30 +33,21 @@ class Layout(NamedTuple):
     def of(x: Tensor) -> Layout:
         """Layout of a map; if it has none of these, that of its contiguous copy."""
         layouts = [Layout(*flags) for flags in itertools.product((False, True), repeat=2)]
-        return next((layout for layout in layouts if layout.planes(x).is_contiguous()), layouts[0])
+        return next((layout for layout in layouts if layout._ordered(x).is_contiguous()), layouts[0])
+
+    def _ordered(self, x: Tensor) -> Tensor:
+        x = x.transpose(-1, -2) if self.turned else x
+        return x.movedim(-4, -1) if self.channels_last else x
 
     def planes(self, x: Tensor) -> Tensor:
         """View ``(..., B, C, D, H, W)`` as the kernels take it: ``(..., N, D, H, W, C)``, or with W before H."""
-        x = x.transpose(-1, -2) if self.turned else x
-        return x.movedim(-4, -1) if self.channels_last else x.flatten(-5, -4).unsqueeze(-1)
+        x = self._ordered(x).contiguous()
+        return x if self.channels_last else x.flatten(-5, -4).unsqueeze(-1)
 
     def maps(self, x: Tensor, channels: int) -> Tensor:
         """Undo :meth:`planes`."""
         x = x.movedim(-1, -4) if self.channels_last else torch.unflatten(x.squeeze(-1), -4, (-1, channels))
         return x.transpose(-1, -2) if self.turned else x
-
-    def middle(self, centre: Tensor | None, x: Tensor) -> Array:
-        """What is subtracted from every plane of ``(B, C, D, H, W)``: ``(N, numbers in a plane)``."""
-        samples, _, *size, channels = self.planes(x).shape
-        if centre is None:
-            return _zeros(samples, math.prod(size) * channels, _wide(x))
-        return (
-            centre.reshape(samples, 1, channels)
-            .expand(-1, math.prod(size), -1)
-            .reshape(samples, -1)
-            .contiguous()
-            .numpy()
-        )
 
     def places(self, bands: Sequence[str]) -> NDArray[np.int64]:
         """Place of each sub-band by its letters along the axes of the planes; -1 for none."""
@@ -71,15 +62,15 @@ def analyse(
 ) -> tuple[Tensor, Tensor]:
     """Sub-bands of one level, and their energies; see :func:`dcd_components.matrix_passes.analyse`."""
     layout = Layout.of(x)
-    maps = layout.planes(x).contiguous()
+    maps = layout.planes(x)
     samples, *size, channels = maps.shape
     tables = [_taps(n, wavelet, mode, _wide(x), False) for n in size]
     depth, height, width = (len(table.sources) for table in tables)
-    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_wide(x))
+    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_wide(x), device="cpu")
     energies = np.zeros((1 + len(bands), samples * depth))
     arrays = (
         _array(maps),
-        layout.middle(centre, x),
+        _planes_of(centre, maps),
         centre is not None,
         measure,
         *tables,
@@ -103,23 +94,35 @@ def adjoin(
 ) -> Tensor:
     """Adjoint of the analysis, added to a map; see :func:`dcd_components.matrix_passes.adjoin`."""
     layout = Layout.of(base)
-    maps = layout.planes(base).contiguous()
-    given = layout._replace(turned=not layout.turned).planes(coefficients).contiguous().numpy()
+    maps = layout.planes(base)
+    given = layout._replace(turned=not layout.turned).planes(coefficients).numpy()
     samples, *size, channels = maps.shape
     tables = [_taps(n, wavelet, mode, coefficients.dtype, True) for n in size]
     places, planes = layout.places(bands), given.shape[2]
-    halves = np.empty((2, samples, planes, *size[1:], channels), given.dtype)
-    out = torch.empty(samples, *size, channels, dtype=coefficients.dtype)
-    first = (given, tables[1], tables[2], places, halves)
-    _share(lambda *span: tap_kernels.adjoin_planes(*first, *span), samples * planes, maps.numel())
-    factor, letters = given.dtype.type(0 if scale is None else scale.item()), places.max((1, 2)) >= 0
-    second = (halves, tables[0], letters, _array(maps), layout.middle(centre, base), factor, out.numpy())
-    _share(lambda *span: tap_kernels.adjoin_depth(*second, *span), samples * size[0], maps.numel())
+    letters, factor = places.max((1, 2)) >= 0, given.dtype.type(0 if scale is None else scale.item())
+    out = torch.empty(samples, *size, channels, dtype=coefficients.dtype, device="cpu")
+    base_and_target = _array(maps), _planes_of(centre, maps), factor, out.numpy()
+
+    def some(first: int, last: int) -> None:
+        halves = np.empty((2, last - first, planes, *size[1:], channels), given.dtype)
+        tap_kernels.adjoin_planes(given, *tables[1:], places, halves, first, first * planes, last * planes)
+        tap_kernels.adjoin_depth(halves, tables[0], letters, *base_and_target, first, first * size[0], last * size[0])
+
+    _share(some, samples, maps.numel())
     return layout.maps(out, base.shape[1])
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _planes_of(centre: Tensor | None, maps: Tensor) -> Array:
+    """What is subtracted from every plane of ``(N, D, R, S, C)``: ``(N, numbers in a plane)``."""
+    samples, _, *size, channels = maps.shape
+    if centre is None:
+        return _zeros(samples, math.prod(size) * channels, _wide(maps))
+    rows = centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1)
+    return rows.reshape(samples, -1).contiguous().numpy()
 
 
 def _array(x: Tensor) -> Array:
@@ -128,7 +131,7 @@ def _array(x: Tensor) -> Array:
 
 @lru_cache(maxsize=256)
 def _zeros(samples: int, numbers: int, dtype: torch.dtype) -> Array:
-    return torch.zeros(samples, numbers, dtype=dtype).numpy()
+    return np.zeros((samples, numbers), np.float64 if dtype == torch.float64 else np.float32)
 
 
 @lru_cache(maxsize=256)
@@ -138,7 +141,7 @@ def _taps(n: int, wavelet: str, mode: str, dtype: torch.dtype, adjoint: bool) ->
 
 
 def _share(work: Callable[[int, int], None], count: int, numbers: int) -> None:
-    """Call ``work(first, last)`` for parts of ``count`` planes, in as many threads as torch uses.
+    """Call ``work(first, last)`` for parts of ``count`` planes or samples, in as many threads as torch uses.
 
     Each takes the next part that is left, so that none waits for one that was slow to wake.
     """

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "taps": set(),
     "tap_kernels": {"taps"},
     "tap_passes": {"tap_kernels", "taps", "wavelets"},
-    "band_energy": {"matrix_passes", "wavelets"},  # and tap_passes, where numba is installed
+    "band_energy": {"matrix_passes", "tap_passes", "wavelets"},
     "projected_distance": {"band_energy"},
     "losses": {"band_energy", "projected_distance", "wavelets"},
     "gliomas": {"anatomy"},
