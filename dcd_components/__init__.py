@@ -14,7 +14,7 @@ from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear
 from dcd_components.stages import StageRecorder
 from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "BANDS",
