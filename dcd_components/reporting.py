@@ -177,7 +177,7 @@ def plot_cases(cases: Sequence[CasePicture], path: Path, labels: Mapping[str, in
     grid = figure.subplots(*shape, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for case, row in zip(cases, grid, strict=True):
         _draw_case(case, row, colours)
-    for axes, name in zip(figure.axes, columns[0], strict=False):
+    for axes, name in zip(grid[0], columns[0], strict=True):
         axes.set_title(name, color="white", fontsize=11)
     handles = [Patch(color=colours[value], label=name) for name, value in labels.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor="white")

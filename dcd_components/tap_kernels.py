@@ -18,7 +18,7 @@ from dcd_components.taps import combine, combine_less, compiled, copy, scaled, s
 ZERO, ONE = np.uint64(0), np.uint64(1)
 #: Begin of the SHA-256 of taps.py: numba makes machine code anew when this file changes, not when one does that it
 #: calls. A test holds it.
-TAPS = "9341f8ae44bf22ca"
+TAPS = "ea2f06b6d83ff4e0"
 #: Numbers in a row that are worth a loop.
 LONG = np.uint64(256)
 
@@ -165,12 +165,8 @@ def adjoin_depth(x, depth, letters, base, centre, scale, out, skip, first, last)
         first: see above.
         last: see above.
     """
-    samples, planes, size, n = (
-        np.uint64(x.shape[1]),
-        np.uint64(x.shape[2]),
-        np.uint64(out.shape[1]),
-        np.uint64(centre.shape[1]),
-    )
+    samples, planes = np.uint64(x.shape[1]), np.uint64(x.shape[2])
+    size, n = np.uint64(out.shape[1]), np.uint64(centre.shape[1])
     source, result, given = x.reshape(-1), out.reshape(-1), base.reshape(-1)
     for number in range(np.uint64(first), np.uint64(last)):
         scaled(given, number * n, centre[number // size], scale, result, number * n)

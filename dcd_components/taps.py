@@ -88,15 +88,11 @@ def combine_less(out, start, n, x, base, centre, taps, letter, row):  # type: ig
 @compiled
 def combine(out, start, n, add, x, base, taps, letter, row):  # type: ignore[no-untyped-def]
     """Write, or add, to ``out[start : start + n]`` the sum of the rows of ``x[base:]`` that a row of taps names."""
-    for t in range(0, taps.sources.shape[1], GROUP):
-        sources, weights = taps.sources[row], taps.weights[letter, row]
+    sources, weights = taps.sources[row], taps.weights[letter, row]
+    for t in range(0, sources.size, GROUP):
         a, b, c, d = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        i, j, k, m = (
-            base + sources[t] * n,
-            base + sources[t + 1] * n,
-            base + sources[t + 2] * n,
-            base + sources[t + 3] * n,
-        )
+        i, j = base + sources[t] * n, base + sources[t + 1] * n
+        k, m = base + sources[t + 2] * n, base + sources[t + 3] * n
         if add or t > 0:
             for p in range(n):
                 more = a * widened(x[i + p]) + b * widened(x[j + p]) + c * widened(x[k + p]) + d * widened(x[m + p])
