@@ -1,10 +1,10 @@
 """Detail Consistent Distillation of 3D segmenters, as components for MONAI bundles."""
 
 from dcd_components.cache import DiskCache
-from dcd_components.cases import load_cases, other_folds
+from dcd_components.cases import load_cases
 from dcd_components.deep_supervision import DeepSupervisionLoss
 from dcd_components.errors import plain_errors
-from dcd_components.handlers import DistillationHandler, GradientClipping
+from dcd_components.handlers import DistillationHandler, GradientClipping, WeightAverage
 from dcd_components.inferers import AutocastInferer, MirrorInferer
 from dcd_components.losses import FeatureLoss, StagewiseLoss, WaveletDetailLoss
 from dcd_components.networks import InferenceWeights, load_frozen, prepare_checkpoint
@@ -33,6 +33,7 @@ __all__ = [
     "StagewiseLoss",
     "TrainingLog",
     "WaveletDetailLoss",
+    "WeightAverage",
     "constant",
     "cosine_decay",
     "cosine_ramp",
@@ -41,7 +42,6 @@ __all__ = [
     "linear_ramp",
     "load_cases",
     "load_frozen",
-    "other_folds",
     "plain_errors",
     "prepare_checkpoint",
     "schedule",

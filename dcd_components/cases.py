@@ -26,7 +26,7 @@ def load_cases(
     datalist: str | Path,
     dataset_dir: str | Path,
     files: Patterns,
-    folds: Sequence[int],
+    folds: Sequence[int] | None,
     own_grid: Sequence[str] = (),
     held_out: Sequence[int] = (),
 ) -> list[Case]:
@@ -38,7 +38,7 @@ def load_cases(
         datalist: file that ``python -m dcd_components datalist`` wrote.
         dataset_dir: folder that its paths start from.
         files: for each sequence, the patterns that its path may have.
-        folds: of the cases.
+        folds: of the cases; None for all that are not held out.
         own_grid: sequences that need not share the label's shape and affine.
         held_out: folds that should not be among them; if one is, a warning is logged.
 
@@ -51,9 +51,14 @@ def load_cases(
         ValueError: when a fold has no case, a file is missing, or a case's files differ in shape or affine; the first
             faults of all cases at once.
     """
+    listed = [case for case in read_datalist(datalist).cases if LABEL in case]
+    if folds is None:
+        folds = sorted({case["fold"] for case in listed} - set(held_out))
+        if not folds:
+            raise ValueError(f"{datalist} has no labelled case outside the held out folds {sorted(set(held_out))}")
     if not isinstance(folds, Sequence):
         raise ValueError(f"folds must be a list, such as [0], got {folds!r}")
-    cases = [case for case in read_datalist(datalist).cases if case["fold"] in folds and LABEL in case]
+    cases = [case for case in listed if case["fold"] in folds]
     empty = set(folds) - {case["fold"] for case in cases}
     if empty or not cases:
         raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
@@ -70,13 +75,6 @@ def load_cases(
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError("; ".join(faults[:SHOWN]) + more)
     return loaded
-
-
-def other_folds(datalist: str | Path, *held_out: Sequence[int]) -> list[int]:
-    """Folds of a list that are in none of the given ones."""
-    return sorted(
-        {case["fold"] for case in read_datalist(datalist).cases} - {fold for folds in held_out for fold in folds}
-    )
 
 
 def _faults(case: str, paths: dict[str, str], own_grid: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
 from dcd_components import timing
@@ -100,7 +100,8 @@ class _Training:
         self.waits: list[float] = []
         configs = [str(bundle / "configs" / f"{config}.yaml") for config in ("inference", "train")]
         folds = sorted({case["fold"] for case in read_datalist(Path(settings["dataset_dir"], "datalist.json")).cases})
-        dataset = {**DATASETS[name], "data": "@train::data", "transform": "@train::preprocessing"}
+        data = ConfigParser.load_config_files(configs)["train"]["dataset"]["data"]
+        dataset = {**DATASETS[name], "data": data, "transform": "@train::preprocessing"}
         training = {"train_folds": folds, "cache_dir": str(cache), "train::dataset": dataset, "train::handlers": []}
         flow = ConfigWorkflow(configs, workflow_type="train", logging_file=False, **settings, **training)
         self.trainer = flow.parser.get_parsed_content("train::trainer")

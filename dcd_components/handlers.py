@@ -1,4 +1,4 @@
-"""Ignite handlers that change a training step: distillation and gradient clipping."""
+"""Ignite handlers of a training: distillation, gradient clipping and the average of the weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
@@ -124,3 +125,28 @@ class GradientClipping:
         """Whether MONAI's trainer will step after this backward pass; the same rule as its ``_iteration``."""
         in_epoch = (engine.state.iteration - 1) % engine.state.epoch_length + 1
         return bool(in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length)
+
+
+class WeightAverage(EMAHandler):
+    """Exponential moving average of a network's weights, that each training starts anew from those it starts with.
+
+    Ignite's own starts from the weights at the time of its construction. Weights that come later, from a checkpoint or
+    from a federated server, would be a thousandth of the average after the first iteration, and random ones the rest.
+    Handlers of ``Events.STARTED`` that load weights must be attached before it.
+
+    Args:
+        network: network in training.
+        decay: what the average keeps of itself per iteration.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, momentum=1 - decay)
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        """Register at the engine's events, with the arguments of Ignite's own."""
+        engine.add_event_handler(Events.STARTED, self.restart)
+        super().attach(engine, *args, **kwargs)
+
+    def restart(self) -> None:
+        """Take the network's weights as they are."""
+        self.ema_model.load_state_dict(self.model.state_dict())

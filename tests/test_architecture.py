@@ -68,11 +68,11 @@ PUBLIC_NAMES = {
     *("BANDS", "DIRECTIONAL_BANDS", "dwt3", "idwt3"),
     *("FeatureLoss", "WaveletDetailLoss", "StagewiseLoss", "DeepSupervisionLoss"),
     *("constant", "linear_ramp", "cosine_ramp", "cosine_decay", "schedule"),
-    *("StageRecorder", "DistillationHandler", "GradientClipping"),
+    *("StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
-    *("CaseScores", "TrainingLog", "DiskCache", "load_cases", "other_folds", "plain_errors"),
+    *("CaseScores", "TrainingLog", "DiskCache", "load_cases", "plain_errors"),
 }
 
 

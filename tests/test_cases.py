@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, save
 
-from dcd_components.cases import load_cases, other_folds
+from dcd_components.cases import load_cases
 from dcd_components.datalists import make_datalist, write_datalist
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
@@ -51,8 +51,12 @@ def test_the_stamp_of_a_case_follows_the_names_of_its_files(two_cases: Path) -> 
     assert plain["stamp"] != other["stamp"]
 
 
-def test_all_other_folds_train(two_cases: Path) -> None:
-    assert other_folds(two_cases / "datalist.json", [0], [7]) == [1]
+def test_all_folds_train_that_are_not_held_out(two_cases: Path) -> None:
+    listed = two_cases / "datalist.json"
+    others = load_cases(listed, two_cases, BRATS.files, None, held_out=[0, 7])
+    assert others == load_cases(listed, two_cases, BRATS.files, [1])
+    with pytest.raises(ValueError, match=r"no labelled case outside the held out folds \[0, 1\]"):
+        load_cases(listed, two_cases, BRATS.files, None, held_out=[0, 1])
 
 
 def test_a_fold_that_is_held_out_and_trained_on_is_logged(two_cases: Path, caplog: pytest.LogCaptureFixture) -> None:

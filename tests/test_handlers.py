@@ -10,7 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from dcd_components.handlers import DistillationHandler, GradientClipping
+from dcd_components.handlers import DistillationHandler, GradientClipping, WeightAverage
 from dcd_components.losses import FeatureLoss, StagewiseLoss
 from dcd_components.schedules import constant
 from dcd_components.stages import StageRecorder
@@ -345,3 +345,16 @@ def test_scaled_but_small_gradients_are_only_unscaled() -> None:
 def test_a_largest_norm_that_is_not_positive_is_refused(max_norm: float) -> None:
     with pytest.raises(ValueError, match=f"max_norm must be positive, got {max_norm}"):
         GradientClipping(max_norm)
+
+
+def test_the_average_starts_from_the_weights_that_a_training_starts_from() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(network, decay=0.75)
+    engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 10.0))
+    engine.add_event_handler(Events.STARTED, lambda engine: nn.init.constant_(network.weight, 2.0))  # as a loader does
+    average.attach(engine)
+    engine.run([0])
+    assert average.ema_model.weight.item() == 0.75 * 2.0 + 0.25 * 10.0
+    engine.run([0])
+    assert average.ema_model.weight.item() == 0.75 * 2.0 + 0.25 * 10.0
+    assert network.weight.item() == 10.0

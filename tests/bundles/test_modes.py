@@ -47,6 +47,17 @@ def test_teacher_then_distilled_student(workflow: Workflow, tmp_path: Path) -> N
     assert len(read_csv(tmp_path / "eval" / "scores.csv")) == 2
 
 
+def test_other_programs_may_say_the_device_by_its_name_and_the_epochs_to_the_trainer(
+    workflow: Workflow, tmp_path: Path
+) -> None:
+    said: dict[str, Any] = {"device": "cpu", "train::trainer::max_epochs": 2}
+    run(workflow("inference", "train", "quick", epochs=1000, val_interval=10, **said))
+    rows = read_csv(tmp_path / "model_training.csv")
+    assert [bool(row["val_mean_dice"]) for row in rows] == [False, True]
+    assert float(rows[-1]["learning_rate"]) < float(rows[0]["learning_rate"]) / 2
+    run(workflow("inference", "quick", device="cpu"))
+
+
 def test_one_sequence_is_enough(workflow: Workflow, bundle: Path) -> None:
     name = bundle_settings(bundle)["reference"]
     one = {"files": {name: bundle_settings(bundle)["files"][name]}, "own_grid": []}
