@@ -9,13 +9,16 @@ TASK ?= brats_gli
 export GOMP_SPINCOUNT ?= 1000
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
-.PHONY: demo test lint
+.PHONY: demo test test-label lint
 
 demo: .venv/ready
 	$(BIN)/python -m dcd_components demo --out $(OUT) --seed $(SEED) --task $(TASK)
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-label: .venv-label/ready
+	$(BIN)/python -m pytest tests/label
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -29,4 +32,12 @@ lint: .venv/ready
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+# MONAI Label's server sees the project's packages, but not the project itself, which is installed by a link.
+SITE = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+.venv-label/ready: .venv/ready tests/label/requirements.txt
+	$(PYTHON) -m venv .venv-label
+	$(BIN)/python $(SITE) > "$$(.venv-label/bin/python $(SITE))/project.pth"
+	.venv-label/bin/pip install --quiet --no-deps --requirement tests/label/requirements.txt
 	touch $@

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from nilearn import datasets
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -78,6 +77,8 @@ class Template:
 @lru_cache(maxsize=1)
 def load_template(spacing_mm: float) -> Template:
     """Read the template, once per process, and blur it to the resolution of ``spacing_mm``."""
+    from nilearn import datasets  # slow to import, and nothing else needs it
+
     image = datasets.load_mni152_template(resolution=1)
     t1 = image.get_fdata(dtype=np.float32)
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)

@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sklearn.model_selection import KFold
-
 from dcd_components.layouts import Layout, files_of, make_layout, places
 
 Case = dict[str, Any]
@@ -146,6 +144,8 @@ def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
     Raises:
         ValueError: for less than two folds or fewer cases than folds.
     """
+    from sklearn.model_selection import KFold  # which nothing else needs
+
     order = sorted(range(len(cases)), key=lambda index: str(cases[index]["case"]))
     assigned = [0] * len(cases)
     for fold, (_, tested) in enumerate(KFold(folds, shuffle=True, random_state=12345).split(order)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from types import TracebackType
@@ -12,8 +13,8 @@ def plain_errors() -> None:
 
     MONAI wraps an error inside a config as "Failed to evaluate ...", which hides its cause in the middle of the
     traceback. From now on, if the first error of such a chain is about values, files or a missing library, only it is
-    printed, and the exit status is 1. Every other error keeps its traceback. For programs, that is, for the
-    ``initialize`` of a config.
+    printed, and the exit status is 1. So is that of a process of several that has lost another one, whose own error is
+    the one to read. Every other error keeps its traceback. For programs, that is, for the ``initialize`` of a config.
     """
     sys.excepthook = _hook
 
@@ -29,5 +30,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     cause = root_cause(error)
     if isinstance(cause, (ValueError, OSError, ImportError)):
         sys.stderr.write(f"error: {cause}\n")
+    elif isinstance(cause, RuntimeError) and re.search("gloo|nccl", str(cause), re.IGNORECASE):
+        sys.stderr.write(f"error: another process was lost, look for its own message: {cause}\n")
     else:
         traceback.print_exception(kind, error, trace)

@@ -14,7 +14,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from dcd_components.stages import StageRecorder
+from dcd_components.stages import StageRecorder, bare
 
 
 class DistillationHandler:
@@ -25,8 +25,9 @@ class DistillationHandler:
     no hook is registered. The hooks are gone after the run, also after an exception: list this handler before others
     that listen to ``EXCEPTION_RAISED``, since the first of them that raises ends the event.
 
-    Reads ``state.output["image"]`` and ``["loss"]``; writes ``state.output["loss"]``, ``["distillation_loss"]``
-    (unweighted, detached) and ``["distillation_weight"]``.
+    Reads ``state.output["image"]`` and ``["loss"]``; writes ``state.output["loss"]``, and for records, detached:
+    ``["segmentation_loss"]``, the loss before; ``["distillation_loss"]``, unweighted; ``["distillation_weight"]``; and
+    ``["distillation_loss/<stage>"]`` where the loss has ``terms``, as :class:`dcd_components.StagewiseLoss` has.
 
     Args:
         student: recorder of the trained network.
@@ -69,8 +70,11 @@ class DistillationHandler:
         image = _plain(output[CommonKeys.IMAGE])
         targets = self.teacher.features(lambda network: self.inferer(image, network))
         term = self.loss([_plain(x) for x in self.student.pop()], targets)
+        output["segmentation_loss"] = output[CommonKeys.LOSS].detach()
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weight * term
         output["distillation_loss"] = term.detach()
+        terms = getattr(bare(self.loss), "terms", ())
+        output |= {f"distillation_loss/{stage}": one for stage, one in zip(self.student.stages, terms, strict=False)}
         output["distillation_weight"] = torch.tensor(weight)
 
     def _start_epoch(self, engine: Engine) -> None:
@@ -127,7 +131,7 @@ class GradientClipping:
         return bool(in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length)
 
 
-class WeightAverage(EMAHandler):
+class WeightAverage(EMAHandler):  # type: ignore[misc]
     """Exponential moving average of a network's weights, that each training starts anew from those it starts with.
 
     Ignite's own starts from the weights at the time of its construction. Weights that come later, from a checkpoint or

@@ -16,7 +16,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dcd_components import inference_setting, networks, runtime_scores, runtimes, timing
+from dcd_components import inference_setting, networks, onnx_files, runtime_scores, runtimes, timing
 from dcd_components.inference_setting import Setting
 
 COLUMNS = {
@@ -108,7 +108,7 @@ def _load(
         for network, module in pair.items():
             model = Path(folder, f"{network}.onnx")
             if any(runtimes.NEEDS.get(name) for name in names):
-                runtimes.export_onnx(module, image.shape[1], model)
+                onnx_files.export_onnx(module, image.shape[1], model)
             for name in names:
                 run = runtimes.load(name, module, model, patches)
                 loaded[network, name] = run

@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from dcd_components import runtimes
+from dcd_components.bundle_configs import read_configs
 
 #: Patches of training cases that int8 is calibrated on.
 PATCHES = 24
@@ -44,10 +45,8 @@ class Setting:
 
     def parser(self, *configs: str) -> ConfigParser:
         """The bundle's inference on the CPU, with further configs below the overlays."""
-        parser = ConfigParser()
-        names = ("inference", *configs, *self.overlays)
-        parser.read_config([str(self.bundle / "configs" / f"{name}.yaml") for name in names])
-        parser.update({"device": "$torch.device('cpu')", "bundle_root": str(self.bundle), **self.overrides})
+        parser = read_configs(self.bundle, ("inference", *configs, *self.overlays))
+        parser.update({"device": "$torch.device('cpu')", **self.overrides})
         return parser
 
     def note(self) -> str:

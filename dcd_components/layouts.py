@@ -83,14 +83,15 @@ def make_layout(settings: Mapping[str, Any]) -> Layout:
 
 
 def bundle_settings(bundle: str | Path) -> dict[str, Any]:
-    """Read what the ``configs/inference.yaml`` of a bundle says of its files, for :func:`make_layout`.
+    """Read what ``configs/inference.yaml``, in a release ``inference.json``, says of the files, for :func:`make_layout`.
 
     Raises:
         FileNotFoundError: when there is no such file.
     """
-    path = Path(bundle) / "configs" / "inference.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"no bundle at {bundle}: there is no {path}")
+    configs = Path(bundle) / "configs"
+    path = next((path for path in configs.glob("inference.*") if path.suffix in (".yaml", ".json")), None)
+    if path is None:
+        raise FileNotFoundError(f"no bundle at {bundle}: there is no {configs / 'inference.yaml'}")
     parser = ConfigParser(ConfigParser.load_config_file(path))
     return {one.name: parser.get_parsed_content(one.name) for one in fields(Layout)}
 

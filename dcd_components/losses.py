@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from dcd_components.band_energy import BandEnergy
+from dcd_components.processes import mean
 from dcd_components.projected_distance import projected_distance
 from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
 
@@ -29,8 +30,8 @@ class FeatureLoss(_Loss):
     Args:
         in_channels: channels of the student's map.
         out_channels: channels of the teacher's map.
-        normalize: divide by the teacher's mean square, so that the loss has no unit and a student that predicts
-            nothing scores 1.
+        normalize: divide by the teacher's mean square in the batches of all processes, so that the loss has no unit and
+            a student that predicts nothing scores 1.
 
     Shape:
         - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
@@ -47,8 +48,11 @@ class FeatureLoss(_Loss):
         _check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
             projected, target = self.projection(_widen(input)), _widen(target.detach())
-        error, whole = (projected - target).square().mean(), target.square().mean()
-        return _relative(error, whole, whole) if self.normalize else error
+        error: Tensor = (projected - target).square().mean()
+        if not self.normalize:
+            return error
+        whole = mean(target.square().mean())
+        return _relative(error, whole, whole)
 
 
 class WaveletDetailLoss(FeatureLoss):
@@ -73,8 +77,8 @@ class WaveletDetailLoss(FeatureLoss):
         levels: number of decompositions, at least 1; capped, with a log line, at what the map supports.
         bands: sub-bands to match, named by axis D, H, W: ``"aad"`` is detail along W.
         mode: boundary rule known to PyWavelets.
-        normalize: divide each level by the teacher's energy in the same bands, so that the loss is the share of
-            the teacher's detail that the student misses, and its weight has no unit.
+        normalize: divide each level by the teacher's energy in the same bands, over all processes, so that the loss is
+            the share of the teacher's detail that the student misses, and its weight has no unit.
 
     Shape:
         - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
@@ -123,7 +127,8 @@ class WaveletDetailLoss(FeatureLoss):
             weights = form.weights(target.shape, wide, target.device)
             if self.normalize:
                 means = survey.energies * weights * weights.count_nonzero()
-                weights = _relative(weights, means, survey.whole / target.numel())
+                energies = mean(torch.cat([means, survey.whole.view(1) / target.numel()]))
+                weights = _relative(weights, energies[:-1], energies[-1])
             return projected_distance(input, projection.to(wide), target, survey, weights, form)
 
     def _levels(self, x: Tensor) -> int:
@@ -136,11 +141,13 @@ class WaveletDetailLoss(FeatureLoss):
 
 
 class StagewiseLoss(nn.Module):
-    """Mean of one loss per stage.
+    """Mean of one loss per stage; ``terms`` keeps each stage's of the last call, detached.
 
     Args:
         losses: one stage loss per stage, in the order of the stages.
     """
+
+    terms: Sequence[Tensor] = ()
 
     def __init__(self, losses: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -151,6 +158,7 @@ class StagewiseLoss(nn.Module):
         if not len(inputs) == len(targets) == len(self.losses):
             raise ValueError(f"{len(self.losses)} stage losses got {len(inputs)} and {len(targets)} feature maps")
         terms = [loss(x, y) for loss, x, y in zip(self.losses, inputs, targets, strict=True)]
+        self.terms = [term.detach() for term in terms]
         return torch.stack(terms).mean()
 
 

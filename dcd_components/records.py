@@ -17,6 +17,7 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from dcd_components.metrics import case_scores
+from dcd_components.processes import mean
 from dcd_components.reporting import summarise, write_csv
 
 
@@ -24,12 +25,17 @@ class TrainingLog:
     """Log one line an epoch with the time left, and keep the figures of all epochs in a CSV file.
 
     Acts at ``ITERATION_COMPLETED`` (adds up, without waiting for the device) and ``EPOCH_COMPLETED`` (logs and
-    writes); list it after the validation handler, whose last metrics it takes along.
+    writes); list it after the validation handler, whose last metrics it takes along. Attached in every process: losses
+    are means over all of them, rank 0 logs and writes. Handlers that are listed after it, such as those of TensorBoard
+    and MLflow, find its figures in ``state.metrics``, and of ``state.output`` the figures alone, as a list of one item,
+    which is what MONAI's handlers expect.
 
-    Raises a ``ValueError`` after an epoch whose loss is not a number: nothing more can be learnt.
+    Raises a ``ValueError`` after an epoch whose loss is not a number, and when a training goes on whose learning rate
+    has come to 0: nothing more can be learnt.
 
     Args:
-        path: CSV file to write: epoch, iteration, seconds, learning rate, loss, distillation loss and weight, metrics.
+        path: CSV file to write: epoch, iteration, seconds, learning rate, loss, its parts by segmentation and
+            distillation, the latter also of each stage, its weight, metrics.
         validator: engine whose ``state.metrics`` are taken along on the epochs in which it ran.
     """
 
@@ -43,35 +49,50 @@ class TrainingLog:
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
         engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
 
-    def _begin(self, engine: Engine) -> None:
+    def _begin(self, engine: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
+        if engine.state.epoch > 0 and engine.optimizer.param_groups[0]["lr"] == 0:
+            raise ValueError("the learning rate has come to 0: say with rounds how often the training goes on")
+
+    def _forget(self, engine: Engine) -> None:
+        # MONAI's ThreadContainer fails in the midst of an epoch where a trainer has metrics.
+        for name in self.rows[-1] if self.rows else ():
+            engine.state.metrics.pop(name, None)
 
     def _add(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
-        for name in (CommonKeys.LOSS, "distillation_loss", "distillation_weight"):
-            if name in output:
-                self._sums[name] = self._sums.get(name, torch.zeros(())).to(output[name].device) + output[name].detach()
+        loss = output[CommonKeys.LOSS].detach()
+        parts = {name: one for name, one in output.items() if name.startswith(("segmentation_", "distillation_"))}
+        figures: dict[str, Tensor] = {CommonKeys.LOSS: loss, "segmentation_loss": loss, **parts}
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())).to(value.device) + value
+        engine.state.output = [figures]
 
     def _report(self, engine: Any) -> None:
         state, seconds = engine.state, time.monotonic() - self._start
         row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
-        row |= {name: total.item() / state.epoch_length for name, total in self._sums.items()}
+        row |= {name: mean(total).item() / state.epoch_length for name, total in self._sums.items()}
         if not math.isfinite(row.get(CommonKeys.LOSS, 0.0)):
             raise ValueError(
                 f"the loss is {row[CommonKeys.LOSS]} in epoch {state.epoch}: look for NaN with the command check"
             )
-        row |= self._validation(state.epoch)
         self._sums.clear()
+        if idist.get_rank() > 0:
+            return
+        state.metrics.update({name: row[name] for name in list(row)[3:]})
+        row |= self._validation(state.epoch)
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         write_csv([{name: row.get(name, "") for name in columns} for row in self.rows], self.path)
         left = seconds / len(self.rows) * (state.max_epochs - state.epoch)
-        figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in list(row)[4:])
+        shown = [name for name in list(row)[4:] if name != "segmentation_loss" and "/" not in name]
+        figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in shown)
         engine.logger.info(f"epoch {state.epoch}/{state.max_epochs}: {figures}; {clock(left)} left")
 
     def _validation(self, epoch: int) -> dict[str, float]:
@@ -86,8 +107,9 @@ class CaseScores:
     """Score every case of an evaluation and write one row a case into a CSV file.
 
     Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item, and
-    at ``COMPLETED``, where rank 0 writes the rows of all processes and the means go to ``state.metrics``. Next to the
-    scores of :func:`dcd_components.metrics.case_scores`, a row has the case's name and the seconds of its inference.
+    at ``EPOCH_COMPLETED``, where rank 0 writes the rows of all processes and the means go to ``state.metrics``, in time
+    for handlers that are listed after it. Next to the scores of :func:`dcd_components.metrics.case_scores`, a row has
+    the case's name and the seconds of its inference.
 
     Args:
         path: CSV file to write.
@@ -112,7 +134,7 @@ class CaseScores:
         engine.add_event_handler(Events.ITERATION_STARTED, self._clock)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._clock)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _begin(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +165,7 @@ class CaseScores:
             write_csv(rows, self.path)
 
     def _gather(self) -> list[dict[str, Any]]:
-        """Rows of all processes, each case once: a sampler may repeat cases to even out the processes."""
+        """Rows of all processes, each case once: where cases are fewer than processes, each scores them all."""
         if idist.get_world_size() == 1:
             return self._rows
         gathered: list[list[dict[str, Any]]] = [[] for _ in range(idist.get_world_size())]

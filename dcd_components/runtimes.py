@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import io
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from monai.networks.utils import convert_to_torchscript
 from torch import Tensor, nn
 
 from dcd_components.inferers import AutocastInferer, cpu_has_bfloat16
+from dcd_components.onnx_files import OnnxNetwork, quiet
 
 Runtime = Callable[[Tensor], Tensor]
 EAGER, AUTOCAST, SCRIPT, ONNX = "eager float32", "eager bfloat16", "TorchScript float32", "ONNX Runtime float32"
@@ -52,7 +49,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
     Args:
         name: one of :func:`available`.
         network: in evaluation mode, without gradients, on the CPU.
-        model: the same network as :func:`export_onnx` wrote it; eager runtimes and TorchScript do not read it.
+        model: the same network as an ONNX file; eager runtimes and TorchScript do not read it.
         patches: images ``(1, C, D, H, W)`` from which int8 learns the ranges of the activations.
 
     Raises:
@@ -62,7 +59,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         EAGER: lambda: network,
         AUTOCAST: lambda: _autocast(network),
         SCRIPT: lambda: _torchscript(network),
-        ONNX: lambda: _onnxruntime(model),
+        ONNX: lambda: OnnxNetwork(model),
         OPENVINO: lambda: _OpenVino(_read(model), "f32"),
         OPENVINO_BFLOAT16: lambda: _OpenVino(_read(model), "bf16"),
         INT8: lambda: _OpenVino(_quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
@@ -70,31 +67,6 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
     if name not in loaders:
         raise ValueError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
     return loaders[name]()
-
-
-def export_onnx(network: nn.Module, channels: int, path: Path) -> None:
-    """Write a network as an ONNX file whose batch and spatial axes are free; this costs no speed.
-
-    Args:
-        network: in evaluation mode, without gradients, on the CPU.
-        channels: of its input.
-        path: of the file.
-    """
-    # The example has axes of different lengths, or the exporter would hold two of them to be one.
-    example = torch.zeros(2, channels, 64, 96, 128)
-    axes = {0: "batch", 2: "depth", 3: "height", 4: "width"}
-    with _quiet():
-        torch.onnx.export(
-            network,
-            (example,),
-            path,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=(axes,),
-            external_data=False,
-            verbose=False,
-            dynamo=True,
-        )
 
 
 def _autocast(network: nn.Module) -> Runtime:
@@ -108,22 +80,9 @@ def _autocast(network: nn.Module) -> Runtime:
 
 
 def _torchscript(network: nn.Module) -> Runtime:
-    with _quiet():
+    with quiet():
         script: Runtime = torch.jit.freeze(convert_to_torchscript(network))
     return script
-
-
-def _onnxruntime(model: Path) -> Runtime:
-    onnxruntime = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> Tensor:
-        (logits,) = session.run(None, {"image": image.numpy(force=True)})
-        return torch.from_numpy(logits)
-
-    return run
 
 
 class _OpenVino:
@@ -154,7 +113,7 @@ def _read(model: Path) -> Any:
 def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:
     """Model with int8 convolutions, ranges of activations from ``patches``; the norms stay in floating point."""
     os.environ["NNCF_CI"] = "1"  # or it would send statistics of its use over the network
-    with _quiet():
+    with quiet():
         nncf = importlib.import_module("nncf")
         return nncf.quantize(
             _read(model),
@@ -162,17 +121,3 @@ def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:
             preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric; unsymmetric ones gained no Dice and lost speed
             subset_size=len(patches),
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep converters from printing progress and from warning of what they themselves do."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.filterwarnings("ignore", "The TorchScript type system doesn't support", UserWarning)
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-            yield
-    finally:
-        logging.disable(before)

@@ -37,7 +37,7 @@ class StageRecorder:
         self.network = network
         self.stages = tuple(stages)
         self.stop = stop
-        self._modules = [_find(_bare(network), stage) for stage in self.stages]
+        self._modules = [_find(bare(network), stage) for stage in self.stages]
         if not self.stages:
             raise ValueError("stages must name at least one sub-module, got none")
         self._maps: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ class StageRecorder:
         return hook
 
 
-def _bare(network: nn.Module) -> nn.Module:
+def bare(network: nn.Module) -> nn.Module:
     """Unwrap a network; and have the compiler look for hooks before every pass, if it is compiled."""
     while True:
         if isinstance(network, nn.parallel.DistributedDataParallel):

@@ -17,15 +17,8 @@ from numpy.typing import NDArray
 from dcd_components.datalists import read_datalist
 from dcd_components.layouts import files_of
 from dcd_components.networks import cost
-from dcd_components.reporting import (
-    CasePicture,
-    markdown_table,
-    plot_cases,
-    plot_curves,
-    read_csv,
-    summarise,
-    write_csv,
-)
+from dcd_components.pictures import CasePicture, case_figure, plot_curves
+from dcd_components.reporting import markdown_table, read_csv, summarise, write_csv
 
 #: Heading and format of the table's columns; those of the labels stand where the mean over them does.
 COLUMNS = {
@@ -80,8 +73,9 @@ def write(folder: Path, configs: Sequence[str], logs: Mapping[str, Path]) -> str
     plot_curves(curves, folder / "curves.png")
     shown = [model for model in logs if model in ("teacher", "plain", "distilled")]
     names = _telling_cases(scores["plain"], scores["distilled"], list(labels))
-    plot_cases([_picture(folder, name, shown, scores, list(labels)) for name in names], folder / "cases.png", labels)
-    plot_cases([_new_case(folder / "new_case")], folder / "new_case.png", labels)
+    pictures = [_picture(folder, name, shown, scores, list(labels)) for name in names]
+    case_figure(pictures, labels).savefig(folder / "cases.png")
+    case_figure([_new_case(folder / "new_case")], labels).savefig(folder / "new_case.png")
     return table
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd_components.__main__ import phantom
+from dcd_components.commands import phantom
 
 
 @pytest.fixture(scope="session")

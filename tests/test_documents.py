@@ -16,14 +16,16 @@ from monai.bundle import ConfigParser
 from tiny import BRATS, BUNDLES, ISLES, TINY
 
 from dcd_components import __main__
+from dcd_components.packing import flat_configs
 from dcd_components.reporting import read_csv
 
 ROOT = Path(__file__).parents[1]
 OWN_DATA = BUNDLES / "own_data.md"
-PAGES = [BRATS / "docs" / "README.md", ISLES / "docs" / "README.md", OWN_DATA, ROOT / "data_lists" / "README.md"]
+BUNDLE_PAGES = [path for bundle in (BRATS, ISLES) for path in sorted((bundle / "docs").glob("*.md"))]
+PAGES = [*BUNDLE_PAGES, OWN_DATA, ROOT / "data_lists" / "README.md"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 #: What monai.bundle run itself takes, next to overrides of config keys.
-RUN_OPTIONS = {"config_file"}
+RUN_OPTIONS = {"config_file", "run_name", "tracking"}
 
 
 def commands(program: str) -> list[str]:
@@ -51,14 +53,20 @@ def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
     given = options(shlex.split(command))
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    config = ConfigParser.load_config_files([str(BRATS / name) for name in names])
-    assert set(given) - RUN_OPTIONS - set(config) == set()
+    assert set(given) - RUN_OPTIONS - set().union(*map(config_keys, names)) == set()
+
+
+def config_keys(name: str) -> set[str]:
+    """Keys of a config of the bundle, or of its release, whose configs are JSON."""
+    if name.endswith(".json"):
+        return set(flat_configs(BRATS, teacher=True)[Path(name).stem])
+    return set(ConfigParser.load_config_file(str(BRATS / name)))
 
 
 @pytest.mark.parametrize("command", commands("python -m dcd_components"))
 def test_package_commands_name_existing_options(command: str) -> None:
     _, _, _, name, *words = shlex.split(command)
-    function = __main__.COMMANDS[name]
+    function = __main__.command(name)
     assert set(options(words)) <= set(inspect.signature(function).parameters)
 
 

@@ -38,6 +38,13 @@ def test_a_wrapped_error_about_input_ends_the_program_with_one_line(statement: s
     assert (result.returncode, result.stdout, result.stderr) == (1, "", line + "\n")
 
 
+def test_a_process_that_has_lost_another_says_so() -> None:
+    result = run("raise RuntimeError('[gloo/transport/tcp/pair.cc:553] Connection closed by peer')")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: another process was lost, look for its own message: [gloo")
+    assert "Traceback" not in result.stderr
+
+
 def test_another_error_keeps_its_traceback() -> None:
     result = run("{}['epochs']")
     assert result.returncode == 1

@@ -100,6 +100,10 @@ def test_weighted_term_is_added_to_the_loss() -> None:
         assert not output["distillation_loss"].requires_grad
         assert output["distillation_weight"].item() == 0.5
         torch.testing.assert_close(output["loss"], output["plain"] + 0.5 * output["distillation_loss"])
+        torch.testing.assert_close(output["segmentation_loss"], output["plain"].detach())
+        stages = torch.stack([output[f"distillation_loss/{stage}"] for stage in STAGES])
+        torch.testing.assert_close(stages.mean(), output["distillation_loss"])
+        assert stages[0] != stages[1]
 
 
 def test_weight_follows_epochs_counted_from_zero() -> None:

@@ -188,7 +188,10 @@ def test_one_stage_scores_as_that_stage_and_two_as_their_mean() -> None:
     students, teachers = [noise(1, 2, 8, 8, 8), noise(1, 3, 4, 4, 4)], [noise(1, 3, 8, 8, 8), noise(1, 4, 4, 4, 4)]
     a, b = first(students[0], teachers[0]), second(students[1], teachers[1])
     assert torch.equal(StagewiseLoss([first])(students[:1], teachers[:1]), a)
-    torch.testing.assert_close(StagewiseLoss([first, second])(students, teachers), (a + b) / 2)
+    loss = StagewiseLoss([first, second])
+    torch.testing.assert_close(loss(students, teachers), (a + b) / 2)
+    assert [term.item() for term in loss.terms] == [a.item(), b.item()]
+    assert not any(term.requires_grad for term in loss.terms)
 
 
 def test_projections_of_all_stages_are_parameters() -> None:

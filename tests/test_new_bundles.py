@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from tiny import BRATS, BUNDLES
 
 from dcd_components import bundle_texts, new_bundles
-from dcd_components.__main__ import new_bundle
+from dcd_components.commands import new_bundle
 from dcd_components.layouts import bundle_settings, make_layout
 
 
@@ -53,7 +53,7 @@ def scans(tmp_path: Path) -> Path:
 
 def test_a_bundle_has_all_files_and_no_link(tmp_path: Path) -> None:
     bundle = made(tmp_path)
-    common = {f"configs/{path.name}" for path in (BUNDLES / "common").iterdir()}
+    common = {f"configs/{path.name}" for path in (BUNDLES / "common").iterdir() if path.is_file()}
     own = {"LICENSE", "configs/inference.yaml", "configs/metadata.json", "docs/README.md", "docs/data_license.txt"}
     written = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert written == common | own | {"models/.gitkeep"}

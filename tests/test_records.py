@@ -50,8 +50,8 @@ def test_each_epoch_has_a_row_of_means_in_a_csv_file(tmp_path: Path) -> None:
     rows = read_csv(tmp_path / "logs" / "training.csv")
     assert all(float(row.pop("seconds")) >= 0 for row in rows)
     assert rows == [
-        {"epoch": 1, "iteration": 2, "learning_rate": 0.25, "loss": 1.5},
-        {"epoch": 2, "iteration": 4, "learning_rate": 0.25, "loss": 4.0},
+        {"epoch": 1, "iteration": 2, "learning_rate": 0.25, "loss": 1.5, "segmentation_loss": 1.5},
+        {"epoch": 2, "iteration": 4, "learning_rate": 0.25, "loss": 4.0, "segmentation_loss": 4.0},
     ]
 
 
@@ -63,14 +63,24 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_written(t
     assert len(read_csv(tmp_path / "training.csv")) == 1
 
 
+def test_a_training_that_goes_on_must_have_a_learning_rate_left(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": 1.0}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    engine.run([0], max_epochs=1)
+    engine.optimizer.param_groups[0]["lr"] = 0.0
+    with pytest.raises(ValueError, match=r"^the learning rate has come to 0: say with rounds how often"):
+        engine.run([0], max_epochs=2)
+
+
 def test_distillation_has_columns_of_its_own_from_the_epoch_it_starts_in(tmp_path: Path) -> None:
-    term = {"distillation_loss": 4.0, "distillation_weight": 0.5}
+    stages = {"distillation_loss/stem": 3.0, "distillation_loss/downsamples.0": 5.0}
+    term = {"segmentation_loss": 1.0, "distillation_loss": 4.0, "distillation_weight": 0.5, **stages}
     engine = trainer([{"loss": 1.0}, {"loss": 3.0, **term}])
     TrainingLog(tmp_path / "training.csv").attach(engine)
     engine.run([0], max_epochs=2)
     first, second = read_csv(tmp_path / "training.csv")
-    assert list(first)[4:] == ["loss", "distillation_loss", "distillation_weight"]
-    assert [first[name] for name in term] == ["", ""]
+    assert list(first)[4:] == ["loss", *term]
+    assert [first[name] for name in term] == [1.0, "", "", "", ""]
     assert {name: second[name] for name in term} == term
 
 
@@ -86,12 +96,24 @@ def test_metrics_are_taken_along_in_the_epochs_of_a_validation_only(tmp_path: Pa
     assert "per_class" not in rows[0]
 
 
+def test_later_handlers_find_the_figures_at_the_end_of_an_epoch_and_only_there(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": 3.0, "segmentation_loss": 2.0, "distillation_loss": 2.0}])
+    during, after = [], []
+    TrainingLog(tmp_path / "training.csv", validator(engine, {"val_mean_dice": 0.5}, interval=1)).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: during.append(dict(engine.state.metrics)))
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: after.append(dict(engine.state.metrics)))
+    engine.run([0], max_epochs=2)
+    assert during == [{}, {}]
+    assert after[0] == {"learning_rate": 0.25, "loss": 1.0, "segmentation_loss": 1.0}
+    assert after[1] == {"learning_rate": 0.25, "loss": 3.0, "segmentation_loss": 2.0, "distillation_loss": 2.0}
+
+
 def test_each_epoch_is_logged_in_one_line_with_the_time_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([100.0, 110.0, 120.0, 130.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    engine = trainer([{"loss": 1.25}] * 3)
+    engine = trainer([{"loss": 1.25, "distillation_loss/stem": 2.0}] * 3)
     TrainingLog(tmp_path / "training.csv", validator(engine, {"val_mean_dice": 0.5}, interval=3)).attach(engine)
     with caplog.at_level(logging.INFO, logger=engine.logger.name):
         engine.run([0], max_epochs=3)
@@ -134,6 +156,14 @@ def test_each_case_has_a_row_of_scores_in_mm_in_a_csv_file(tmp_path: Path, batch
     assert all(float(row["seconds"]) >= 0 for row in rows)
     assert engine.state.metrics["mean_dice"] == 0.5
     assert engine.state.metrics["cases"] == 2
+
+
+def test_later_handlers_find_the_means_at_the_end_of_the_epoch(tmp_path: Path) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    found: list[float] = []
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: found.append(engine.state.metrics["mean_dice"]))
+    engine.run()
+    assert found == [0.5]
 
 
 def test_the_mean_over_labels_leaves_out_regions_of_several(tmp_path: Path) -> None:

@@ -4,19 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
-from dcd_components.reporting import (
-    CasePicture,
-    markdown_table,
-    plot_cases,
-    plot_curves,
-    read_csv,
-    summarise,
-    write_csv,
-)
-
-LABELS = {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+from dcd_components.reporting import markdown_table, read_csv, summarise, write_csv
 
 
 def scores(dice: float, small: int = 0, found: int = 0) -> dict[str, Any]:
@@ -25,15 +14,6 @@ def scores(dice: float, small: int = 0, found: int = 0) -> dict[str, Any]:
         **{"dice_ET": dice, "hd95_mm_ET": 2.0, "nsd_ET": 0.5, "dice_RC": 0.5, "hd95_mm_RC": 4.0, "nsd_RC": math.nan},
         **{"small_lesions": small, "small_lesions_found": found, "false_lesions": 1},
     }
-
-
-def picture(**changes: Any) -> CasePicture:
-    """A head whose right front has a lesion on the slice of level 5."""
-    image, truth = np.zeros((2, 20, 24, 12))
-    image[2:18, 3:21, 1:11] = np.random.default_rng(0).normal(100, 10, (16, 18, 10))
-    truth[13:16, 15:19, 5] = 3
-    fields = {"title": "case", "sequences": {"T1c": image, "FLAIR": image}, "masks": {"truth": truth, "plain": truth}}
-    return CasePicture(**(fields | changes))
 
 
 def test_rows_survive_a_csv_file_exactly(tmp_path: Path) -> None:
@@ -149,40 +129,3 @@ def test_a_table_is_aligned_and_shows_nan_as_a_dash() -> None:
 def test_a_table_names_the_missing_column() -> None:
     with pytest.raises(ValueError, match=r"row 0 must have the columns \['dice'\], got \['model'\]"):
         markdown_table([{"model": "plain"}], {"model": ("Student", ""), "dice": ("Dice", ".3f")})
-
-
-def test_curves_are_drawn_with_and_without_distillation(tmp_path: Path) -> None:
-    plain = [{"epoch": epoch, "iteration": 10 * epoch, "loss": 1 / epoch} for epoch in range(1, 9)]
-    plain[-1]["val_mean_dice"] = 0.7
-    distilled = [row | {"distillation_loss": 2.0, "distillation_weight": 0.5} for row in plain]
-    unknown = [row | {"distillation_loss": "", "val_mean_dice": ""} for row in plain]
-    plot_curves({"plain": plain, "distilled": distilled, "unknown": unknown}, tmp_path / "curves.png")
-    assert imread(tmp_path / "curves.png").std() > 0.05
-
-
-def test_the_lesion_of_the_right_front_is_drawn_up_on_the_left(tmp_path: Path) -> None:
-    plot_cases([picture()], tmp_path / "cases.png", LABELS)
-    pixels = imread(tmp_path / "cases.png")[..., :3]
-    panel = pixels[40:-40, pixels.shape[1] // 2 : pixels.shape[1] * 3 // 4]
-    yellow = np.argwhere(panel[..., 0] - panel[..., 2] > 0.3)
-    assert len(yellow) > 50
-    assert (yellow.mean(axis=0) < np.array(panel.shape[:2]) / 2).all()
-
-
-@pytest.mark.parametrize("kind", ["no truth", "empty sequence", "integers"])
-def test_odd_cases_are_drawn_too(tmp_path: Path, kind: str) -> None:
-    case = picture()
-    image, truth = case.sequences["T1c"], case.masks["truth"]
-    odd: dict[str, dict[str, Any]] = {
-        "no truth": {"masks": {"truth": 0 * truth, "plain": truth}},
-        "empty sequence": {"sequences": {"T1c": image, "FLAIR": 0 * image}},
-        "integers": {"sequences": {"T1c": image.astype(np.int16), "FLAIR": image.astype(np.uint8)}},
-    }
-    plot_cases([case, picture(**odd[kind], captions={"plain": "Dice 0.81"})], tmp_path / "cases.png", LABELS)
-    assert imread(tmp_path / "cases.png").std() > 0.05
-
-
-@pytest.mark.parametrize("cases", [[], [picture(), picture(masks={"other": np.zeros((20, 24, 12))})]])
-def test_cases_that_do_not_match_are_refused(tmp_path: Path, cases: list[CasePicture]) -> None:
-    with pytest.raises(ValueError, match="cases must be at least one, all with the same sequences and masks"):
-        plot_cases(cases, tmp_path / "cases.png", LABELS)

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from tiny import config_files
 from torch import Tensor, nn
 
-from dcd_components import runtimes
+from dcd_components import onnx_files, runtimes
 
 SIZES = [(1, 4, 16, 16, 16), (1, 4, 16, 32, 24), (2, 4, 40, 16, 16)]
 
@@ -34,7 +34,7 @@ def load(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callab
         for package in runtimes.NEEDS.get(name, ()):
             pytest.importorskip(package)
         if name in runtimes.NEEDS and not model.exists():
-            runtimes.export_onnx(network, 4, model)
+            onnx_files.export_onnx(network, 4, model)
         return runtimes.load(name, network, model, patches)
 
     return load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from monai.bundle import ConfigWorkflow
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 BRATS, ISLES = BUNDLES / "brats_gli_dcd", BUNDLES / "isles22_dcd"
+#: MONAI's schema of metadata.json, which it does not ship.
+SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLES.parents[1] / "shared" / "schema" / "meta_schema_20240725.json"))
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 TINY: dict[str, Any] = {
     "spacing": [4.0, 4.0, 4.0],

@@ -199,8 +199,10 @@ def test_the_command_line_prints_one_sentence_and_fails(names: list[str], expect
         (["datalist", "nowhere", "--bundle=nothing"], "no bundle at nothing: there is no nothing/configs/inference"),
         (["check", "list.json", "--dataset_dir=nowhere"], "no data list at list.json"),
         (["demo", "--out=file"], "file exists and is not an empty folder"),
+        (["pack", "nothing", "--out=x"], "no config nothing/configs/inference.yaml"),
+        (["unpack", "nothing"], "unknown command unpack; choose phantom, datalist"),
     ],
-    ids=["option", "task", "size", "folder", "naming", "bundle", "list", "demo"],
+    ids=["option", "task", "size", "folder", "naming", "bundle", "list", "demo", "pack", "command"],
 )
 def test_the_package_s_commands_print_one_sentence_and_fail(
     arguments: list[str], expected: str, tmp_path: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,11 +14,10 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from tiny import BRATS, BUNDLES, TINY, config_files
+from tiny import BRATS, BUNDLES, SCHEMA, TINY, config_files
 
 import dcd_components
 
-SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLES.parents[1] / "shared" / "schema" / "meta_schema_20240725.json"))
 ENTRY_POINTS = {"imports", "initialize", "run", "finalize", "bundle_root", "train", "validate"}
 #: What `python -m dcd_components datalist` reads.
 OF_THE_DATA = {"label_file", "patient"}
@@ -35,6 +33,7 @@ LISTS = {
     "flair grid": ["inference", "train", "flair_grid"],
     "flair grid, quick": ["inference", "train", "flair_grid", "quick"],
     "register": ["inference", "register"],
+    "tensorboard": ["inference", "train", "tensorboard"],
     "everything": ["inference", "train", "distill", "quick", "multi_gpu"],
 }
 

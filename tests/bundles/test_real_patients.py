@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import Workflow
 
-from dcd_components import __main__, checking
+from dcd_components import checking, commands
 from dcd_components.reporting import read_csv
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -33,9 +33,9 @@ def test_a_new_bundle_for_two_sequences_and_float_labels(workflow: Workflow, tmp
     patients, listed = DATA / "brats2013", tmp_path / "list.json"
     files = {name: f"{{case}}/{name}_subtrMeanDivStd.nii.gz" for name in ("Flair", "T1c")}
     told: dict[str, Any] = {"files": files, "label_file": "{case}/OTMultiClass.nii.gz", "dataset_dir": str(patients)}
-    __main__.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
+    commands.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
     bundle = tmp_path / "gliomas"
-    __main__.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
+    commands.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
     assert checking.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
 
     def run(*names: str, **overrides: Any) -> None:

@@ -1,36 +1,202 @@
-"""The bundle under torchrun, on two processes with gloo."""
+"""The bundle under torchrun, on two processes with gloo: they do what one does, or end together."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import jobs
+import pytest
 import torch
-from tiny import TINY, Workflow, config_files
+from monai.bundle import ConfigWorkflow
+from tiny import TINY, config_files
 
+from dcd_components.processes import SharedOrder
 from dcd_components.reporting import read_csv
 
+#: Of weights and losses; float32 rounds sums that are split otherwise, here by less than a tenth of this.
+TOLERANCE = 1e-6
+#: Of Dice, where such weights are torn between two classes in a few voxels of 80 000.
+DICE_TOLERANCE = 1e-4
+#: Nothing random in a patch, and float32: what is left to differ is what the processes make of it.
+EXACT: dict[str, Any] = {
+    **TINY,
+    "epochs": 3,
+    "iterations": 3,
+    "ema_decay": 0.5,
+    "train::handlers::0::max_norm": 0.1,  # so that gradients are clipped
+    "sliding_window::overlap": 0.0,
+    "train::random_transforms": [
+        {"_target_": "CenterSpatialCropd", "keys": "@both", "roi_size": "@patch_size"},
+        {"_target_": "SelectItemsd", "keys": "@both"},
+    ],
+    "train::inferer": {"_target_": "SimpleInferer"},
+    "validate::inferer": "@sliding_window",
+}
+KEPT = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap")
+SCORES = {key: EXACT[key] for key in KEPT} | {"inferer": "@sliding_window"}
+LAUNCHER = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
-def torchrun(*names: str, **overrides: Any) -> None:
-    options = [f"--{key}={value}" for key, value in {**TINY, **overrides}.items()]
-    launcher = ["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    bundle = ["-m", "monai.bundle", "run", f"--config_file={config_files(*names)}", *options]
-    done = subprocess.run(
-        [sys.executable, *launcher, *bundle], capture_output=True, text=True, timeout=300, check=False
-    )
+
+def by_fold(patients: Path, path: Path, folds: list[int]) -> str:
+    """Write the data list with other folds, one a case."""
+    listed = json.loads((patients / "datalist.json").read_text())
+    listed["training"] = [
+        {**case, "fold": fold} for case, fold in zip(listed["training"][: len(folds)], folds, strict=True)
+    ]
+    path.write_text(json.dumps(listed))
+    return str(path)
+
+
+def all_jobs(folder: Path, patients: Path, processes: int) -> list[jobs.Job]:
+    """A teacher, a student that is distilled from the second epoch on, and the student's scores.
+
+    They are validated on one case and on three, and the student of the one process is scored on three and on one: fewer
+    than processes, and odd.
+    """
+    folder.mkdir()
+    datalist = by_fold(patients, folder / "datalist.json", [0, 0, 0, 1, 2, 2, 2, 2, 2, 2])
+    shared = {"dataset_dir": str(patients), "datalist": datalist} | ({"process_group": None} if processes > 1 else {})
+    last = ["multi_gpu"] if processes > 1 else []
+    teacher, student = str(folder / "teacher.pt"), str(folder / "student.pt")
+    scored = str(folder.with_name("1") / "student.pt")
+
+    def job(*names: str, weights: str | None = None, **settings: Any) -> jobs.Job:
+        kept = str(folder / weights) if weights else None
+        return {"files": config_files("inference", *names, *last), "settings": settings | shared, "weights": kept}
+
+    train = {**EXACT, "batch_size": 4 // processes, "cache_dir": str(folder.parent / "cache"), "train_folds": [2]}
+    distill = {"weight": {"shape": "constant", "maximum": 0.3, "start": 1}, "normalize": True, "teacher_path": teacher}
+    return [
+        job("train", "teacher", weights="teacher", **train, ckpt_path=teacher, val_folds=[1]),
+        job("train", "distill", weights="student", **train, **distill, ckpt_path=student, val_folds=[0]),
+        job("evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "three"), test_folds=[0]),
+        job("evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "one"), test_folds=[1]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(patients: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of the same runs in one process and in two, where each has half the batch."""
+    folder = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as torchrun does
+    for job in all_jobs(folder / "1", patients, processes=1):
+        jobs.run(job)
+    torch.set_num_threads(threads)
+    (folder / "jobs.json").write_text(json.dumps(all_jobs(folder / "2", patients, processes=2)))
+    command = [*LAUNCHER, str(jobs.__file__), str(folder / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder / "1", folder / "2"
 
 
-def test_distils_and_evaluates(workflow: Workflow, patients: Path, tmp_path: Path) -> None:
-    flow = workflow("inference", "teacher", "quick")
-    torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "teacher.pt")
-    shared = {"dataset_dir": patients, "ckpt_path": tmp_path / "model.pt"}
-    files = {"teacher_path": tmp_path / "teacher.pt", "cache_dir": tmp_path / "cache"}
-    torchrun("inference", "train", "distill", "quick", "multi_gpu", **shared, **files)
-    (row,) = read_csv(tmp_path / "model_training.csv")
-    assert float(row["distillation_loss"]) > 0
-    assert not any(key.startswith("module.") for key in torch.load(tmp_path / "model.pt", weights_only=True))
-    torchrun("inference", "evaluate", "quick", "multi_gpu", **shared, output_dir=tmp_path / "eval")
-    assert len({row["case"] for row in read_csv(tmp_path / "eval" / "scores.csv")}) == 2
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_two_processes_train_what_one_trains_with_both_batches(runs: tuple[Path, Path], network: str) -> None:
+    files = [folder / f"{network}-{rank}.pt" for folder, rank in ((runs[0], 0), (runs[1], 0), (runs[1], 1))]
+    alone, first, second = (torch.load(file, weights_only=True) for file in files)
+    assert len(alone) > 40
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    torch.testing.assert_close(first, alone, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(*(torch.load(folder / f"{network}.pt") for folder in runs), rtol=0, atol=TOLERANCE)
+
+
+def test_the_projections_are_among_what_is_the_same(runs: tuple[Path, Path]) -> None:
+    trained = torch.load(runs[1] / "student-0.pt", weights_only=True)
+    assert sum(tuple(weight.shape[2:]) == (1, 1, 1) and weight.shape[0] > weight.shape[1] for weight in trained) >= 3
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_csv(path)]
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_two_processes_log_what_one_does(runs: tuple[Path, Path], network: str) -> None:
+    alone, both = (rows(folder / f"{network}_training.csv") for folder in runs)
+    dice = [[row.pop("val_mean_dice") for row in one] for one in (alone, both)]
+    assert both == [pytest.approx(row, abs=TOLERANCE) for row in alone]
+    assert dice[1] == pytest.approx(dice[0], abs=DICE_TOLERANCE)
+    assert len(both) == EXACT["epochs"]
+
+
+@pytest.mark.parametrize(("cases", "folder"), [(3, "three"), (1, "one")])
+def test_two_processes_score_every_case_once(runs: tuple[Path, Path], cases: int, folder: str) -> None:
+    alone, both = (rows(one / folder / "scores.csv") for one in runs)
+    assert both == [pytest.approx(row, nan_ok=True) for row in alone]
+    assert len(both) == cases
+
+
+def test_distillation_starts_in_the_second_epoch(runs: tuple[Path, Path]) -> None:
+    weights = [row["distillation_weight"] for row in read_csv(runs[1] / "student_training.csv")]
+    assert weights == ["", pytest.approx(0.3), pytest.approx(0.3)]
+
+
+def test_processes_augment_each_in_its_own_way() -> None:
+    config = config_files("inference", "train", "multi_gpu")
+    drawn = []
+    for rank in (0, 1):
+        flow = ConfigWorkflow(config, workflow_type="train", logging_file=False, rank=rank, process_group=None)
+        drawn.append(torch.rand(3, generator=flow.parser.get_parsed_content("train::generator")))
+    assert not torch.equal(*drawn)
+
+
+class Run:
+    """The bundle's own command under torchrun, on patients of whom one may be damaged."""
+
+    def __init__(self, folder: Path, patients: Path, **settings: Any) -> None:
+        self.folder, self.data = folder, Path(shutil.copytree(patients, folder / "data"))
+        files = {"dataset_dir": self.data, "ckpt_path": folder / "model.pt", "cache_dir": folder / "cache"}
+        self.settings = {**TINY, **files, "batch_size": 1, **settings}
+
+    def damage(self, case: int) -> None:
+        path = self.data / json.loads((self.data / "datalist.json").read_text())["training"][case]["image"]
+        path.write_bytes(path.read_bytes()[:-2000])
+
+    def start(self) -> subprocess.Popen[str]:
+        words = [f"--{key}={value}" for key, value in self.settings.items()]
+        files = f"--config_file={config_files('inference', 'train', 'multi_gpu')}"
+        command = [*LAUNCHER, "-m", "monai.bundle", "run", files, *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a run said that has failed within a minute, and left no process behind."""
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, said[-4000:]
+    return said
+
+
+@pytest.mark.parametrize("phase", ["training", "validation"])
+def test_a_case_that_one_process_cannot_read_ends_both(phase: str, patients: Path, tmp_path: Path) -> None:
+    # The first step's two cases; the second process reads the second, in a process of its own.
+    trained = list(SharedOrder(range(8), num_samples=2, seed=3))
+    assert trained[0] != trained[1]
+    run = Run(tmp_path, patients, seed=3, num_workers=1 if phase == "training" else 0)
+    run.settings["datalist"] = by_fold(patients, tmp_path / "datalist.json", [2] * 8 + [1] * 2)
+    run.damage(trained[1] if phase == "training" else 9)
+    said = ended(run.start())
+    assert "Compressed file ended before the end-of-stream marker was reached" in said
+    assert "error: another process was lost" in said
+    assert not (tmp_path / "model_training.csv").exists()
+
+
+def test_a_process_that_is_killed_takes_the_other_with_it(patients: Path, tmp_path: Path) -> None:
+    log = tmp_path / "model_training.csv"
+    process = Run(tmp_path, patients, epochs=1000, val_interval=1000).start()
+    waited = time.monotonic()
+    while not log.exists():
+        assert process.poll() is None
+        assert time.monotonic() - waited < 120
+        time.sleep(0.2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = (pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(int(second), signal.SIGKILL)
+    assert "exitcode  : -9" in ended(process)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)

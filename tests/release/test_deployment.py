@@ -1,0 +1,67 @@
+"""The page on deployment, run from a release with what it says to install and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from releases import Python, link_distributions
+from tiny import BRATS
+
+PAGE = (BRATS / "docs" / "deployment.md").read_text(encoding="utf-8")
+
+
+def section(name: str, folder: Path) -> tuple[Python, list[str]]:
+    """A section of the page: Python with what it installs, and the words of its command."""
+    lines = [line for line in PAGE.split(f"## {name}")[1].split("##")[0].splitlines() if line.startswith("    ")]
+    install, command = (shlex.split(line) for line in lines)
+    assert install[:2] == ["pip", "install"]
+    assert command[:3] == ["python", "-m", "dcd_components"]
+    return Python(link_distributions(install[2:], folder)), command[1:]
+
+
+@pytest.fixture(scope="module")
+def exported(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release with its ONNX file."""
+    bundle = Path(shutil.copytree(release, tmp_path_factory.mktemp("exported") / release.name))
+    python, command = section("The ONNX file", tmp_path_factory.mktemp("engineer") / "packages")
+    said = python(*command, cwd=bundle).stdout
+    assert re.fullmatch(r"models/model\.onnx: within \S+ of PyTorch's largest output on images of .*\n", said)
+    return bundle
+
+
+def test_the_page_s_commands_give_the_masks_of_the_bundle(
+    exported: Path, patients: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    clinic = tmp_path / "clinic"
+    for path in (
+        "configs/inference.json",
+        "models/model.onnx",
+        *(f"dcd_components/{p.name}" for p in package(exported)),
+    ):
+        (clinic / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(exported / path, clinic / path)
+    case = sorted(patients.glob("BraTS*"))[0]
+    python, command = section("Masks", tmp_path / "packages")
+    words = [str(case) if word == "CASE" else word for word in command]
+    assert python(*words, cwd=clinic).stdout == "masks in OUT: 1\n"
+    places: dict[str, Any] = {"dataset_dir": case, "output_dir": tmp_path / "theirs"}
+    engineer = ["torch", "monai", "nibabel", "fire", "pytorch-ignite", "PyYAML"]
+    Python(link_distributions(engineer, tmp_path / "others")).monai(
+        "run", cwd=exported, config_file="configs/inference.json", **places
+    )
+    (ours,), (theirs,) = (list(folder.iterdir()) for folder in (clinic / "OUT", tmp_path / "theirs"))
+    assert ours.name == theirs.name == f"{case.name}_seg.nii.gz"
+    found, expected = (nib.load(path) for path in (ours, theirs))
+    assert np.array_equal(found.affine, expected.affine)
+    assert (np.asarray(found.dataobj) != np.asarray(expected.dataobj)).mean() < 1e-4
+
+
+def package(release: Path) -> list[Path]:
+    return list((release / "dcd_components").glob("*.py"))
