@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dcd_components.tracking import ValidationPicture
     from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "BANDS",

@@ -39,8 +39,9 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
     MONAI's ``PersistentDataset`` reads whole files, may let a process read what another is still writing, and does not
     know the settings of its transforms. Here a file appears complete or not at all, a patch reads only its own part of
     a volume, and a file is found only by the same item, transforms, settings of theirs and version of MONAI: any change
-    makes a new one. An item whose files may change must say so itself, as ``stamp`` does in
-    :func:`dcd_components.load_cases`. Old files stay until their folder is deleted.
+    makes a new one. Files that an item names count by their size and time of writing, as MONAI Label's users correct a
+    label in place; what else is read for it must be told, as ``stamp`` does in :func:`dcd_components.load_cases`. Old
+    files stay until their folder is deleted.
 
     Args:
         data: items, for example dictionaries of paths.
@@ -57,7 +58,8 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
 
     def _cachecheck(self, item: Any) -> Any:
         """Item after the deterministic transforms, tensors without MONAI's metadata."""
-        path: Path = self.cache_dir / f"{self.hash_func(item).decode()}-{self.transform_hash}.pt"
+        key = self.hash_func([item, _written(item)]).decode()
+        path: Path = self.cache_dir / f"{key}-{self.transform_hash}.pt"
         if path.is_file():
             try:
                 return torch.load(path, weights_only=True, mmap=True)
@@ -75,6 +77,12 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _written(item: Any) -> list[tuple[int, int]]:
+    """Size and time of writing of each file that an item names."""
+    paths = [value for value in item.values() if isinstance(value, str)] if isinstance(item, Mapping) else []
+    return [(one.st_size, one.st_mtime_ns) for one in (os.stat(path) for path in paths if os.path.isfile(path))]
 
 
 def fingerprint(value: Any) -> bytes:

@@ -83,7 +83,7 @@ def make_layout(settings: Mapping[str, Any]) -> Layout:
 
 
 def bundle_settings(bundle: str | Path) -> dict[str, Any]:
-    """Read what ``configs/inference.yaml``, in a release ``inference.json``, says of the files, for :func:`make_layout`.
+    """Read what ``inference.yaml``, or a release's ``inference.json``, says of the files, for :func:`make_layout`.
 
     Raises:
         FileNotFoundError: when there is no such file.

@@ -23,7 +23,8 @@ CONFIGS = {
 #: Those that stay overlays, where the bundle has them, and on which of the above each may be laid.
 OVERLAYS = {
     "mirror": ("mirror", ("inference", "evaluate")),
-    "multi_gpu_train": ("multi_gpu", ("train", "evaluate")),
+    "multi_gpu_train": ("multi_gpu", ("train",)),  # what MONAI Label and the model zoo look for
+    "multi_gpu_evaluate": ("multi_gpu", ("evaluate",)),
     "teacher": ("teacher", ("inference", "evaluate")),
     "tensorboard": ("tensorboard", ("train",)),
 }

@@ -35,6 +35,13 @@ def trained(source: Path, parent: Path) -> Path:
     return bundle
 
 
+def only_teacher_large(bundle: Path) -> int:
+    """Take out the pictures, and return the size above which the teacher's weights alone are."""
+    for path in (bundle / "docs").glob("*.png"):
+        path.unlink()
+    return (bundle / "models" / "teacher" / "model.pt").stat().st_size // 2
+
+
 def draw_weights(config: Mapping[str, Any], path: Path, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -213,3 +214,13 @@ def test_closures_count() -> None:
 
     assert fingerprint(adder(1)) == fingerprint(adder(1))
     assert fingerprint(adder(1)) != fingerprint(adder(2))
+
+
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """As a label is that somebody corrects between two trainings."""
+    file = tmp_path / "label.npy"
+    read = Compose([Lambdad("label", np.load)])
+    for value in (1, 2):
+        np.save(file, np.full(3, value))
+        os.utime(file, ns=(value, value))
+        assert DiskCache([{"label": str(file)}], read, tmp_path / "cache")[0]["label"].max() == value

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from releases import OVERLAYS, draw_weights, trained
+from releases import OVERLAYS, draw_weights, only_teacher_large, trained
 from tiny import BRATS, TINY
 
 from dcd_components import archives, packing
@@ -340,7 +340,7 @@ def test_an_overlay_that_is_not_there_is_named(bundle: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_large_weights_lie_beside_the_zip(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "LARGE", 700_000)
+    monkeypatch.setattr(archives, "LARGE", only_teacher_large(bundle))
     options: dict[str, Any] = {"overlays": OVERLAYS, "teacher": True}
     with pytest.raises(ValueError, match=r"models/teacher/model.pt must be published beside the zip: .* with --url"):
         pack(bundle, tmp_path / "out", **options)
@@ -390,13 +390,14 @@ def test_overlays_stay_overlays(tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
     flat = flat_configs(bundle, OVERLAYS, teacher=True)
     for name in ("train", "evaluate"):
-        files = [tmp_path / f"{one}.json" for one in (name, "multi_gpu_train")]
+        files = [tmp_path / f"{one}.json" for one in (name, f"multi_gpu_{name}")]
         for file in files:
             file.write_text(to_json(flat[file.stem]))
         merged = merge(files)
         assert "$import ignite.distributed as idist" in merged["imports"]
         assert set(flat[name]["imports"]) < set(merged["imports"])
         assert merged["network"]["_target_"].endswith("DistributedDataParallel")
+    assert "sampler" not in flat["multi_gpu_train"]  # it would name the evaluation's dataset, which train.json has not
 
 
 def test_json_is_stable_and_its_lines_are_short() -> None:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
-from releases import OVERLAYS, Python, link_distributions, trained
+from releases import OVERLAYS, Python, link_distributions, only_teacher_large, trained
 from tiny import BRATS, ISLES, SCHEMA
 
 from dcd_components import archives
@@ -155,7 +155,7 @@ def test_large_files_come_from_beside_the_zip(
     bare: Python, server: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, folder = trained(BRATS, tmp_path), published / "large"
-    monkeypatch.setattr(archives, "LARGE", 700_000)
+    monkeypatch.setattr(archives, "LARGE", only_teacher_large(bundle))
     release = pack(bundle, folder, overlays=OVERLAYS, teacher=True, url=f"{server}/large/")
     (teacher,) = (path for path in folder.iterdir() if path != release)
     shutil.unpack_archive(release, tmp_path / "unpacked")
