@@ -79,6 +79,10 @@ MODULES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     module = next((module for module, names in MODULES.items() if name in names), None)
     if module is None:

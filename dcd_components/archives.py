@@ -14,7 +14,7 @@ import yaml
 #: Files above this are not part of a zip; the model zoo refuses them.
 LARGE = 25_000_000
 #: Homes of users, on any machine.
-HOMES = rb"/(?:home|Users)/[\w.-]+|[A-Za-z]:\\+Users\\+[\w.-]+"
+HOMES = rb"(?<![\w.])/(?:home|Users)/[\w.-]+|[A-Za-z]:\\+Users\\+[\w.-]+"
 
 
 def write_zip(path: Path, folder: str, files: Mapping[str, bytes]) -> None:

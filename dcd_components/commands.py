@@ -37,6 +37,8 @@ def phantom(
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
+    if not BUNDLES.is_dir():
+        raise ValueError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
     if folds < 1:
         raise ValueError(f"--folds must be at least 1, got {folds}")
     size = size or TASKS[task]

@@ -7,6 +7,13 @@ import sys
 import traceback
 from types import TracebackType
 
+from nibabel.filebasedimages import ImageFileError
+
+#: What gloo and NCCL say when another process is gone, and not when they cannot start.
+LOST = re.compile(
+    r"(?s)(?=.*(gloo|nccl)).*(connection (closed|reset)|timed out|remote process exited|broken pipe)", re.I
+)
+
 
 def plain_errors() -> None:
     """Let uncaught errors about input end the program with the sentence that says what is wrong.
@@ -28,9 +35,9 @@ def root_cause(error: BaseException) -> BaseException:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = root_cause(error)
-    if isinstance(cause, (ValueError, OSError, ImportError)):
+    if isinstance(cause, (ValueError, OSError, ImportError, ImageFileError)):
         sys.stderr.write(f"error: {cause}\n")
-    elif isinstance(cause, RuntimeError) and re.search("gloo|nccl", str(cause), re.IGNORECASE):
+    elif isinstance(cause, RuntimeError) and LOST.search(str(cause)):
         sys.stderr.write(f"error: another process was lost, look for its own message: {cause}\n")
     else:
         traceback.print_exception(kind, error, trace)

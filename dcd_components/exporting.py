@@ -43,7 +43,7 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
     path = weights.with_suffix(".onnx")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(names)})
+        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(names)}, size=shapes[1][2:])
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
             raise ValueError(

@@ -136,7 +136,6 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
 
     Ignite's own starts from the weights at the time of its construction. Weights that come later, from a checkpoint or
     from a federated server, would be a thousandth of the average after the first iteration, and random ones the rest.
-    Handlers of ``Events.STARTED`` that load weights must be attached before it.
 
     Args:
         network: network in training.
@@ -145,12 +144,18 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__(network, momentum=1 - decay)
+        self._waits = False
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Register at the engine's events, with the arguments of Ignite's own."""
-        engine.add_event_handler(Events.STARTED, self.restart)
+        engine.add_event_handler(Events.STARTED, self._wait)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._restart)
         super().attach(engine, *args, **kwargs)
 
-    def restart(self) -> None:
-        """Take the network's weights as they are."""
-        self.ema_model.load_state_dict(self.model.state_dict())
+    def _wait(self) -> None:
+        self._waits = True  # for weights that other handlers of this event load
+
+    def _restart(self) -> None:
+        if self._waits:
+            self.ema_model.load_state_dict(self.model.state_dict())
+        self._waits = False

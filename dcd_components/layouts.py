@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from dcd_components.bundle_configs import read_configs
 
 Patterns = Mapping[str, Sequence[str]]
 CASE = "{case}"
@@ -88,11 +88,7 @@ def bundle_settings(bundle: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: when there is no such file.
     """
-    configs = Path(bundle) / "configs"
-    path = next((path for path in configs.glob("inference.*") if path.suffix in (".yaml", ".json")), None)
-    if path is None:
-        raise FileNotFoundError(f"no bundle at {bundle}: there is no {configs / 'inference.yaml'}")
-    parser = ConfigParser(ConfigParser.load_config_file(path))
+    parser = read_configs(Path(bundle), ["inference"])
     return {one.name: parser.get_parsed_content(one.name) for one in fields(Layout)}
 
 

@@ -21,7 +21,13 @@ IMAGE, PRED = "image", "pred"
 OVERLAYS = "overlays"
 
 
-def export_onnx(network: nn.Module, channels: int, path: Path, notes: Mapping[str, str] | None = None) -> None:
+def export_onnx(
+    network: nn.Module,
+    channels: int,
+    path: Path,
+    notes: Mapping[str, str] | None = None,
+    size: Sequence[int] = (64, 96, 128),
+) -> None:
     """Write a network as an ONNX file whose batch and spatial axes are free; this costs no speed.
 
     Args:
@@ -29,9 +35,10 @@ def export_onnx(network: nn.Module, channels: int, path: Path, notes: Mapping[st
         channels: of its input.
         path: of the file.
         notes: texts to keep in the file, by name; see :attr:`OnnxNetwork.notes`.
+        size: of an example that the network takes; with axes of different lengths, or the exporter would hold two of
+            them to be one.
     """
-    # The example has axes of different lengths, or the exporter would hold two of them to be one.
-    example = torch.zeros(2, channels, 64, 96, 128)
+    example = torch.zeros(2, channels, *size)
     axes = {0: "batch", 2: "depth", 3: "height", 4: "width"}
     with quiet():
         program: Any = torch.onnx.export(
@@ -98,12 +105,12 @@ def largest_difference(
 ) -> float:
     """Largest difference of two networks' outputs on images of noise, in units of the first one's largest output."""
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
+    found = []
     for shape in shapes:
         image = torch.randn(*shape, generator=generator)
         expected = one(image)
-        worst = max(worst, ((other(image) - expected).abs().max() / expected.abs().max()).item())
-    return worst
+        found.append((other(image) - expected).abs().max() / expected.abs().max())
+    return torch.stack(found).max().item()  # NaN if any is, unlike Python's max
 
 
 @contextlib.contextmanager

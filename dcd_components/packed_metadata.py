@@ -12,8 +12,8 @@ from typing import Any
 from dcd_components.reporting import read_csv, summarise
 
 #: Distributions, besides MONAI, PyTorch and NumPy, that `python -m monai.bundle run` imports for inference, and those
-#: that `import dcd_components` adds for training. The latter are not called optional_packages_version: MONAI takes that
-#: for the old name of the former, and puts them in their place.
+#: that training takes besides. The latter are not called optional_packages_version: MONAI takes that for the old name
+#: of the former, and puts them in their place.
 INFERENCE = ("fire", "nibabel", "pytorch-ignite", "PyYAML")
 TRAINING = ("numba", "PyWavelets", "scipy", "tqdm")
 SCORES = ("dice", "hd95_mm", "nsd")

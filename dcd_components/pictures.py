@@ -92,7 +92,7 @@ def _draw_case(case: CasePicture, row: Sequence[Axes], colours: Mapping[int, str
     marked = next((mask for mask in case.masks.values() if mask.any()), next(iter(case.sequences.values())))
     level = np.count_nonzero(marked, axis=(0, 1)).argmax()
     head = np.nonzero(np.any([image != 0 for image in case.sequences.values()], axis=(0, 3)))
-    box = tuple(slice(index.min(), index.max() + 1) for index in head)
+    box = tuple(slice(index.min(), index.max() + 1) if len(index) else slice(None) for index in head)
     images = {name: array[box][::-1, ::-1, level].T for name, array in {**case.sequences, **case.masks}.items()}
     for axes, (name, image) in zip(row, images.items(), strict=True):
         grey = images[list(case.sequences)[-1]] if name in case.masks else image

@@ -18,9 +18,8 @@ from torch.utils.data import RandomSampler, Sampler
 def total(x: Tensor) -> Tensor:
     """Sum of a tensor over all processes, the same in each.
 
-    Its gradient is such that ``DistributedDataParallel``, which averages over processes, makes of it the gradient of
-    what each computes alike from the sum: the derivative for this process's own part, times the number of processes.
-    Nothing is sent during the backward pass.
+    Its gradient is multiplied by the number of processes, because ``DistributedDataParallel`` divides by it. Nothing is
+    sent during the backward pass.
     """
     processes: int = idist.get_world_size()
     if processes == 1:

@@ -19,8 +19,8 @@ def run(*cases: str, model: str, out: str) -> str:
     """Segment cases with an ONNX file that the command export wrote; no mask that is there already is touched.
 
     Args:
-        cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases at any
-            depth.
+        cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases of one
+            file a sequence at any depth.
         model: the ONNX file, in the folder models of its bundle, whose configs say how images are prepared.
         out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
 

@@ -30,6 +30,7 @@ def run(statement: str) -> subprocess.CompletedProcess[str]:
     ("statement", "line"),
     [
         pytest.param("raise ValueError('levels must be at least 1')", "error: levels must be at least 1", id="value"),
+        pytest.param("import nibabel; nibabel.load('/dev/null')", "error: Empty file: '/dev/null'", id="image"),
         pytest.param("open('/no/such')", "error: [Errno 2] No such file or directory: '/no/such'", id="file"),
     ],
 )
@@ -43,6 +44,14 @@ def test_a_process_that_has_lost_another_says_so() -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("error: another process was lost, look for its own message: [gloo")
     assert "Traceback" not in result.stderr
+
+
+def test_processes_that_cannot_find_each_other_say_why() -> None:
+    result = run(
+        "raise RuntimeError('[enforce fail at gloo/transport/tcp/device.cc] Unable to find address for: eth7')"
+    )
+    assert "Traceback" in result.stderr
+    assert "another process" not in result.stderr
 
 
 def test_another_error_keeps_its_traceback() -> None:

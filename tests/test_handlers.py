@@ -355,8 +355,8 @@ def test_the_average_starts_from_the_weights_that_a_training_starts_from() -> No
     network = nn.Linear(1, 1, bias=False)
     average = WeightAverage(network, decay=0.75)
     engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 10.0))
-    engine.add_event_handler(Events.STARTED, lambda engine: nn.init.constant_(network.weight, 2.0))  # as a loader does
     average.attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda engine: nn.init.constant_(network.weight, 2.0))  # as a loader does
     engine.run([0])
     assert average.ema_model.weight.item() == 0.75 * 2.0 + 0.25 * 10.0
     engine.run([0])

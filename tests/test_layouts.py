@@ -90,5 +90,5 @@ def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_referen
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"^no bundle at .*: there is no .*inference.yaml$"):
+    with pytest.raises(FileNotFoundError, match=r"is no bundle with this config: there is no .*inference.yaml$"):
         bundle_settings(tmp_path)

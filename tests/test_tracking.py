@@ -31,9 +31,9 @@ def one_hot(label: Tensor) -> MetaTensor:
     return MetaTensor(torch.nn.functional.one_hot(label, 3).movedim(-1, 0).float())
 
 
-def validate(writer: Any, label: Tensor, runs: int = 1) -> list[list[CasePicture]]:
+def validate(writer: Any, label: Tensor, runs: int = 1, image: Tensor | None = None) -> list[list[CasePicture]]:
     """Rows of the pictures of several validations, of two cases each."""
-    image = torch.rand(2, *label.shape)
+    image = torch.rand(2, *label.shape) if image is None else image
     outputs = [
         [{"image": MetaTensor(image), "label": one_hot(label), "pred": one_hot(label.flip(0))}],
         [{"image": MetaTensor(image * 0), "label": one_hot(label * 0), "pred": one_hot(label)}],
@@ -75,15 +75,15 @@ def test_each_validation_shows_its_first_case_once(label: Tensor) -> None:
 
 
 def test_a_case_without_labels_is_shown_too(label: Tensor) -> None:
-    (rows,) = validate(Writer(), label * 0)
-    assert [row.masks["truth"].shape[-1] for row in rows] == [4, 4, 4]
+    image = torch.zeros(2, *label.shape)
+    image[..., 3:9] = 1
+    for shown, slices in ((image, [4, 6, 8]), (image * 0, [2, 6, 10])):
+        (rows,) = validate(Writer(), label * 0, image=shown * torch.arange(12))
+        assert [row.masks["truth"].shape[-1] for row in rows] == [1, 1, 1]
+        assert not shown.any() or [row.sequences["t1"].max() for row in rows] == slices
 
 
 def test_a_label_in_one_slice_gives_one_row(label: Tensor) -> None:
     label[..., 3:] = 0
     (rows,) = validate(Writer(), label)
     assert [row.masks["truth"].shape for row in rows] == [(6, 6, 1)]
-
-
-def test_nothing_is_drawn_where_nothing_is_written(label: Tensor) -> None:
-    assert validate(None, label) == []

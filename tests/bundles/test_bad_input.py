@@ -59,10 +59,13 @@ def student(workflow: Workflow, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("student")
-def test_a_missing_channel_stops_inference(workflow: Workflow, broken: Path) -> None:
-    path = sorted(broken.glob("*/*-t2f.nii.gz"))[0]
+@pytest.mark.parametrize("sequence", ["t2f", "t1n"], ids=["another", "the one that names a case"])
+def test_a_missing_channel_stops_inference(sequence: str, workflow: Workflow, broken: Path) -> None:
+    path = sorted(broken.glob(f"*/*-{sequence}.nii.gz"))[0]
     path.unlink()
     assert message(workflow, "inference", dataset_dir=str(broken)) == f"error: no such file: {path}"
+    path.touch()
+    assert message(workflow, "inference", dataset_dir=str(broken)) == f"error: {path} is empty"
 
 
 def test_missing_weights_stop_inference(workflow: Workflow, tmp_path: Path) -> None:
@@ -196,7 +199,10 @@ def test_the_command_line_prints_one_sentence_and_fails(names: list[str], expect
         (["phantom", "brats_gli", "--out=x", "--cases=1", "--size=80"], "--size must be three numbers"),
         (["datalist", "nowhere", "--files={'t1n':'{case}-t1n.nii'}"], "no folder nowhere"),
         (["datalist", "nowhere"], "say how the files are named: --bundle bundles/brats_gli_dcd, or --files"),
-        (["datalist", "nowhere", "--bundle=nothing"], "no bundle at nothing: there is no nothing/configs/inference"),
+        (
+            ["datalist", "nowhere", "--bundle=nothing"],
+            "nothing is no bundle with this config: there is no nothing/configs/inference.json or",
+        ),
         (["check", "list.json", "--dataset_dir=nowhere"], "no data list at list.json"),
         (["demo", "--out=file"], "file exists and is not an empty folder"),
         (["pack", "nothing", "--out=x"], "no config nothing/configs/inference.yaml"),

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from tiny import TINY
 
 from dcd_components.reporting import read_csv
 
@@ -218,4 +217,3 @@ def test_the_vendored_package_is_what_a_run_in_the_folder_uses(bundle: Path, dat
     where = [sys.executable, "-c", "import dcd_components; print(dcd_components.__file__)"]
     found = subprocess.run(where, cwd=copied, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).parent == copied / "dcd_components"
-    assert set(TINY) - {"spacing"} & set(json.loads((copied / "configs" / "train.json").read_text()))
