@@ -10,7 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from dcd_components.archives import refuse_personal_paths, split_large, write_zip
-from dcd_components.flattening import Config, flatten, overlay, to_json
+from dcd_components.flattening import SETTINGS, Config, flatten, overlay, to_json
 from dcd_components.packed_metadata import fill_metadata
 from dcd_components.packed_weights import flat_weights, scripted
 
@@ -83,6 +83,7 @@ def pack(
             this machine, missing licences, scores of another task, and a release that is there already.
     """
     configs = flat_configs(bundle, overlays, teacher=teacher)
+    _refuse_places(configs)
     metadata = fill_metadata(bundle / "configs" / "metadata.json", configs["evaluate"]["regions"], scores)
     name = f"{_checked_name(bundle)}_v{metadata['version']}"
     _refuse_loss(out / f"{name}.zip")
@@ -130,6 +131,13 @@ def _checked_name(bundle: Path) -> str:
     if "_v" in name:
         raise ValueError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name}")
     return name
+
+
+def _refuse_places(configs: Mapping[str, Config]) -> None:
+    for name, config in configs.items():
+        if found := [key for key in SETTINGS if Path(str(config.get(key, ""))).is_absolute()]:
+            said = f"configs/{name}.json would say {found[0]}: {config[found[0]]}"
+            raise ValueError(f"{said}, a place on this machine; leave it to the command line")
 
 
 def _refuse_loss(path: Path) -> None:

@@ -289,8 +289,12 @@ def test_a_text_that_names_a_place_on_this_machine_is_refused(path: str, bundle:
 
 @pytest.mark.usefixtures("uncompiled")
 def test_a_config_that_names_a_place_on_this_machine_is_refused(bundle: Path, tmp_path: Path) -> None:
-    (bundle / "configs" / OVERLAYS[0]).write_text(json.dumps({**TINY, "dataset_dir": "/home/someone/brats"}))
+    overlay = bundle / "configs" / OVERLAYS[0]
+    overlay.write_text(json.dumps({**TINY, "mask_name": "/home/someone/brats"}))
     with pytest.raises(ValueError, match=r"configs/\w+.json, line \d+, names a place on this machine: /home/someone"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+    overlay.write_text(json.dumps({**TINY, "dataset_dir": "/mnt/brats"}))
+    with pytest.raises(ValueError, match=r"inference.json would say dataset_dir: /mnt/brats, a place on this machine"):
         pack(bundle, tmp_path / "out", overlays=OVERLAYS)
 
 
