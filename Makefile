@@ -14,8 +14,9 @@ export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tri
 demo: .venv/ready
 	$(BIN)/python -m dcd_components demo --out $(OUT) --seed $(SEED) --task $(TASK)
 
+# Two workers of one thread each: most tests run one program after another, which leaves a second core idle.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-label: .venv-label/ready
 	$(BIN)/python -m pytest tests/label

@@ -40,7 +40,7 @@ def with_places(text: str, **places: object) -> str:
 
 def test_the_page_installs_what_the_metadata_say(page: str, release: Path) -> None:
     metadata = json.loads((release / "configs" / "metadata.json").read_text())
-    first, second = page.split("## Train on")
+    first, second = page.split("## Train your own")
     run = {"torch": metadata["pytorch_version"], "monai": metadata["monai_version"], "numpy": metadata["numpy_version"]}
     assert pinned(first) == run | metadata["required_packages_version"]
     assert pinned(second) == metadata["training_packages_version"]
@@ -55,13 +55,14 @@ def test_the_page_of_the_other_bundle_has_the_same_commands(page: str) -> None:
 def test_the_page_runs(release_zip: Path, patients: Path, page: str, server: str, tmp_path: Path) -> None:
     python = Python(link_distributions(pinned(page), tmp_path / "packages"))
     copied = shutil.copytree(patients, tmp_path / "data")  # a data list is written into it
-    places = {"URL": f"{server}/{release_zip.name}", "DIR": copied, "OUT": tmp_path / "out"}
+    bundle = tmp_path / BRATS.name
+    places = {"URL": f"{server}/{release_zip.name}", "DIR": copied, "OUT": tmp_path / "out", "BUNDLE": bundle}
     use, publish = page.split("## Publish your own")
     python.script(with_places(commands(use), **places), cwd=tmp_path)
-    bundle = tmp_path / BRATS.name
     assert (tmp_path / "out" / "model.ts").is_file()
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
     assert len(list((bundle / "models").glob("model-*.pt"))) == 1
+    assert {path.parent.name for path in (tmp_path / "out").rglob("scores.csv")} == {"teacher", "mirror"}
     scores = bundle / "eval" / "scores.csv"
     assert len(read_csv(scores)) == 2
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,15 @@ def folder(release: Path, patients: Path, tmp_path_factory: pytest.TempPathFacto
 def run(folder: Path, scripts: list[str]) -> dict[str, Any]:
     """What the page's scripts leave behind."""
     names: dict[str, Any] = {}
+    handler = signal.getsignal(signal.SIGCHLD)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's client warns of configs that run code, its statistics of themselves
         patch.chdir(folder)
         for script in scripts:
             exec(compile(script, str(PAGE), "exec"), names)
+    # The statistics load data with processes, for which torch listens to SIGCHLD. OpenVINO, which other tests run,
+    # leaves a stack for such handlers that is gone: the next process to end would end this one too.
+    signal.signal(signal.SIGCHLD, handler)
     return names
 
 
