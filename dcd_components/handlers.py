@@ -73,8 +73,9 @@ class DistillationHandler:
         output["segmentation_loss"] = output[CommonKeys.LOSS].detach()
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weight * term
         output["distillation_loss"] = term.detach()
-        terms = getattr(bare(self.loss), "terms", ())
-        output |= {f"distillation_loss/{stage}": one for stage, one in zip(self.student.stages, terms, strict=False)}
+        if terms := getattr(bare(self.loss), "terms", ()):
+            named = zip(self.student.stages, terms, strict=True)
+            output |= {f"distillation_loss/{stage}": term for stage, term in named}
         output["distillation_weight"] = torch.tensor(weight)
 
     def _start_epoch(self, engine: Engine) -> None:
