@@ -89,7 +89,7 @@ class Python:
     def script(self, text: str, cwd: Path) -> None:
         """Run lines of a shell, in which ``python`` is this one."""
         function = f'python() {{ {shlex.join(self.command)} "$@"; }}'
-        self._run(["bash", "-c", f"set -e\n{function}\nPS4='+ $(date +%T) '\nset -x\n{text}"], cwd, check=True)
+        self._run(["bash", "-c", f"{function}\nset -ex\n{text}"], cwd, check=True)
 
     def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
         """Run a command of ``python -m monai.bundle`` and return what it says."""
