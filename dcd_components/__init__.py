@@ -4,22 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcd_components.cache import DiskCache
-    from dcd_components.cases import load_cases
-    from dcd_components.deep_supervision import DeepSupervisionLoss
+    from dcd_components.data.cache import DiskCache
+    from dcd_components.data.loading import load_cases
+    from dcd_components.data.registration import RigidRegistrationd
+    from dcd_components.data.samplers import SharedOrder, share_cases
     from dcd_components.errors import plain_errors
-    from dcd_components.handlers import DistillationHandler, GradientClipping, WeightAverage
+    from dcd_components.handlers.case_scores import CaseScores
+    from dcd_components.handlers.checkpoints import prepare_checkpoint
+    from dcd_components.handlers.distillation import DistillationHandler
+    from dcd_components.handlers.gradient_clipping import GradientClipping
+    from dcd_components.handlers.training_log import TrainingLog
+    from dcd_components.handlers.validation_picture import ValidationPicture
+    from dcd_components.handlers.weight_average import WeightAverage
     from dcd_components.inferers import AutocastInferer, MirrorInferer
-    from dcd_components.losses import FeatureLoss, StagewiseLoss, WaveletDetailLoss
-    from dcd_components.networks import InferenceWeights, load_frozen, prepare_checkpoint
-    from dcd_components.processes import SharedOrder, share_cases
-    from dcd_components.records import CaseScores, TrainingLog
-    from dcd_components.registration import RigidRegistrationd
+    from dcd_components.losses.deep_supervision import DeepSupervisionLoss
+    from dcd_components.losses.feature import FeatureLoss
+    from dcd_components.losses.segmentation import BatchDiceCELoss
+    from dcd_components.losses.stagewise import StagewiseLoss
+    from dcd_components.losses.wavelet_detail import WaveletDetailLoss
+    from dcd_components.networks.stage_recorder import StageRecorder
+    from dcd_components.networks.weights import InferenceWeights, load_frozen
     from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp, schedule
-    from dcd_components.segmentation_loss import BatchDiceCELoss
-    from dcd_components.stages import StageRecorder
-    from dcd_components.tracking import ValidationPicture
-    from dcd_components.wavelets import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
+    from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
 
 __version__ = "0.4.0"
 
@@ -60,22 +66,48 @@ __all__ = [
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
 MODULES = {
-    "cache": ("DiskCache",),
-    "cases": ("load_cases",),
-    "deep_supervision": ("DeepSupervisionLoss",),
+    "data.cache": ("DiskCache",),
+    "data.loading": ("load_cases",),
+    "data.registration": ("RigidRegistrationd",),
+    "data.samplers": (
+        "SharedOrder",
+        "share_cases",
+    ),
     "errors": ("plain_errors",),
-    "handlers": ("DistillationHandler", "GradientClipping", "WeightAverage"),
-    "inferers": ("AutocastInferer", "MirrorInferer"),
-    "losses": ("FeatureLoss", "StagewiseLoss", "WaveletDetailLoss"),
-    "networks": ("InferenceWeights", "load_frozen", "prepare_checkpoint"),
-    "processes": ("SharedOrder", "share_cases"),
-    "records": ("CaseScores", "TrainingLog"),
-    "registration": ("RigidRegistrationd",),
-    "schedules": ("constant", "cosine_decay", "cosine_ramp", "linear_ramp", "schedule"),
-    "segmentation_loss": ("BatchDiceCELoss",),
-    "stages": ("StageRecorder",),
-    "tracking": ("ValidationPicture",),
-    "wavelets": ("BANDS", "DIRECTIONAL_BANDS", "dwt3", "idwt3"),
+    "handlers.case_scores": ("CaseScores",),
+    "handlers.checkpoints": ("prepare_checkpoint",),
+    "handlers.distillation": ("DistillationHandler",),
+    "handlers.gradient_clipping": ("GradientClipping",),
+    "handlers.training_log": ("TrainingLog",),
+    "handlers.validation_picture": ("ValidationPicture",),
+    "handlers.weight_average": ("WeightAverage",),
+    "inferers": (
+        "AutocastInferer",
+        "MirrorInferer",
+    ),
+    "losses.deep_supervision": ("DeepSupervisionLoss",),
+    "losses.feature": ("FeatureLoss",),
+    "losses.segmentation": ("BatchDiceCELoss",),
+    "losses.stagewise": ("StagewiseLoss",),
+    "losses.wavelet_detail": ("WaveletDetailLoss",),
+    "networks.stage_recorder": ("StageRecorder",),
+    "networks.weights": (
+        "InferenceWeights",
+        "load_frozen",
+    ),
+    "schedules": (
+        "constant",
+        "cosine_decay",
+        "cosine_ramp",
+        "linear_ramp",
+        "schedule",
+    ),
+    "wavelets.transform": (
+        "BANDS",
+        "DIRECTIONAL_BANDS",
+        "dwt3",
+        "idwt3",
+    ),
 }
 
 

@@ -14,16 +14,16 @@ from dcd_components import errors
 
 #: Where each command is. Only its module is imported: what it needs, another need not have installed.
 COMMANDS = {
-    "phantom": "commands.phantom",
-    "datalist": "commands.datalist",
-    "new_bundle": "commands.new_bundle",
+    "phantom": "cli.phantom",
+    "datalist": "cli.datalist",
+    "new_bundle": "cli.new_bundle",
     "check": "__main__.check",
-    "demo": "demo.run",
-    "benchmark": "benchmark.run",
-    "benchmark_data": "data_benchmark.run",
-    "pack": "packing.run",
-    "export": "exporting.run",
-    "segment": "segmenting.run",
+    "demo": "demo.demo.run",
+    "benchmark": "benchmarks.benchmark.run",
+    "benchmark_data": "benchmarks.data.run",
+    "pack": "bundle.release.packing.run",
+    "export": "deploy.onnx_export.run",
+    "segment": "deploy.onnx_inference.run",
 }
 
 
@@ -36,15 +36,16 @@ def check(dataset_list: str, dataset_dir: str, out: str | None = None, workers: 
         out: CSV file, one row a case; next to the list by default. A run that was stopped goes on from it.
         workers: processes; all cores by default.
     """
-    from dcd_components import checking, commands
+    from dcd_components import cli
+    from dcd_components.data.check import runner
 
-    print((report := checking.run(str(dataset_list), commands.folder_of(dataset_dir), out, workers)).summary)
+    print((report := runner.run(str(dataset_list), cli.folder_of(dataset_dir), out, workers)).summary)
     sys.exit(1 if report.faults else 0)
 
 
 def command(name: str) -> Callable[..., str | None]:
     """Find the function of a command."""
-    module, function = COMMANDS[name].split(".")
+    module, _, function = COMMANDS[name].rpartition(".")
     return cast("Callable[..., str | None]", getattr(importlib.import_module(f"dcd_components.{module}"), function))
 
 

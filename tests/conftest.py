@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd_components.commands import phantom
+from dcd_components.cli import phantom
 
 
 @pytest.fixture(scope="session")

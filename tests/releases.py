@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from packaging.requirements import Requirement
 from tiny import TINY
 
-from dcd_components.packing import flat_configs
+from dcd_components.bundle.release.packing import flat_configs
 
 #: Overlay of the bundles that :func:`trained` makes.
 OVERLAYS = ("tiny.yaml",)

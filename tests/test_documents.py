@@ -16,8 +16,8 @@ from monai.bundle import ConfigParser
 from tiny import BRATS, BUNDLES, ISLES, TINY
 
 from dcd_components import __main__
-from dcd_components.packing import flat_configs
-from dcd_components.reporting import read_csv
+from dcd_components.bundle.release.packing import flat_configs
+from dcd_components.tables import read_csv
 
 ROOT = Path(__file__).parents[1]
 OWN_DATA = BUNDLES / "own_data.md"

@@ -12,9 +12,10 @@ import pytest
 import torch
 from tiny import Workflow
 
-from dcd_components.datalists import DataList, make_datalist, write_datalist
-from dcd_components.layouts import bundle_settings, make_layout
-from dcd_components.reporting import read_csv
+from dcd_components.bundle.configs import bundle_settings
+from dcd_components.data.datalists import DataList, make_datalist, write_datalist
+from dcd_components.data.file_naming import make_layout
+from dcd_components.tables import read_csv
 
 
 @pytest.fixture

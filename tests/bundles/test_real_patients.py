@@ -16,8 +16,9 @@ import pytest
 import torch
 from tiny import Workflow
 
-from dcd_components import checking, commands
-from dcd_components.reporting import read_csv
+from dcd_components import cli
+from dcd_components.data.check import runner
+from dcd_components.tables import read_csv
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LABELS = {"necrosis": 1, "oedema": 2, "non_enhancing": 3, "enhancing": 4}
@@ -33,10 +34,10 @@ def test_a_new_bundle_for_two_sequences_and_float_labels(workflow: Workflow, tmp
     patients, listed = DATA / "brats2013", tmp_path / "list.json"
     files = {name: f"{{case}}/{name}_subtrMeanDivStd.nii.gz" for name in ("Flair", "T1c")}
     told: dict[str, Any] = {"files": files, "label_file": "{case}/OTMultiClass.nii.gz", "dataset_dir": str(patients)}
-    commands.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
+    cli.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
     bundle = tmp_path / "gliomas"
-    commands.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
-    assert checking.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
+    cli.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
+    assert runner.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
 
     def run(*names: str, **overrides: Any) -> None:
         flow = workflow("inference", *names, "quick", bundle=bundle, dataset_dir=str(patients), **overrides)

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import BRATS, ISLES, TINY, Workflow, config_files
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 STAGES = ("input_block", "downsamples.0", "bottleneck")
 FIGURES = ["learning_rate", "loss", "segmentation_loss"]

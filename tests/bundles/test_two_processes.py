@@ -18,8 +18,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tiny import TINY, config_files
 
-from dcd_components.processes import SharedOrder
-from dcd_components.reporting import read_csv
+from dcd_components.data.samplers import SharedOrder
+from dcd_components.tables import read_csv
 
 #: Of weights and losses; float32 rounds sums that are split otherwise, here by less than a tenth of this.
 TOLERANCE = 1e-6

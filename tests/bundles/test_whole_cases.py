@@ -13,7 +13,8 @@ import torch
 from nibabel.processing import resample_from_to
 from tiny import BRATS, Workflow
 
-from dcd_components.layouts import bundle_settings, files_of, make_layout
+from dcd_components.bundle.configs import bundle_settings
+from dcd_components.data.file_naming import files_of, make_layout
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from label.conftest import SHARED, WHOLE
 from label.server import BUNDLES, Server, command, run
 from monai.bundle import ConfigParser
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 Cases = dict[str, dict[str, dict[str, Path]]]
 LABELS = {"brats_gli_dcd": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}, "isles22_dcd": {"lesion": 1}}

@@ -13,7 +13,7 @@ import pytest
 from releases import OVERLAYS, trained
 from tiny import BRATS, ISLES
 
-from dcd_components.packing import pack
+from dcd_components.bundle.release.packing import pack
 
 
 @pytest.fixture(scope="session")

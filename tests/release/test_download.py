@@ -15,8 +15,8 @@ from monai.bundle import ConfigWorkflow
 from releases import OVERLAYS, Python, link_distributions, only_teacher_large, trained
 from tiny import BRATS, ISLES, SCHEMA
 
-from dcd_components import archives
-from dcd_components.packing import pack
+from dcd_components.bundle.release import archives
+from dcd_components.bundle.release.packing import pack
 
 NOT_INSTALLED = ("dcd_components", "pywt", "numba", "scipy", "matplotlib", "nilearn", "sklearn")
 Download = Callable[[Path], Path]

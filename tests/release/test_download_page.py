@@ -14,7 +14,7 @@ import pytest
 from releases import OVERLAYS, Python, link_distributions, trained
 from tiny import BRATS, ISLES
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 
 @pytest.fixture

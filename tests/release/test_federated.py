@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from tiny import BRATS
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 PAGE = BRATS / "docs" / "federated.md"
 SITES = ("site_a", "site_b")

@@ -15,7 +15,7 @@ import pytest
 from monai.bundle import ConfigParser
 from tiny import BRATS
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 PAGE = (BRATS / "docs" / "multi_gpu.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (torchrun .*)$", PAGE, re.MULTILINE)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from dcd_components.reporting import read_csv
+from dcd_components.tables import read_csv
 
 Settings = dict[str, Any]
 #: What the zoo takes into its repository: 25 MB.

@@ -1,0 +1,1 @@
+"""What the loss, a step, inference and loading cost."""

@@ -1,0 +1,64 @@
+"""What a data list tells of a runtime: patches of the training cases to calibrate it, Dice over the held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import Inferer
+from monai.transforms import Compose, CropForeground, RandSpatialCrop, SpatialPad
+from torch import Tensor
+from tqdm import tqdm
+
+from dcd_components.data.loading import load_cases
+from dcd_components.deploy.runtimes import Runtime
+
+
+def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
+    """Draw patches from the brains of the training cases, each of another case as long as there are any.
+
+    Args:
+        parser: a bundle's configs ``inference`` and ``train`` with ``dataset_dir``.
+        count: of the patches.
+
+    Returns:
+        Images of shape ``(1, C, D, H, W)``, as the network sees them, the same ones each time.
+    """
+    size = parser.get_parsed_content("patch_size")
+    cases = parser.get_parsed_content("train::dataset::data")
+    prepare = parser.get_parsed_content("preprocessing")
+    crop = Compose([CropForeground(allow_smaller=True), SpatialPad(size), RandSpatialCrop(size, random_size=False)])
+    crop.set_random_state(0)
+    chosen = [cases[number * len(cases) // count] for number in range(count)]
+    return [crop(prepare(case)["image"]).as_tensor()[None].float() for case in tqdm(chosen, unit="patch", leave=False)]
+
+
+def mean_dice(parser: ConfigParser, runtimes: Mapping[str, Runtime]) -> dict[str, float]:
+    """Mean Dice over labels and held-out cases, on the network's grid, for each runtime.
+
+    As in :func:`.case_scores`, a label absent from truth and prediction is left out, and one absent from
+    either scores 0.
+
+    Args:
+        parser: a bundle's configs ``inference`` and ``train`` with ``dataset_dir``; the cases are of ``test_folds``.
+        runtimes: by name.
+    """
+    settings = [
+        parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "files", "test_folds", "own_grid")
+    ]
+    prepare, labels = parser.get_parsed_content("preprocessing"), list(parser.get_parsed_content("labels").values())
+    window: Inferer = parser.get_parsed_content("sliding_window")
+    scores: dict[str, list[Tensor]] = {name: [] for name in runtimes}
+    for case in tqdm(load_cases(*settings), unit="case", leave=False):
+        prepared = prepare(case)
+        image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
+        for name, runtime in runtimes.items():
+            scores[name].append(_dice(window(image, runtime)[0].argmax(0), truth, labels))
+    return {name: torch.stack(cases).nanmean(0).nanmean().item() for name, cases in scores.items()}
+
+
+def _dice(prediction: Tensor, truth: Tensor, labels: Sequence[int]) -> Tensor:
+    """Dice of each label; NaN where neither map has it."""
+    masks = [(prediction == label, truth == label) for label in labels]
+    return torch.tensor([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in masks])

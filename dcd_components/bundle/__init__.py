@@ -1,0 +1,1 @@
+"""Bundles: their configs, new ones, and releases."""

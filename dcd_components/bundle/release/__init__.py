@@ -1,0 +1,1 @@
+"""A release of a bundle: one zip that MONAI downloads and runs."""

@@ -1,0 +1,1 @@
+"""Cases: how their files are named, listed, checked, loaded and cached."""

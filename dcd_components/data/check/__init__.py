@@ -1,0 +1,1 @@
+"""The check of every file of a data list."""

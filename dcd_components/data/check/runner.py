@@ -1,0 +1,142 @@
+"""Check every case of a data list, in processes, into a table from which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dcd_components.data.check.nifti import times
+from dcd_components.data.check.rules import RULES, CaseFiles, Finding, check_case, check_listing
+from dcd_components.data.check.table import SEPARATOR, VOXELS, Row, Table, list_faults, read_rows, summarise
+from dcd_components.data.datalists import LABEL, Case, read_datalist
+from dcd_components.data.file_naming import Layout, files_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found: a row for each case as in the table, the number of faults, and a text for the terminal."""
+
+    rows: Sequence[Row]
+    faults: int
+    summary: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case, its files, what its listing says of it, and a digest of all that its row depends on."""
+
+    case: Case
+    files: CaseFiles
+    listing: Finding
+    digest: str
+
+
+def run(
+    datalist: str | Path, dataset_dir: str | Path, out: str | Path | None = None, workers: int | None = None
+) -> Report:
+    """Read every file of every case of a data list, and say what is wrong with which.
+
+    A case is in the table as soon as it is read. The next run reads only the cases that are not there, or whose entry,
+    layout, file sizes or times of writing have changed. Scripts call this below ``if __name__ == "__main__"``, since
+    two or more workers are new processes.
+
+    Args:
+        datalist: file that ``python -m dcd_components datalist`` wrote.
+        dataset_dir: folder that its paths start from.
+        out: table to write, or to go on with; by default beside the data list, its name ending in ``_check.csv``.
+        workers: processes, each of which holds one case; one per core by default.
+
+    Raises:
+        FileNotFoundError: when the list or a folder is missing.
+        OSError: when a worker dies, as for want of memory.
+        ValueError: for an unfit list, one without cases, no worker, or a table that is none of this check.
+    """
+    listed, root = read_datalist(datalist), Path(dataset_dir)
+    path = Path(out) if out else Path(datalist).with_name(f"{Path(datalist).stem}_check.csv")
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if not listed.cases:
+        raise ValueError(f"{datalist} lists no case")
+    for folder, purpose in ((root, "that holds the cases"), (path.parent, "for the table")):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder} {purpose}")
+    known = {row["digest"]: row for row in read_rows(path) if "digest" in row}
+    tasks = _tasks(listed.cases, listed.layout, root)
+    table = Table(path, [*listed.layout.labels], [row for digest, row in known.items() if digest in tasks])
+    _check_all([task for digest, task in tasks.items() if digest not in known], workers, table.add)
+    table.write()
+    labelled = sum(LABEL in task.case for task in tasks.values())
+    return Report(table.filled(), len(list_faults(table.rows)), summarise(table, labelled))
+
+
+def _tasks(cases: Sequence[Case], layout: Layout, root: Path) -> dict[str, Task]:
+    """What is to be done, by digest; an entry that is repeated as it is comes once."""
+    tasks = {}
+    for case, listing in zip(cases, check_listing(cases), strict=True):
+        try:
+            found = files_of(str(root / case["image"]), layout.files)
+            paths = {name: Path(os.path.relpath(file, root)).as_posix() for name, file in found.items()}
+        except ValueError:
+            patterns = ", ".join(one for several in layout.files.values() for one in several)
+            listing.faults.append(f"{case['image']}: fits none of the patterns {patterns}")
+            paths = {layout.reference: case["image"]}
+        if LABEL in case:
+            paths[LABEL] = case[LABEL]
+        files = CaseFiles(str(root), paths, layout)
+        stamps = [_stamp(root / file) for file in paths.values()]
+        content = json.dumps([RULES, case, asdict(layout), paths, listing.faults, listing.warnings, stamps])
+        digest = blake2b(content.encode(), digest_size=8).hexdigest()
+        tasks[digest] = Task(case, files, listing, digest)
+    return tasks
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of writing."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def _check_all(tasks: Sequence[Task], workers: int, add: Callable[[Row], None]) -> None:
+    """Check cases in as many processes as there are workers, and hand on each row as it comes."""
+    progress = partial(tqdm, total=len(tasks), desc="checked cases", unit="case")
+    if min(workers, len(tasks)) <= 1:
+        for task in progress(tasks) if tasks else ():
+            add(_check(task))
+        return
+    # Ctrl-C reaches the workers too, and has to end them: Python's own handler would only fail the case in work.
+    context, fatal = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, signal.signal, fatal) as pool:
+        try:
+            for future in progress(as_completed([pool.submit(_check, task) for task in tasks])):
+                add(future.result())
+        except BrokenProcessPool:
+            advice = "go on with the same command and fewer --workers"
+            raise OSError(f"a worker died, maybe for want of memory: {advice}") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check(task: Task) -> Row:
+    """Row of a case, without its empty cells."""
+    found, case = check_case(task.files), task.case
+    row = {
+        **{key: str(case[key]) for key in ("case", "patient", "fold")},
+        "shape": times(found.grid.shape) if found.grid else "",
+        "spacing_mm": times(found.grid.spacing_mm) if found.grid and found.grid.placed else "",
+        **{VOXELS + name: str(number) for name, number in found.voxels.items()},
+        "warnings": SEPARATOR.join(task.listing.warnings + found.warnings),
+        "faults": SEPARATOR.join(task.listing.faults + found.faults),
+        "digest": task.digest,
+    }
+    return {key: text for key, text in row.items() if text}

@@ -1,0 +1,66 @@
+"""A bundle's network as an ONNX file that is known to compute what PyTorch computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+from monai.bundle import ConfigParser
+
+from dcd_components.bundle.configs import read_configs
+from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork, export_onnx, largest_difference, require
+from dcd_components.networks.weights import load_frozen
+
+#: Largest difference from PyTorch, in units of the largest output; rounding takes some 4e-5 of it, in deep networks.
+TOLERANCE = 1e-3
+
+
+def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
+    """Write the network of a bundle as an ONNX file beside its weights, and check it against PyTorch.
+
+    Args:
+        bundle: its folder, in the repository or unpacked from a release.
+        overlays: configs that the weights were trained with, in their order, "['quick.yaml']"; teacher.yaml for the
+            teacher's.
+
+    Returns:
+        What was written, and how far it is from PyTorch.
+
+    Raises:
+        ImportError: when a package that this needs is missing.
+        FileNotFoundError: when the bundle has no such config or no weights.
+        ValueError: when the weights do not fit the network, or the file computes something else than PyTorch.
+    """
+    require("onnx", "onnxscript", "onnxruntime")
+    names = [Path(name).stem for name in ([overlays] if isinstance(overlays, str) else overlays)]
+    parser = read_configs(Path(str(bundle)), ["inference", *names])
+    parser["device"] = "$torch.device('cpu')"
+    weights = Path(parser.get_parsed_content("ckpt_path"))
+    network = load_frozen(parser.get_parsed_content("network"), weights)
+    shapes = _shapes(parser)
+    path = weights.with_suffix(".onnx")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(names)}, size=shapes[1][2:])
+        difference = largest_difference(network, OnnxNetwork(partial), shapes)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{path} was not written: ONNX Runtime differs from PyTorch by {difference:.1e} of the largest output, "
+                f"at most {TOLERANCE:.0e} was expected"
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
+    return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}"
+
+
+def _shapes(parser: ConfigParser) -> list[list[int]]:
+    """Shapes of images to compare on: a patch, a long image, and a batch of two small ones."""
+    channels, patch, strides = (parser.get_parsed_content(key) for key in ("sequences", "patch_size", "strides"))
+    steps = [[stride] * 3 if isinstance(stride, int) else stride for stride in strides]
+    least = [2 * prod(step[axis] for step in steps) for axis in range(3)]  # a norm needs two voxels at the bottleneck
+    sizes = [(1, patch), (1, [least[0], 2 * least[1], 3 * least[2]]), (2, least)]
+    return [[batch, len(channels), *size] for batch, size in sizes]

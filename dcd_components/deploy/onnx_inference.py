@@ -1,0 +1,101 @@
+"""Segmentation with an ONNX file, from NIfTI to NIfTI on a CPU, all else as its bundle's configs say."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from dcd_components.bundle.configs import literal, read_configs
+from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
+
+
+def run(*cases: str, model: str, out: str) -> str:
+    """Segment cases with an ONNX file that the command export wrote; no mask that is there already is touched.
+
+    Args:
+        cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases of one
+            file a sequence at any depth.
+        model: the ONNX file, in the folder models of its bundle, whose configs say how images are prepared.
+        out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
+
+    Returns:
+        How many masks were written.
+
+    Raises:
+        ImportError: when ONNX Runtime is not installed.
+        FileNotFoundError: when a case, the model or its bundle is not there.
+        ValueError: for no case, a model that does not fit its bundle, or a mask that exists.
+        SystemExit: for a case whose files are missing, or do not fit together.
+    """
+    if not cases:
+        raise ValueError("name the cases: a file of each, or a folder")
+    path, folder = Path(str(model)), Path(str(out))
+    network = OnnxNetwork(path)
+    parser = _configs(network, path)
+    parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder))})
+    parser["images"] = literal(_references(parser, [str(case) for case in cases]))
+    items = parser.get_parsed_content("data")
+    names = [f"{parser.get_parsed_content('case_of')(item['image'])}_seg.nii.gz" for item in items]
+    if there := [name for name in names if (folder / name).exists()]:
+        raise ValueError(
+            f"masks exist already: {len(there)}, such as {folder / there[0]}; name another folder with --out"
+        )
+    _segment(parser, items, network, folder)
+    return f"masks in {folder}: {len(items)}"
+
+
+def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
+    """The configs of the bundle that the file lies in, with the overlays that it was exported with."""
+    models = next((parent for parent in path.absolute().parents if parent.name == "models"), None)
+    if models is None:
+        raise FileNotFoundError(f"{path} must lie in the folder models of its bundle, beside configs")
+    overlays = re.findall(r"[\w-]+", network.notes.get(OVERLAYS, ""))
+    parser = read_configs(models.parent, ["inference", *overlays])
+    expected = len(parser["files"]), 1 + max(parser.get_parsed_content("labels").values())
+    if network.channels != expected:
+        raise ValueError(
+            f"{path} has {network.channels[0]} channels in and {network.channels[1]} out, "
+            f"the bundle at {models.parent} has {expected[0]} sequences and {expected[1]} classes"
+        )
+    return parser
+
+
+def _references(parser: ConfigParser, cases: Sequence[str]) -> list[str]:
+    """The file that names each case; a case that is given by several of its files counts once."""
+    found: list[str] = []
+    for case in cases:
+        if Path(case).is_dir():
+            parser["dataset_dir"] = literal(case)
+            inside = parser.get_parsed_content("images")
+            if not inside:
+                patterns = " or ".join(parser["files"][parser.get_parsed_content("reference")])
+                raise FileNotFoundError(f"no case below {case}: no file is named like {patterns}")
+            found += inside
+        elif not Path(case).is_file():
+            raise FileNotFoundError(f"no such file or folder: {case}")
+        else:
+            found.append(parser.get_parsed_content("file_of")(case, parser.get_parsed_content("reference")))
+    return list(dict.fromkeys(str(Path(file).absolute()) for file in found))
+
+
+def _segment(parser: ConfigParser, items: Sequence[dict[str, str]], network: OnnxNetwork, folder: Path) -> None:
+    """Write the masks, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("monai.data.image_writer").setLevel(logging.WARNING)  # it would tell where it wrote at first
+    with tempfile.TemporaryDirectory(prefix=".segment", dir=folder) as partial:
+        parser["output_dir"] = literal(partial)
+        prepare, window, finish = (
+            parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing")
+        )
+        for item in tqdm(items, unit="case"):
+            prepared = prepare(item)
+            prepared["pred"] = window(prepared["image"][None], network)[0]
+            finish(prepared)
+            for mask in Path(partial).iterdir():
+                mask.replace(folder / mask.name)

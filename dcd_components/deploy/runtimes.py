@@ -1,0 +1,123 @@
+"""One network in several runtimes on the CPU, each a function from images to logits of any size the network takes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer
+from monai.networks.utils import convert_to_torchscript
+from torch import Tensor, nn
+
+from dcd_components.deploy.onnx_network import OnnxNetwork, quiet
+from dcd_components.inferers import AutocastInferer, cpu_has_bfloat16
+
+Runtime = Callable[[Tensor], Tensor]
+EAGER, AUTOCAST, SCRIPT, ONNX = "eager float32", "eager bfloat16", "TorchScript float32", "ONNX Runtime float32"
+OPENVINO, OPENVINO_BFLOAT16, INT8 = "OpenVINO float32", "OpenVINO bfloat16", "OpenVINO int8"
+#: What each runtime needs beside torch; those that are not listed need nothing.
+NEEDS: dict[str, tuple[str, ...]] = {
+    ONNX: ("onnx", "onnxscript", "onnxruntime"),
+    OPENVINO: ("onnx", "onnxscript", "openvino"),
+    OPENVINO_BFLOAT16: ("onnx", "onnxscript", "openvino"),
+    INT8: ("onnx", "onnxscript", "openvino", "nncf"),
+}
+#: Those whose results are as exact as bfloat16, which is also what OpenVINO does beside the int8 convolutions.
+BFLOAT16 = (AUTOCAST, OPENVINO_BFLOAT16)
+
+
+def available() -> tuple[str, ...]:
+    """Runtimes that are installed and, for bfloat16, that this processor multiplies natively."""
+    every = (EAGER, AUTOCAST, SCRIPT, ONNX, OPENVINO, OPENVINO_BFLOAT16, INT8)
+    installed = [name for name in every if not missing_packages(name)]
+    return tuple(name for name in installed if name not in BFLOAT16 or cpu_has_bfloat16())
+
+
+def missing_packages(runtime: str) -> list[str]:
+    """Packages that a runtime needs and that are not installed."""
+    return [package for package in NEEDS.get(runtime, ()) if not importlib.util.find_spec(package)]
+
+
+def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) -> Runtime:
+    """Bring a network into a runtime.
+
+    Args:
+        name: one of :func:`available`.
+        network: in evaluation mode, without gradients, on the CPU.
+        model: the same network as an ONNX file; eager runtimes and TorchScript do not read it.
+        patches: images ``(1, C, D, H, W)`` from which int8 learns the ranges of the activations.
+
+    Raises:
+        ValueError: for a name that is no runtime.
+    """
+    loaders: dict[str, Callable[[], Runtime]] = {
+        EAGER: lambda: network,
+        AUTOCAST: lambda: _autocast(network),
+        SCRIPT: lambda: _torchscript(network),
+        ONNX: lambda: OnnxNetwork(model),
+        OPENVINO: lambda: _OpenVino(_read(model), "f32"),
+        OPENVINO_BFLOAT16: lambda: _OpenVino(_read(model), "bf16"),
+        INT8: lambda: _OpenVino(_quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
+    }
+    if name not in loaders:
+        raise ValueError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
+    return loaders[name]()
+
+
+def _autocast(network: nn.Module) -> Runtime:
+    inferer = AutocastInferer(SimpleInferer())
+
+    def run(image: Tensor) -> Tensor:
+        logits: Tensor = inferer(image, network)
+        return logits
+
+    return run
+
+
+def _torchscript(network: nn.Module) -> Runtime:
+    with quiet():
+        script: Runtime = torch.jit.freeze(convert_to_torchscript(network))
+    return script
+
+
+class _OpenVino:
+    """A model of OpenVINO, compiled for every shape it meets: int8 is a sixth faster so than with free axes."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        self.model = model
+        self.settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",  # all threads on one image
+        }
+        self.compiled: dict[torch.Size, Any] = {}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if image.shape not in self.compiled:
+            openvino = importlib.import_module("openvino")
+            fixed = self.model.clone()
+            fixed.reshape(list(image.shape))
+            self.compiled[image.shape] = openvino.Core().compile_model(fixed, "CPU", self.settings)
+        return torch.from_numpy(self.compiled[image.shape](image.numpy(force=True))[0])
+
+
+def _read(model: Path) -> Any:
+    return importlib.import_module("openvino").Core().read_model(model)
+
+
+def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:
+    """Model with int8 convolutions, ranges of activations from ``patches``; the norms stay in floating point."""
+    os.environ["NNCF_CI"] = "1"  # or it would send statistics of its use over the network
+    with quiet():
+        nncf = importlib.import_module("nncf")
+        return nncf.quantize(
+            _read(model),
+            nncf.Dataset([patch.numpy(force=True) for patch in patches]),
+            preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric; unsymmetric ones gained no Dice and lost speed
+            subset_size=len(patches),
+        )

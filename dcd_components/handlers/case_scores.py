@@ -1,0 +1,91 @@
+"""Ignite handlers that write down what happened: the course of a training and the scores of each case."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import affine_to_spacing
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+from dcd_components.handlers.training_log import clock
+from dcd_components.metrics.case_scores import case_scores
+from dcd_components.metrics.summary import summarise
+from dcd_components.tables import write_csv
+
+
+class CaseScores:
+    """Score every case of an evaluation and write one row a case into a CSV file.
+
+    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item, and
+    at ``EPOCH_COMPLETED``, where rank 0 writes the rows of all processes and the means go to ``state.metrics``, in time
+    for handlers that are listed after it. Next to the scores of :func:`.case_scores`, a row has
+    the case's name and the seconds of its inference.
+
+    Args:
+        path: CSV file to write.
+        regions: labels that make up each region; regions of a single label enter the mean over labels.
+        lesions: labels whose connected components are lesions.
+        tolerance_mm: tolerance of NSD.
+    """
+
+    def __init__(
+        self, path: str | Path, regions: Mapping[str, Sequence[int]], lesions: Sequence[int], tolerance_mm: float
+    ) -> None:
+        self.path = Path(path)
+        self.regions = {name: list(values) for name, values in regions.items()}
+        self.lesions = list(lesions)
+        self.tolerance_mm = tolerance_mm
+        self._rows: list[dict[str, Any]] = []
+        self._times: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._clock)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._clock)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _begin(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rows.clear()
+        self._start = time.monotonic()
+
+    def _clock(self, engine: Engine) -> None:
+        self._times = [*self._times[-1:], time.monotonic()]
+
+    def __call__(self, engine: Any) -> None:
+        """Score the cases of this iteration."""
+        seconds = (self._times[-1] - self._times[0]) / len(engine.state.output)
+        for item, case in zip(engine.state.output, engine.state.batch, strict=True):
+            pred, label = item[CommonKeys.PRED], item[CommonKeys.LABEL]
+            scores = case_scores(
+                pred, label, affine_to_spacing(label.affine), self.regions, self.lesions, self.tolerance_mm
+            )
+            self._rows.append({"case": case["case"], **scores, "seconds": round(seconds, 4)})
+        done, total = engine.state.iteration, engine.state.epoch_length
+        left = (time.monotonic() - self._start) / done * (total - done)
+        engine.logger.info(f"case {done}/{total}: {self._rows[-1]['case']}; {clock(left)} left")
+
+    def _write(self, engine: Engine) -> None:
+        rows = sorted(self._gather(), key=lambda row: str(row["case"]))
+        labels = [name for name, values in self.regions.items() if len(values) == 1]
+        engine.state.metrics.update({k: v for k, v in summarise(rows, labels).items() if not math.isnan(v)})
+        if idist.get_rank() == 0:
+            write_csv(rows, self.path)
+
+    def _gather(self) -> list[dict[str, Any]]:
+        """Rows of all processes, each case once: where cases are fewer than processes, each scores them all."""
+        if idist.get_world_size() == 1:
+            return self._rows
+        gathered: list[list[dict[str, Any]]] = [[] for _ in range(idist.get_world_size())]
+        torch.distributed.all_gather_object(gathered, self._rows)
+        return list({row["case"]: row for rows in gathered for row in rows}.values())

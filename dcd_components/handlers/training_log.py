@@ -1,0 +1,105 @@
+"""The course of a training, a line an epoch and a CSV file."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from dcd_components.distributed import mean
+from dcd_components.tables import write_csv
+
+
+class TrainingLog:
+    """Log one line an epoch with the time left, and keep the figures of all epochs in a CSV file.
+
+    Acts at ``ITERATION_COMPLETED`` (adds up, without waiting for the device) and ``EPOCH_COMPLETED`` (logs and
+    writes); list it after the validation handler, whose last metrics it takes along. Attached in every process: losses
+    are means over all of them, rank 0 logs and writes. Handlers that are listed after it, such as those of TensorBoard
+    and MLflow, find its figures in ``state.metrics``, and of ``state.output`` the figures alone, as a list of one item,
+    which is what MONAI's handlers expect.
+
+    Raises a ``ValueError`` after an epoch whose loss is not a number, and when a training goes on whose learning rate
+    has come to 0: nothing more can be learnt.
+
+    Args:
+        path: CSV file to write: epoch, iteration, seconds, learning rate, loss, its parts by segmentation and
+            distillation, the latter also of each stage, its weight, metrics.
+        validator: engine whose ``state.metrics`` are taken along on the epochs in which it ran.
+    """
+
+    def __init__(self, path: str | Path, validator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._start = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
+
+    def _begin(self, engine: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._start = time.monotonic()
+        if engine.state.epoch > 0 and engine.optimizer.param_groups[0]["lr"] == 0:
+            raise ValueError("the learning rate has come to 0: say with rounds how often the training goes on")
+
+    def _forget(self, engine: Engine) -> None:
+        # MONAI's ThreadContainer fails in the midst of an epoch where a trainer has metrics.
+        for name in self.rows[-1] if self.rows else ():
+            engine.state.metrics.pop(name, None)
+
+    def _add(self, engine: Engine) -> None:
+        output: dict[str, Any] = engine.state.output
+        loss = output[CommonKeys.LOSS].detach()
+        parts = {name: one for name, one in output.items() if name.startswith(("segmentation_", "distillation_"))}
+        figures: dict[str, Tensor] = {CommonKeys.LOSS: loss, "segmentation_loss": loss, **parts}
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())).to(value.device) + value
+        engine.state.output = [figures]
+
+    def _report(self, engine: Any) -> None:
+        state, seconds = engine.state, time.monotonic() - self._start
+        row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
+        row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
+        row |= {name: mean(total).item() / state.epoch_length for name, total in self._sums.items()}
+        if not math.isfinite(row.get(CommonKeys.LOSS, 0.0)):
+            raise ValueError(
+                f"the loss is {row[CommonKeys.LOSS]} in epoch {state.epoch}: look for NaN with the command check"
+            )
+        self._sums.clear()
+        if idist.get_rank() > 0:
+            return
+        state.metrics.update({name: row[name] for name in list(row)[3:]})
+        row |= self._validation(state.epoch)
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        write_csv([{name: row.get(name, "") for name in columns} for row in self.rows], self.path)
+        left = seconds / len(self.rows) * (state.max_epochs - state.epoch)
+        shown = [name for name in list(row)[4:] if name != "segmentation_loss" and "/" not in name]
+        figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in shown)
+        engine.logger.info(f"epoch {state.epoch}/{state.max_epochs}: {figures}; {clock(left)} left")
+
+    def _validation(self, epoch: int) -> dict[str, float]:
+        """Metrics of the validator if it ran in this epoch."""
+        if self.validator is None or self.validator.state.epoch != epoch:
+            return {}
+        metrics = self.validator.state.metrics.items()
+        return {name: float(value) for name, value in metrics if torch.as_tensor(value).ndim == 0}
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

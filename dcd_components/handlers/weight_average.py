@@ -1,0 +1,39 @@
+"""Moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import nn
+
+
+class WeightAverage(EMAHandler):  # type: ignore[misc]
+    """Exponential moving average of a network's weights, that each training starts anew from those it starts with.
+
+    Ignite's own starts from the weights at the time of its construction. Weights that come later, from a checkpoint or
+    from a federated server, would be a thousandth of the average after the first iteration, and random ones the rest.
+
+    Args:
+        network: network in training.
+        decay: what the average keeps of itself per iteration.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, momentum=1 - decay)
+        self._waits = False
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        """Register at the engine's events, with the arguments of Ignite's own."""
+        engine.add_event_handler(Events.STARTED, self._wait)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._restart)
+        super().attach(engine, *args, **kwargs)
+
+    def _wait(self) -> None:
+        self._waits = True  # for weights that other handlers of this event load
+
+    def _restart(self) -> None:
+        if self._waits:
+            self.ema_model.load_state_dict(self.model.state_dict())
+        self._waits = False

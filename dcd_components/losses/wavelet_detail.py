@@ -1,0 +1,102 @@
+"""Distance of two feature maps in the detail sub-bands of a wavelet transform."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dcd_components.distributed import mean
+from dcd_components.losses.feature import FeatureLoss, check_shapes, relative
+from dcd_components.wavelets.band_energies import BandEnergy
+from dcd_components.wavelets.projected_energy import projected_distance
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
+
+logger = logging.getLogger(__name__)
+
+
+class WaveletDetailLoss(FeatureLoss):
+    r"""Match the detail sub-bands of two feature maps of one encoder stage.
+
+    .. math::
+        L = \frac{1}{J} \sum_{j=1}^{J} \frac{1}{|B|} \sum_{b \in B} \mathrm{MSE}\big(W_{j,b}(P s),\, W_{j,b}(t)\big)
+
+    :math:`W_{j,b}` is sub-band :math:`b` of level :math:`j` of an orthonormal wavelet transform, :math:`P` a learnt
+    1x1x1 projection. Because the transform keeps energy, the term of each level is, up to its constant number of
+    coefficients, the squared error of the masked reconstruction: no inverse transform is needed. Because it is linear
+    in space and :math:`P` in channels, it is computed on the student's channels, see
+    :mod:`dcd_components.wavelets.projected_energy`. Levels count alike, whatever their number of coefficients.
+
+    Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
+    arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
+
+    Args:
+        in_channels: channels of the student's map.
+        out_channels: channels of the teacher's map.
+        wavelet: discrete wavelet known to PyWavelets.
+        levels: number of decompositions, at least 1; capped, with a log line, at what the map supports.
+        bands: sub-bands to match, named by axis D, H, W: ``"aad"`` is detail along W.
+        mode: boundary rule known to PyWavelets.
+        normalize: divide each level by the teacher's energy in the same bands, over all processes, so that the loss is
+            the share of the teacher's detail that the student misses, and its weight has no unit.
+
+    Shape:
+        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - output: scalar, float32 also under autocast.
+
+    Raises:
+        ValueError: for ``levels`` below 1, or an unknown wavelet, mode or band.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        wavelet: str = "db4",
+        levels: int = 3,
+        bands: Iterable[str] = DIRECTIONAL_BANDS,
+        mode: str = "periodization",
+        normalize: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, normalize)
+        check_wavelet(wavelet, mode)
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, got {levels}")
+        self.bands = tuple(bands)
+        unknown = [band for band in self.bands if band not in BANDS]
+        if unknown or not self.bands:
+            raise ValueError(f"unknown bands {unknown or self.bands}; choose at least one from {', '.join(BANDS)}")
+        self.wavelet, self.levels, self.mode = wavelet, levels, mode
+        self._logged: set[tuple[int, ...]] = set()
+
+    # Its passes are written by hand and read tables that a compiler would copy.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
+        check_shapes(input, target)
+        with torch.autocast(input.device.type, enabled=False):
+            projection = self.projection.weight.flatten(1)
+            maps = (input, target.detach())
+            wide = torch.float64 if any(x.dtype == torch.float64 for x in (projection, *maps)) else torch.float32
+            # bfloat16 has the range of float32 and is read as it is; half precision has not.
+            half = all(x.dtype == torch.bfloat16 for x in maps)
+            input, target = (x if half else x.to(wide) for x in maps)
+            form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
+            survey = form.survey(target)
+            weights = form.weights(target.shape, wide, target.device)
+            if self.normalize:
+                means = survey.energies * weights * weights.count_nonzero()
+                energies = mean(torch.cat([means, survey.whole.view(1) / target.numel()]))
+                weights = relative(weights, energies[:-1], energies[-1])
+            return projected_distance(input, projection.to(wide), target, survey, weights, form)
+
+    def _levels(self, x: Tensor) -> int:
+        size = tuple(x.shape[-3:])
+        supported = supported_levels(size, self.wavelet)
+        if supported < self.levels and size not in self._logged:
+            self._logged.add(size)
+            logger.info("maps of %s support %d of %d levels of %s", size, supported, self.levels, self.wavelet)
+        return min(self.levels, supported)

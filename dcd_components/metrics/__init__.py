@@ -1,0 +1,1 @@
+"""Scores of a segmented case, in mm."""

@@ -1,0 +1,1 @@
+"""What a network's stages return, and its weights."""

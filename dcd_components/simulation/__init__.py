@@ -1,0 +1,1 @@
+"""Simulated patients: phantoms on real anatomy."""

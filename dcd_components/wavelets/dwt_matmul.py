@@ -1,0 +1,88 @@
+"""Sub-bands on any device, by products with the matrices of PyWavelets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dcd_components.wavelets.transform import half_matrices
+
+
+def analyse(
+    x: Tensor, bands: Sequence[str], wavelet: str, mode: str, centre: Tensor | None = None, measure: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sub-bands of one level of a map less a constant.
+
+    Args:
+        x: map of shape ``(B, C, D, H, W)``.
+        bands: names.
+        wavelet: discrete wavelet known to PyWavelets.
+        mode: boundary rule known to PyWavelets.
+        centre: ``(B, C)``; 0 by default.
+        measure: whether energies are wanted.
+
+    Returns:
+        Coefficients ``(bands, B, C, d, h, w)``; and energies ``(1 + bands,)``, that of ``x - centre`` first, or zeros.
+    """
+    wide = _less(x, centre)
+    parts = {"": wide}
+    for axis in range(3):
+        matrices = half_matrices(x.shape[axis + 2], wavelet, mode, wide.dtype, x.device)
+        prefixes = dict.fromkeys(band[: axis + 1] for band in bands)
+        parts = {prefix: _along(matrices[prefix[-1]], parts[prefix[:-1]], axis) for prefix in prefixes}
+    coefficients = torch.stack([parts[band] for band in bands]) if bands else wide.new_empty(0)
+    if not measure:
+        return coefficients, wide.new_zeros(1 + len(bands))
+    return coefficients, torch.stack([torch.linalg.vector_norm(part).square() for part in (wide, *coefficients)])
+
+
+def adjoin(
+    coefficients: Tensor,
+    bands: Sequence[str],
+    wavelet: str,
+    mode: str,
+    base: Tensor,
+    centre: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Adjoint of the analysis, its inverse where the transform is orthonormal, added to ``scale * (base - centre)``.
+
+    Args:
+        coefficients: ``(bands, B, C, d, h, w)``.
+        bands: their names.
+        wavelet: of the analysis.
+        mode: of the analysis.
+        base: map of shape ``(B, C, D, H, W)``.
+        centre: ``(B, C)``; 0 by default.
+        scale: without, ``base`` only tells the size.
+
+    Returns:
+        Map of shape ``(B, C, D, H, W)``.
+    """
+    parts = dict(zip(bands, coefficients, strict=True))
+    for axis in (2, 1, 0):
+        matrices = half_matrices(base.shape[axis + 2], wavelet, mode, coefficients.dtype, base.device)
+        sums: dict[str, Tensor] = {}
+        for prefix, part in parts.items():
+            back = _along(matrices[prefix[-1]].T, part, axis)
+            sums[prefix[:-1]] = sums[prefix[:-1]].add_(back) if prefix[:-1] in sums else back
+        parts = sums
+    out = parts[""] if parts else torch.zeros(base.shape, dtype=coefficients.dtype, device=base.device)
+    return out if scale is None else out.addcmul_(_less(base, centre), scale)
+
+
+def _less(x: Tensor, centre: Tensor | None) -> Tensor:
+    """``x - centre`` in float32 or wider."""
+    if centre is None:
+        return x if x.dtype == torch.float64 else x.float()
+    return x - centre[..., None, None, None]
+
+
+def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Multiply the axis D, H or W (0 to 2) of ``(B, C, D, H, W)`` by a matrix."""
+    if axis == 2:
+        return x @ matrix.T
+    rows = x.reshape(-1, x.shape[axis + 2], x.shape[3:].numel() if axis == 0 else x.shape[4])
+    return torch.bmm(matrix.expand(len(rows), *matrix.shape), rows).view(*x.shape[: axis + 2], -1, *x.shape[axis + 3 :])

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from tiny import BRATS
+
+from dcd_components.benchmarks import benchmark, inference_setting, int8_dice, timing
+from dcd_components.benchmarks import inference as inference_benchmark
+from dcd_components.benchmarks import loss as loss_benchmark
+from dcd_components.benchmarks import step as step_benchmark
+from dcd_components.benchmarks.inference import LOSSY, NOISE, STUDENT, TEACHER
+from dcd_components.benchmarks.inference_setting import Setting
+from dcd_components.benchmarks.published_loss import PublishedLoss
+from dcd_components.deploy import runtimes
+from dcd_components.tables import read_csv
+
+
+def test_steps_are_run_in_turns_and_slow_ones_three_times() -> None:
+    calls: list[str] = []
+    steps = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    found = timing.seconds(steps, repeats=5, least=1e-12)
+    assert "".join(calls) == "ab" * 4
+    assert set(found) == {"a", "b"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_extra_memory_is_what_a_step_holds_at_most() -> None:
+    def step() -> None:
+        torch.ones(25_000_000)
+
+    found = timing.extra_megabytes(step)
+    assert math.isnan(found) or found == pytest.approx(100, rel=0.1)
+
+
+def test_the_published_transform_does_not_invert_itself_and_ours_is_another_number() -> None:
+    """As the audit of the released code found; the row is for timing alone."""
+    loss = PublishedLoss(2, 2, levels=1)
+    x = torch.randn(1, 2, 16, 16, 16)
+    bands = torch.nn.functional.conv3d(x.flatten(0, 1)[:, None], loss.analysis, stride=2, padding=loss.padding)
+    back = torch.nn.functional.conv_transpose3d(bands, loss.synthesis, stride=2, padding=loss.padding)
+    assert back.shape == (2, 1, 16, 16, 16)
+    assert (back[:, 0] - x[0]).norm() > x.norm()
+    assert loss(x, torch.zeros_like(x)) > 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    """Everything that is measured in its smallest form."""
+    parser = Setting.parser
+
+    def narrow(self: Setting, *configs: str) -> ConfigParser:
+        found = parser(self, *configs)
+        found.update({"teacher_widths": [16, 16, 32], "spacing": [4.0, 4.0, 4.0]})
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_benchmark, "WIDTHS", (8, 16))
+        patch.setattr(step_benchmark, "CASES", ((16, 1, (8, 16, 16)),))
+        patch.setattr(Setting, "parser", narrow)
+        patch.setattr(inference_setting, "PATCHES", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a benchmark of all parts."""
+    out = tmp_path_factory.mktemp("benchmark") / "out"
+    text = benchmark.run(str(out), (16,), (1, 2), repeats=1, patch=(16, 16, 16), case=(20, 24, 16))
+    assert text == (out / "benchmark.md").read_text()
+    return out
+
+
+def test_the_benchmark_writes_tables_and_a_picture(written: Path) -> None:
+    rows = read_csv(written / "loss.csv")
+    assert {row["loss"] for row in rows} >= {loss_benchmark.OURS, loss_benchmark.PUBLISHED}
+    assert {row["stages"] for row in rows} == {"all", "first"}
+    assert [row["step"] for row in read_csv(written / "step.csv")] == [
+        step_benchmark.STUDENT,
+        step_benchmark.ENCODER,
+        step_benchmark.OURS,
+        step_benchmark.PUBLISHED,
+    ]
+    assert (written / "benchmark.png").stat().st_size > 10_000
+    text = (written / "benchmark.md").read_text()
+    assert text.count("## ") == 3
+    assert "Patches of 16 x 16 x 16, a case of 20 x 24 x 16 voxels" in text
+    assert "calibrated on noise" in text
+    with pytest.raises(ValueError, match="exists: name a new folder"):
+        benchmark.run(str(written))
+
+
+def test_ratios_of_inference_are_to_eager_float32_and_to_the_teacher(written: Path) -> None:
+    rows: list[dict[str, Any]] = [*read_csv(written / "inference.csv")]
+    names = [name + NOISE * (name == runtimes.INT8) for name in runtimes.available()]
+    assert [(row["network"], row["runtime"]) for row in rows] == [
+        (n, name) for n in (TEACHER, STUDENT) for name in names
+    ]
+    found = {(row["network"], row["runtime"]): row for row in rows}
+    teacher, student = found[TEACHER, runtimes.EAGER], found[STUDENT, runtimes.EAGER]
+    assert student["parameters"] < teacher["parameters"]
+    for kind in ("patch", "case"):
+        assert student[f"{kind}_of_eager"] == 1
+        assert student[f"{kind}_of_teacher"] == student[f"{kind}_seconds"] / teacher[f"{kind}_seconds"]
+        script = found[STUDENT, runtimes.SCRIPT]
+        assert script[f"{kind}_of_eager"] == script[f"{kind}_seconds"] / student[f"{kind}_seconds"]
+    assert all(math.isnan(row["dice"]) for row in rows)
+    assert all(row["case_seconds"] > 0 for row in rows if row["network"] == STUDENT)
+    assert sum(row["case_seconds"] > 0 for row in rows if row["network"] == TEACHER) in (1, 2)
+
+
+def test_dice_is_that_of_the_held_out_cases(patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, weights = tmp_path / "out", tmp_path / "model.pt"
+    narrow = Setting(BRATS, overrides={"patch_size": [16, 16, 16]})
+    torch.save(narrow.parser().get_parsed_content("network").state_dict(), weights)
+    exact = (runtimes.EAGER, runtimes.SCRIPT, runtimes.ONNX, runtimes.INT8)
+    monkeypatch.setattr(runtimes, "available", lambda: [n for n in exact if not runtimes.missing_packages(n)])
+    options = {"patch": (16, 16, 16), "case": (20, 24, 16), "weights": str(weights), "dataset_dir": str(patients)}
+    text = benchmark.run(str(out), repeats=1, parts=["inference"], **options)  # type: ignore[arg-type]
+    rows = [row for row in read_csv(out / "inference.csv") if row["network"] == STUDENT]
+    dice = {str(row["runtime"]).removesuffix(LOSSY): float(row["dice"]) for row in rows}
+    assert 0 < dice[runtimes.EAGER] < 1
+    assert all(value == pytest.approx(dice[runtimes.EAGER], abs=1e-3) for name, value in dice.items() if "32" in name)
+    assert "noise" not in text
+
+
+def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
+    prediction, truth = torch.tensor([[[1, 1, 2, 0]]]), torch.tensor([[[1, 0, 0, 0]]])
+    found = int8_dice._dice(prediction, truth, [1, 2, 3])
+    torch.testing.assert_close(found, torch.tensor([2 / 3, 0.0, math.nan]), equal_nan=True)
+
+
+def test_int8_that_loses_dice_is_marked() -> None:
+    dice = {runtimes.EAGER: 0.8, runtimes.INT8: 0.794}
+    assert inference_benchmark._label(runtimes.INT8, dice, True) == "OpenVINO int8, loses Dice"
+    assert inference_benchmark._label(runtimes.INT8, {**dice, runtimes.INT8: 0.796}, True) == runtimes.INT8
+    assert inference_benchmark._label(runtimes.INT8, {}, False) == "OpenVINO int8, calibrated on noise"
+
+
+def test_slow_cases_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_benchmark, "SLOW", 0.01)
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        time.sleep(0.02)
+
+    steps = {(TEACHER, "slow"): slow, (STUDENT, "quick"): lambda: calls.append("quick")}
+    found = inference_benchmark._cases(steps, 3)
+    assert calls == ["slow", "quick", "quick", "quick"]
+    assert found[TEACHER, "slow"] > 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": 64}, "--patch must be a list"),
+        ({"case": (64, 64)}, "--case must be three numbers of voxels"),
+        ({"parts": "inference"}, "--parts must be a list"),
+        ({"overlays": "quick"}, "--overlays must be a list"),
+        ({"test_folds": 0}, "--test_folds must be a list"),
+        ({"parts": ["training"]}, "unknown part 'training'; choose from loss, step, inference"),
+        ({"dataset_dir": "DIR"}, "Dice wants trained weights: name them with --weights"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        benchmark.run(str(tmp_path / "out"), **options)

@@ -1,0 +1,422 @@
+"""What a release holds, that its bytes are those of its inputs alone, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from releases import OVERLAYS, draw_weights, only_teacher_large, trained
+from tiny import BRATS, TINY
+
+from dcd_components.bundle.release import archives, packing
+from dcd_components.bundle.release.flattening import flatten, merge, to_json
+from dcd_components.bundle.release.metadata import mean_scores
+from dcd_components.bundle.release.packing import flat_configs, pack
+from dcd_components.tables import write_csv
+
+REGIONS = {"ET": [3], "RC": [4], "TC": [1, 3]}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return trained(BRATS, tmp_path / "here")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave TorchScript, which takes seconds, to the tests that look at it."""
+    monkeypatch.setattr(packing, "scripted", lambda *_: b"")
+    monkeypatch.setattr(packing, "refuse_personal_paths", _of_texts(archives.refuse_personal_paths))
+
+
+def _of_texts(check: Callable[..., None]) -> Callable[..., None]:
+    return lambda files, places: check({k: v for k, v in files.items() if not k.endswith(".ts")}, places)
+
+
+def contents(release: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(release) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+def metadata_of(bundle: Path, **changes: Any) -> None:
+    path = bundle / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# -- what is packed
+
+
+def test_two_folders_give_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "there" / "deeper").mkdir(parents=True)
+    releases = []
+    for place in (tmp_path / "here", tmp_path / "there" / "deeper"):
+        bundle = trained(BRATS, place)
+        (bundle / "docs" / "link.md").symlink_to("README.md")
+        releases.append(pack(bundle, place / "out", overlays=OVERLAYS, teacher=True))
+    files, others = map(contents, releases)
+    assert [name for name in files if files[name] != others.get(name)] == []
+    assert releases[0].read_bytes() == releases[1].read_bytes()
+    assert files["docs/link.md"] == files["docs/README.md"]
+    here = str(tmp_path).encode()
+    assert not [name for name, data in files.items() if here in data or b"site-packages" in data]
+    home = str(Path.home()).encode()
+    with zipfile.ZipFile(io.BytesIO(files["models/model.ts"])) as compiled:
+        assert not [name for name in compiled.namelist() if name.endswith(".debug_pkl") or home in compiled.read(name)]
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_release_has_everything_below_one_folder(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "docs" / ".DS_Store").write_bytes(b"left by a file manager")
+    release = pack(bundle, tmp_path / "out", overlays=OVERLAYS, teacher=True)
+    version = json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    assert release == tmp_path / "out" / f"brats_gli_dcd_v{version}.zip"
+    assert list(release.parent.iterdir()) == [release]
+    with zipfile.ZipFile(release) as archive:
+        entries = archive.infolist()
+    assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
+    assert {entry.external_attr >> 16 for entry in entries} == {0o100644}  # plain files, no links
+    names = set(contents(release))
+    assert {"LICENSE", "SHA256SUMS", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"} < names
+    assert {"models/model.pt", "models/model.ts", "models/teacher/model.pt"} < names
+    configs = {name.removeprefix("configs/") for name in names if name.startswith("configs/")}
+    flat = {"inference.json", "train.json", "evaluate.json", "metadata.json"}
+    assert configs == {*flat, *(f"{name}.json" for name in packing.OVERLAYS), "logging.conf"}
+    package = {name for name in names if name.startswith("dcd_components/")}
+    assert {"dcd_components/__init__.py", "dcd_components/losses/wavelet_detail.py"} < package
+    assert all(re.fullmatch(r"dcd_components/(\w+/)*\w+\.py", name) for name in package)
+    assert not any(part.startswith(".") for name in names for part in name.split("/"))
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_sha256sum_accepts_an_unpacked_release(bundle: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(pack(bundle, tmp_path / "out", overlays=OVERLAYS), tmp_path)
+    check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    unpacked = tmp_path / bundle.name
+    assert subprocess.run(check, cwd=unpacked, check=False).returncode == 0
+    listed = {line.split("  ")[1] for line in (unpacked / "SHA256SUMS").read_text().splitlines()}
+    there = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    assert listed == there - {"SHA256SUMS"}
+    with (unpacked / "docs" / "README.md").open("a") as page:
+        page.write(" ")
+    assert subprocess.run(check, cwd=unpacked, check=False, capture_output=True).returncode == 1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_weights_are_a_flat_state_dict_equal_to_those_trained(bundle: Path, tmp_path: Path) -> None:
+    files = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))
+    packed = torch.load(io.BytesIO(files["models/model.pt"]), weights_only=True)
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert type(packed) is dict
+    assert list(packed) == list(weights)
+    assert all(torch.equal(packed[key], weights[key]) and packed[key].is_contiguous() for key in weights)
+    assert "models/teacher/model.pt" not in files
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_tensor_with_two_names_is_packed_once_and_in_one_layout(bundle: Path, tmp_path: Path) -> None:
+    first = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))["models/model.pt"]
+    weights = torch.load(path := bundle / "models" / "model.pt", weights_only=True)
+    torch.save({key: value.clone(memory_format=torch.preserve_format) for key, value in weights.items()}, path)
+    apart = path.stat().st_size
+    last = {
+        key: value.contiguous(memory_format=torch.channels_last_3d) for key, value in weights.items() if value.ndim == 5
+    }
+    torch.save({**weights, **last}, path)
+    assert contents(pack(bundle, tmp_path / "again", overlays=OVERLAYS))["models/model.pt"] == first
+    assert len(first) < 0.7 * apart
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_without_the_teacher_a_release_trains_the_student_alone(bundle: Path, tmp_path: Path) -> None:
+    files = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))
+    assert "teacher" not in json.loads(files["configs/train.json"])
+    assert "configs/teacher.json" not in files
+    assert "distillation_loss" not in json.loads(files["configs/multi_gpu_train.json"])
+    assert "network" in json.loads(files["configs/multi_gpu_train.json"])
+
+
+# -- metadata
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_versions_are_those_installed(bundle: Path, tmp_path: Path) -> None:
+    metadata_of(bundle, monai_version="0.1", pytorch_version="0.2+cpu", eval_metrics={"mean_dice": 0.99})
+    packed = json.loads(contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))["configs/metadata.json"])
+    assert packed["pytorch_version"] == torch.__version__.partition("+")[0]
+    versions = {**packed["required_packages_version"], **packed["training_packages_version"]}
+    versions |= {key: packed[f"{key}_version"] for key in ("monai", "numpy")}
+    assert {"nibabel", "pytorch-ignite", "PyWavelets"} < set(versions)
+    assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in versions.values())
+    assert "eval_metrics" not in packed
+
+
+def scores_file(path: Path, **changes: Any) -> Path:
+    """Scores of two cases, the second without RC."""
+    score = {"dice": 0.5, "hd95_mm": 4.0, "nsd": 0.25}
+    row = {"case": "BraTS-GLI-00001-000"} | {f"{key}_{name}": value for name in REGIONS for key, value in score.items()}
+    row |= {"small_lesions": 1, "small_lesions_found": 1, "seconds": 0.5}
+    absent = {"dice_ET": 0.7, "dice_RC": float("nan"), "hd95_mm_RC": float("nan"), "nsd_RC": float("nan")}
+    write_csv([row | changes, row | absent | changes], path)
+    return path
+
+
+def test_measured_scores_go_into_the_metadata(tmp_path: Path) -> None:
+    means = mean_scores(scores_file(tmp_path / "scores.csv"), REGIONS)
+    assert means["cases"] == 2
+    assert (means["dice_ET"], means["dice_RC"], means["mean_dice"], means["dice_TC"]) == (0.6, 0.5, 0.55, 0.6 - 0.1)
+    assert means["mean_hd95_mm"] == 4.0
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_release_says_its_scores(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TINY, "regions", REGIONS)
+    (bundle / "configs" / OVERLAYS[0]).write_text(json.dumps(TINY))
+    scores = scores_file(tmp_path / "scores.csv")
+    packed = pack(bundle, tmp_path / "out", overlays=OVERLAYS, scores=scores)
+    assert json.loads(contents(packed)["configs/metadata.json"])["eval_metrics"] == mean_scores(scores, REGIONS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "must be a CSV file, but there is none"),
+        ("epoch,loss\n1,0.5\n", "must be the scores.csv of this bundle's evaluation, but lacks case, dice_ET, "),
+        ({"dice_ET": 1.5}, "must hold scores, but dice_ET of case BraTS-GLI-00001-000 is none"),
+        ({"nsd_TC": "good"}, "must hold scores, but nsd_TC of case BraTS-GLI-00001-000 is none"),
+        ({"hd95_mm_ET": -1.0}, "must hold scores, but hd95_mm_ET"),
+        ({"small_lesions": "many"}, "must be the scores.csv of this bundle's evaluation: rows to summarise"),
+    ],
+)
+def test_scores_that_are_none_are_refused(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    if isinstance(content, dict):
+        scores_file(path, **content)
+    elif content:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=f"scores.csv {re.escape(message)}"):
+        mean_scores(path, REGIONS)
+
+
+# -- what is refused
+
+
+def nested(path: Path) -> None:
+    torch.save({"model": torch.load(path, weights_only=True)}, path)
+
+
+def of_another_network(path: Path) -> None:
+    weights = torch.load(path, weights_only=True)
+    torch.save({f"module.{key}": value for key, value in weights.items()}, path)
+
+
+def with_heads(path: Path) -> None:
+    weights = torch.load(path, weights_only=True)
+    torch.save({**weights, "deep_supervision_heads.0.conv.conv.weight": torch.zeros(1)}, path)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("model", ["models/model.pt", "models/teacher/model.pt"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "no weights at .*model.pt: a release needs them"),
+        (nested, "must hold a flat state dict"),
+        (of_another_network, "does not fit DynUNet: lacks"),
+        (with_heads, "does not fit DynUNet: has unknown deep_supervision_heads.0"),
+        (lambda path: path.write_bytes(b"weights"), "not a file of weights that torch can read safely"),
+    ],
+    ids=["missing", "nested", "other keys", "heads", "no weights"],
+)
+def test_weights_that_do_not_fit_are_refused(
+    damage: Callable[[Path], None], message: str, model: str, bundle: Path, tmp_path: Path
+) -> None:
+    damage(bundle / model)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS, teacher=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_weights_trained_with_an_overlay_do_not_fit_without(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit DynUNet"):
+        pack(bundle, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_version_without_a_word_in_the_changelog_is_refused(bundle: Path, tmp_path: Path) -> None:
+    metadata_of(bundle, version="9.9.9")
+    with pytest.raises(ValueError, match=r"metadata.json must say in its changelog what is new in its version 9.9.9"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "must hold an object, got list")])
+def test_broken_metadata_are_refused(text: str, message: str, bundle: Path, tmp_path: Path) -> None:
+    (bundle / "configs" / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=f"metadata.json {message}"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", ["LICENSE", "docs/data_license.txt"])
+def test_a_release_without_licences_is_refused(name: str, bundle: Path, tmp_path: Path) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(ValueError, match=f"must have {name} to be published"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("path", ["/home/someone/data", "/Users/someone/data", "C:\\Users\\someone", "HERE/models"])
+def test_a_text_that_names_a_place_on_this_machine_is_refused(path: str, bundle: Path, tmp_path: Path) -> None:
+    path = path.replace("HERE", str(bundle))
+    with (bundle / "docs" / "README.md").open("a") as page:
+        page.write(f"Data are at\n{path}.\n")
+    line = (bundle / "docs" / "README.md").read_text().count("\n")
+    with pytest.raises(ValueError, match=f"docs/README.md, line {line}, names a place on this machine: "):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_config_that_names_a_place_on_this_machine_is_refused(bundle: Path, tmp_path: Path) -> None:
+    overlay = bundle / "configs" / OVERLAYS[0]
+    overlay.write_text(json.dumps({**TINY, "mask_name": "/home/someone/brats"}))
+    with pytest.raises(ValueError, match=r"configs/\w+.json, line \d+, names a place on this machine: /home/someone"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+    overlay.write_text(json.dumps({**TINY, "dataset_dir": "/mnt/brats"}))
+    with pytest.raises(ValueError, match=r"inference.json would say dataset_dir: /mnt/brats, a place on this machine"):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS)
+
+
+def test_so_are_weights_but_not_for_what_their_numbers_look_like() -> None:
+    torch.save({"numbers": torch.frombuffer(bytearray(b"/home/someone/is"), dtype=torch.float32)}, file := io.BytesIO())
+    archives.refuse_personal_paths({"models/model.pt": file.getvalue()}, [])
+    torch.save({"/home/someone": torch.zeros(1)}, file := io.BytesIO())
+    with pytest.raises(ValueError, match=r"models/model.pt \(archive/data.pkl\) names a place on this machine"):
+        archives.refuse_personal_paths({"models/model.pt": file.getvalue()}, [])
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_no_release_is_lost_and_none_is_left_half_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    release = pack(bundle, out, overlays=OVERLAYS)
+    before = release.read_bytes()
+    with pytest.raises(ValueError, match=r"is there already: raise the version in metadata\.json"):
+        pack(bundle, out, overlays=OVERLAYS)
+    assert release.read_bytes() == before
+    release.unlink()
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pack(bundle, out, overlays=OVERLAYS)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_name_in_which_monai_reads_a_version_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="may not hold _v"):
+        pack(bundle.rename(bundle.with_name("brats_vessels")), tmp_path / "out", overlays=OVERLAYS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_an_overlay_that_is_not_there_is_named(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config .*configs/qiuck.yaml"):
+        pack(bundle, tmp_path / "out", overlays=["qiuck.yaml"])
+
+
+# -- large files
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_large_weights_lie_beside_the_zip(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "LARGE", only_teacher_large(bundle))
+    options: dict[str, Any] = {"overlays": OVERLAYS, "teacher": True}
+    with pytest.raises(ValueError, match=r"models/teacher/model.pt must be published beside the zip: .* with --url"):
+        pack(bundle, tmp_path / "out", **options)
+    release = pack(bundle, tmp_path / "out", **options, url="https://example.org/files/")
+    files = contents(release)
+    (listed,) = yaml.safe_load(files["large_files.yml"])["large_files"]
+    large = release.with_name(listed["url"].removeprefix("https://example.org/files/"))
+    assert large.name == f"{release.stem}_teacher_model.pt"
+    assert (listed["path"], listed["hash_type"]) == ("models/teacher/model.pt", "sha256")
+    assert listed["hash_val"] == archives.sha256(large.read_bytes())
+    assert b"teacher/model.pt" not in files["SHA256SUMS"]
+    release.unlink()
+    with pytest.raises(ValueError, match=f"{large.name} is there already"):
+        pack(bundle, tmp_path / "out", **options, url="https://example.org/files/")
+
+
+# -- flattening
+
+
+def test_a_flattened_config_gives_what_the_list_gave(tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path)
+    names = ("inference", "train", "distill", "tiny")
+    before = merge([bundle / "configs" / f"{name}.yaml" for name in names])
+    after = json.loads(to_json(flat_configs(bundle, OVERLAYS, teacher=True)["train"]))
+    assert list(after) == [key for key in before if key in after]
+    assert all(after[key] == before[key] for key in after)
+    assert {"evaluator", "postprocessing", "data", "images"} & set(after) == set()
+    assert {"stagewise_loss", "teacher", "train", "validate", "dataset_dir", "output_dir"} < set(after)
+
+
+def test_only_what_is_reached_is_kept(tmp_path: Path) -> None:
+    config = {
+        "run": ["$@evaluator.run()"],
+        "evaluator": {"_target_": "Evaluator", "network": "@network::module", "text": "%title"},
+        "network": "$torch.nn.Linear(@width, @width)",
+        "width": 3,
+        "title": "a title",
+        "unused": "$@also_unused",
+        "also_unused": 1,
+        "run_id": "$1 % @width",
+    }
+    (tmp_path / "one.json").write_text(json.dumps(config))
+    assert list(flatten([tmp_path / "one.json"], "infer")) == ["run", "evaluator", "network", "width", "title"]
+
+
+def test_overlays_stay_overlays(tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path)
+    flat = flat_configs(bundle, OVERLAYS, teacher=True)
+    for name in ("train", "evaluate"):
+        files = [tmp_path / f"{one}.json" for one in (name, f"multi_gpu_{name}")]
+        for file in files:
+            file.write_text(to_json(flat[file.stem]))
+        merged = merge(files)
+        assert "$import ignite.distributed as idist" in merged["imports"]
+        assert set(flat[name]["imports"]) < set(merged["imports"])
+        assert merged["network"]["_target_"].endswith("DistributedDataParallel")
+    assert "sampler" not in flat["multi_gpu_train"]  # it would name the evaluation's dataset, which train.json has not
+
+
+def test_json_is_stable_and_its_lines_are_short() -> None:
+    value = {"a": [1, 2.5, None, True], "long": ["x" * 50] * 4, "empty": {}, "nested": {"ö": {"k": list(range(60))}}}
+    text = to_json(value)
+    assert json.loads(text) == value
+    assert '"a": [1, 2.5, null, true]' in text
+    assert "ö" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_flattened_network_is_the_same(tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path)
+    draw_weights(flat_configs(bundle, OVERLAYS)["inference"], tmp_path / "again.pt", seed=0)
+    again, drawn = (torch.load(path, weights_only=True) for path in (tmp_path / "again.pt", bundle / "models/model.pt"))
+    parser = ConfigParser(merge([bundle / "configs" / name for name in ("inference.yaml", *OVERLAYS)]))
+    assert parser.get_parsed_content("network_def").state_dict().keys() == again.keys()
+    assert all(torch.equal(again[key], drawn[key]) for key in drawn)

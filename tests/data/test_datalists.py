@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+from sklearn.model_selection import KFold
+from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
+
+from dcd_components.data.datalists import Case, DataList, make_datalist, patient_folds, read_datalist, write_datalist
+from dcd_components.data.file_naming import make_layout
+
+LISTS = ROOT / "data_lists"
+
+
+def listed(folder: Path, layout: object = BRATS, **options: object) -> list[Case]:
+    return list(make_datalist(folder, layout, **options)[0].cases)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Path:
+    """12 patients with 1, 2 or 3 visits of empty files each, 24 cases in all, in two folders."""
+    for patient in range(12):
+        for visit in range(1 + patient % 3):
+            part = "training_data1_v2" if patient < 8 else "training_data_additional"
+            touch(tmp_path / part, brats_files(f"BraTS-GLI-{patient:05d}-{visit:03d}"))
+    return tmp_path
+
+
+def test_every_case_is_listed_once_with_its_files_and_its_patient(visits: Path) -> None:
+    cases = listed(visits)
+    assert len(cases) == 24
+    fold = cases[1].pop("fold")
+    assert fold in range(5)
+    assert cases[1] == {
+        "image": "training_data1_v2/BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz",
+        "label": "training_data1_v2/BraTS-GLI-00001-000/BraTS-GLI-00001-000-seg.nii.gz",
+        "case": "BraTS-GLI-00001-000",
+        "patient": "BraTS-GLI-00001",
+    }
+
+
+@pytest.mark.parametrize("upper", [False, True], ids=["as published", "other case"])
+@pytest.mark.parametrize("layout", ["challenge", "zenodo"])
+def test_isles_is_found_in_both_layouts_and_spellings(layout: str, upper: bool, tmp_path: Path) -> None:
+    for number in (1, 2, 250):
+        files = isles_files(number, layout)
+        touch(
+            tmp_path, [re.sub(r"_(\w+).nii", lambda m: m[0].swapcase()[:-4] + ".nii", f) if upper else f for f in files]
+        )
+    cases = listed(tmp_path, ISLES)
+    assert [case["case"] for case in cases] == [f"sub-strokecase{n:04d}_ses-0001" for n in (1, 2, 250)]
+    assert [case["patient"] for case in cases] == [f"sub-strokecase{n:04d}" for n in (1, 2, 250)]
+    assert all("dwi" in case["image"].lower() and "msk" in case["label"].lower() for case in cases)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_keep_patients_whole_and_are_balanced_in_cases(visits: Path, seed: int) -> None:
+    folds = defaultdict(set)
+    cases = listed(visits, seed=seed)
+    for case in cases:
+        folds[case["patient"]].add(case["fold"])
+    assert len(folds) == 12
+    assert all(len(of_patient) == 1 for of_patient in folds.values())
+    assert sorted(Counter(case["fold"] for case in cases).values()) == [4, 5, 5, 5, 5]
+
+
+def test_folds_follow_the_seed_alone(visits: Path) -> None:
+    first, again, other = (listed(visits, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_less_than_one_fold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^folds must be at least 1, got 0$"):
+        patient_folds([], 0, 0)
+
+
+def test_a_pattern_for_each_channel_and_none_for_the_label(tmp_path: Path) -> None:
+    touch(
+        tmp_path, ["train/pat7/Flair.nii.gz", "train/pat7/T1.nii.gz", "train/pat8/Flair.nii.gz", "train/pat8/T1.nii.gz"]
+    )
+    layout = make_layout({"files": {"Flair": "{case}/Flair.nii.gz", "T1": "{case}/T1.nii.gz"}})
+    assert listed(tmp_path, layout, folds=1) == [
+        {"image": f"train/{case}/Flair.nii.gz", "case": case, "patient": case, "fold": 0} for case in ("pat7", "pat8")
+    ]
+
+
+def test_links_are_followed_and_hidden_files_left_out(tmp_path: Path) -> None:
+    """As the bundles' inference does, whose rule is another: the two must find the same cases."""
+    real, linked = tmp_path / "real", tmp_path / "linked [1]"
+    for case in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000"):
+        touch(real, brats_files(case))
+        touch(real, [f"{case}/._{Path(file).name}" for file in brats_files(case)])
+    linked.mkdir()
+    (linked / "data").symlink_to(real)
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / "brats_gli_dcd" / "configs" / "inference.yaml"))
+    parser["dataset_dir"] = str(linked)
+    found = [str(linked / case["image"]) for case in listed(linked)]
+    assert found == parser.get_parsed_content("images") != []
+    assert len(found) == 2
+
+
+def plant_faults(root: Path) -> None:
+    part = root / "training_data1_v2"
+    (part / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t2f.nii.gz").unlink()
+    (part / "BraTS-GLI-00002-001" / "BraTS-GLI-00002-001-seg.nii.gz").unlink()
+    touch(root / "copy", brats_files("BraTS-GLI-00003-000")[:1])
+    touch(root, ["loose/BraTS-GLI-00099-000-seg.nii.gz"])
+    touch(part, brats_files("odd"))
+    apart = part / "BraTS-GLI-00004-000" / "BraTS-GLI-00004-000-t1c.nii.gz"
+    touch(root, [f"elsewhere/{apart.name}"])
+    apart.unlink()
+
+
+FAULTS = [
+    "BraTS-GLI-00001-000: no t2f",
+    "BraTS-GLI-00002-001: no label",
+    "BraTS-GLI-00003-000: 2 files for t1n: copy/BraTS-GLI-00003-000/BraTS-GLI-00003-000-t1n.nii.gz, training_data1_v2/",
+    "BraTS-GLI-00004-000: t1c lies at elsewhere/BraTS-GLI-00004-000-t1c.nii.gz, which does not follow from its t1n",
+    "BraTS-GLI-00099-000: a label without t1c",
+    "BraTS-GLI-00099-000: a label without t2w",
+    "odd: no patient in its name by",
+]
+
+
+def test_all_faults_of_a_data_set_are_reported_at_once(visits: Path) -> None:
+    plant_faults(visits)
+    with pytest.raises(ValueError, match=r"^9 faults in ") as caught:
+        listed(visits)
+    assert [fault for fault in FAULTS if fault not in str(caught.value)] == []
+
+
+def test_incomplete_cases_can_be_left_out(visits: Path) -> None:
+    plant_faults(visits)
+    datalist, faults = make_datalist(visits, BRATS, skip_incomplete=True)
+    assert len(datalist.cases) == 20
+    assert len(faults) == 9
+    assert not {case["case"] for case in datalist.cases} & {fault.split(":")[0] for fault in faults}
+
+
+def test_a_list_never_ends_up_empty(tmp_path: Path) -> None:
+    touch(tmp_path, brats_files("BraTS-GLI-00001-000")[:1])
+    with pytest.raises(ValueError, match=r"^4 faults in "):
+        make_datalist(tmp_path, BRATS, skip_incomplete=True)
+    with pytest.raises(ValueError, match=rf"^no file below {re.escape(str(tmp_path))} fits .*_flair.nii.gz, "):
+        make_datalist(tmp_path, ISLES)
+
+
+def test_written_list_has_the_form_of_the_decathlon_and_is_read_back(visits: Path) -> None:
+    datalist, _ = make_datalist(visits, BRATS, description="a test")
+    unlabelled = {key: value for key, value in datalist.cases[-1].items() if key != "label"}
+    datalist = DataList([*datalist.cases[:-1], unlabelled], datalist.layout, datalist.description)
+    write_datalist(datalist, visits / "list.json")
+    written = json.loads((visits / "list.json").read_text())
+    assert written["description"] == "a test"
+    assert written["modality"] == {"0": "t1n", "1": "t1c", "2": "t2w", "3": "t2f"}
+    assert written["labels"] == {"0": "background", "1": "NETC", "2": "SNFH", "3": "ET", "4": "RC"}
+    assert (len(written["training"]), len(written["test"])) == (23, 1)
+    again = read_datalist(visits / "list.json")
+    assert (again.cases, again.layout.files, again.layout.labels) == (datalist.cases, BRATS.files, BRATS.labels)
+
+
+def test_another_list_is_not_overwritten(visits: Path) -> None:
+    write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
+    write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
+    with pytest.raises(FileExistsError, match=r"list.json is another list, and so is kept: "):
+        write_datalist(make_datalist(visits, BRATS, seed=1)[0], visits / "list.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"training": [{"image": "a"}]}'], ids=["no JSON", "no dict", "keys"])
+def test_a_list_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(ValueError, match=r"datalist.json is no data list that .* wrote: "):
+        read_datalist(tmp_path / "datalist.json")
+
+
+def test_a_case_without_a_key_is_refused(visits: Path) -> None:
+    datalist, _ = make_datalist(visits, BRATS)
+    del datalist.cases[3]["patient"]
+    write_datalist(datalist, visits / "list.json")
+    with pytest.raises(ValueError, match=r"must have image, case, patient, fold; one lacks patient$"):
+        read_datalist(visits / "list.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "patients"),
+    [
+        ("brats2024_gli", 1350, 613),
+        ("brats2024_gli_nnunet_leaky", 1350, 613),
+        ("isles2022_challenge", 250, 250),
+        ("isles2022_zenodo", 250, 250),
+    ],
+)
+def test_the_command_of_a_shipped_list_makes_it_again(name: str, cases: int, patients: int, tmp_path: Path) -> None:
+    """From empty files with the names of the data set, since its cases are not here."""
+    shipped = read_datalist(LISTS / f"{name}.json")
+    assert (len(shipped.cases), len({case["patient"] for case in shipped.cases})) == (cases, patients)
+    for case in shipped.cases:
+        number = int(re.findall(r"\d+", case["case"])[0])
+        touch(tmp_path, brats_files(case["case"]) if "brats" in name else isles_files(number, name.split("_")[1]))
+    layout = BRATS if "brats" in name else ISLES
+    again, _ = make_datalist(tmp_path, layout, nnunet="--nnunet_folds" in shipped.description)
+    assert list(again.cases) == list(shipped.cases)
+    assert f"--bundle bundles/{'brats_gli' if 'brats' in name else 'isles22'}_dcd" in shipped.description
+
+
+def test_our_folds_do_not_leak_and_are_even() -> None:
+    cases = read_datalist(LISTS / "brats2024_gli.json").cases
+    folds = {
+        case["patient"]: {other["fold"] for other in cases if other["patient"] == case["patient"]} for case in cases
+    }
+    assert all(len(of_patient) == 1 for of_patient in folds.values())
+    sizes = Counter(case["fold"] for case in cases)
+    assert set(sizes) == {0, 1, 2, 3, 4}
+    assert max(abs(size - 270) for size in sizes.values()) <= 0.02 * 270
+
+
+@pytest.mark.parametrize("name", ["brats2024_gli_nnunet_leaky", "isles2022_challenge", "isles2022_zenodo"])
+def test_nnunet_s_folds_follow_its_rule(name: str) -> None:
+    cases = read_datalist(LISTS / f"{name}.json").cases
+    names = sorted(case["case"] for case in cases)
+    for fold, (_, tested) in enumerate(KFold(5, shuffle=True, random_state=12345).split(names)):
+        assert {names[index] for index in tested} == {case["case"] for case in cases if case["fold"] == fold}
+
+
+def test_nnunet_s_fold_3_of_brats_leaks_221_of_270_cases() -> None:
+    """The figure of the audit of the paper's released code, whose reported fold this is."""
+    cases = read_datalist(LISTS / "brats2024_gli_nnunet_leaky.json").cases
+    trained = {case["patient"] for case in cases if case["fold"] != 3}
+    tested = [case for case in cases if case["fold"] == 3]
+    assert (sum(case["patient"] in trained for case in tested), len(tested)) == (221, 270)

@@ -1,0 +1,95 @@
+"""One file of a case names the others, in Python and in the bundles' configs alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
+
+from dcd_components.bundle.configs import bundle_settings
+from dcd_components.data.file_naming import Layout, Patterns, files_of, make_layout, places
+
+SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
+FOLDERS: Patterns = {"t1": ["t1/{case}.nii.gz"], "t2": ["t2/{case}.nii.gz"]}
+NNUNET: Patterns = {"t1": ["imagesTr/{case}_0000.nii.gz"], "t2": ["imagesTr/{case}_0001.nii.gz"]}
+NESTED: Patterns = {"t1": ["{case}.nii.gz"], "t2": ["{case}_t2.nii.gz"]}
+TREES: dict[str, tuple[Patterns, list[str]]] = {
+    "brats": (BRATS.files, brats_files("BraTS-GLI-00001-000")[:4]),
+    "isles, challenge": (ISLES.files, isles_files(9, "challenge")[:3]),
+    "isles, zenodo": (ISLES.files, isles_files(9, "zenodo")[:3]),
+    "name of the folder": (SHIFTS, ["pat 1/Flair.nii.gz", "pat 1/T1c.nii.gz"]),
+    "folder a sequence": (FOLDERS, ["a/t1/x.1.nii.gz", "a/t2/x.1.nii.gz"]),
+    "nnU-Net": (NNUNET, ["imagesTr/x_0000.nii.gz", "imagesTr/x_0001.nii.gz"]),
+    "one name begins another": (NESTED, ["x.nii.gz", "x_t2.nii.gz"]),
+}
+
+
+def by_config(path: str, files: Patterns) -> dict[str, str]:
+    """The paths that the bundles' inference.yaml makes of one."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / "brats_gli_dcd" / "configs" / "inference.yaml"))
+    parser["files"] = files
+    file_of = parser.get_parsed_content("file_of")
+    return {sequence: file_of(path, sequence) for sequence in files}
+
+
+@pytest.mark.parametrize("rule", [files_of, by_config])
+@pytest.mark.parametrize("tree", TREES)
+def test_any_file_of_a_case_names_all_of_them(
+    tree: str, rule: Callable[[str, Patterns], dict[str, str]], tmp_path: Path
+) -> None:
+    files, paths = TREES[tree]
+    touch(tmp_path, paths)
+    expected = dict(zip(files, (str(tmp_path / path) for path in paths), strict=True))
+    assert [rule(path, files) for path in expected.values()] == [expected] * len(expected)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_missing_file_is_expected_where_a_pattern_has_it(tree: str, tmp_path: Path) -> None:
+    files, paths = TREES[tree]
+    touch(tmp_path, paths[:1])
+    found = files_of(str(tmp_path / paths[0]), files)
+    assert found == by_config(str(tmp_path / paths[0]), files)
+    assert [os.path.exists(path) for path in found.values()] == [True] + [False] * (len(paths) - 1)
+
+
+def test_the_case_is_the_same_wherever_a_pattern_names_it() -> None:
+    twice = {"t1": ["{case}/{case}-t1.nii.gz"]}
+    assert places("data/x/x-t1.nii.gz", twice) == [("t1", "data/", "x")]
+    assert places("data/y/x-t1.nii.gz", twice) == []
+
+
+def test_a_path_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^x.mha fits none of the patterns \{case\}/Flair.nii.gz, \{case\}/T1c"):
+        files_of("x.mha", SHIFTS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"files": {}}, "at least one sequence"),
+        ({"files": ["{case}-t1n.nii.gz"]}, "files must give each sequence its pattern, such as"),
+        ({"files": {"t1": "t1.nii.gz"}}, r"the pattern 't1.nii.gz' must hold \{case\}"),
+        ({"files": {"t1": "{case}.nii.gz"}, "label_file": "seg.nii.gz"}, r"'seg.nii.gz' must hold \{case\}"),
+        ({"files": {"t1": "{case}.nii.gz"}, "reference": "t2"}, "t2 is not among the sequences t1"),
+        ({"files": {"t1": "{case}.nii.gz"}, "own_grid": ["t2"]}, "t2 is not among the sequences t1"),
+        ({"files": {"label": "{case}.nii.gz"}}, "no sequence may be called label"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_layout(settings)
+
+
+def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_reference() -> None:
+    layout = make_layout({"files": {"t1": "{case}.nii.gz"}, "label_file": "{case}_seg.nii.gz"})
+    assert layout == Layout({"t1": ["{case}.nii.gz"]}, "t1", [], ["{case}_seg.nii.gz"])
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is no bundle with this config: there is no .*inference.yaml$"):
+        bundle_settings(tmp_path)

@@ -1,0 +1,224 @@
+"""Masks of ONNX Runtime are those of `monai.bundle run`, from the repository's bundles and from a release's JSON."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigWorkflow
+from nibabel.eulerangles import euler2mat
+from tiny import BRATS, ISLES, SEQUENCES, TINY
+from trees import save
+
+from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.release.flattening import to_json
+from dcd_components.bundle.release.packing import flat_configs
+from dcd_components.deploy import onnx_export, onnx_inference
+
+#: What a clinic need not install.
+TRAINING = ("matplotlib", "nilearn", "numba", "onnx", "onnxscript", "pandas", "pywt", "scipy", "sklearn", "SimpleITK")
+
+
+def unpack(bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle with an overlay of tiny settings, trained weights' place filled with random ones."""
+    copy = Path(shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("models", "eval", "cache")))
+    (copy / "configs" / "tiny.yaml").write_text(
+        yaml.safe_dump({key: TINY[key] for key in ("spacing", "patch_size", "teacher_widths")})
+    )
+    (copy / "models").mkdir()
+    torch.manual_seed(0)
+    network = read_configs(copy, ["inference", "tiny"]).get_parsed_content("network_def")
+    torch.save(network.state_dict(), copy / "models" / "model.pt")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def brats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle for glioma with its ONNX file."""
+    bundle = unpack(BRATS, tmp_path_factory.mktemp("unpacked") / "brats")
+    onnx_export.run(str(bundle), overlays=["tiny"])
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def isles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle for stroke with its ONNX file, its configs one JSON file as in a release."""
+    bundle = unpack(ISLES, tmp_path_factory.mktemp("unpacked") / "isles")
+    config = to_json(flat_configs(bundle, ["tiny"])["inference"])
+    for file in (bundle / "configs").glob("*.yaml"):
+        file.unlink()
+    (bundle / "configs" / "inference.json").write_text(config)
+    onnx_export.run(str(bundle))
+    return bundle
+
+
+def segment(cases: Sequence[Path], bundle: Path, out: Path) -> str:
+    return onnx_inference.run(*map(str, cases), model=str(bundle / "models" / "model.onnx"), out=str(out))
+
+
+def masks(folder: Path) -> dict[str, nib.Nifti1Image]:
+    return {path.name: nib.load(path) for path in sorted(folder.iterdir())}
+
+
+def run_bundle(bundle: Path, names: Sequence[str], data: Path, out: Path) -> None:
+    """What `python -m monai.bundle run` does."""
+    files = [str(next((bundle / "configs").glob(f"{name}.*"))) for name in names]
+    places = {"bundle_root": str(bundle), "dataset_dir": str(data), "output_dir": str(out)}
+    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, **places)
+    flow.initialize()
+    flow.run()
+
+
+def turn(path: Path) -> None:
+    """Store an image with its axes in another order and direction, and oblique, the patient where they were."""
+    image = nib.load(path)
+    other = image.as_reoriented(nib.orientations.axcodes2ornt("PSL"))
+    tilt = nib.affines.from_matvec(euler2mat(0.1, 0.05, 0.2))
+    nib.save(nib.Nifti1Image(np.asarray(other.dataobj), tilt @ other.affine), path)
+
+
+def same(ours: Path, theirs: Path) -> None:
+    """Masks of the same names and geometry, and no voxel in 10,000 apart."""
+    found, expected = masks(ours), masks(theirs)
+    assert found.keys() == expected.keys() != set()
+    for name, mask in found.items():
+        assert np.array_equal(mask.affine, expected[name].affine)
+        assert mask.get_data_dtype() == expected[name].get_data_dtype() == np.uint8
+        labels = np.asarray(expected[name].dataobj)
+        assert len(np.unique(labels)) > 1
+        assert (np.asarray(mask.dataobj) != labels).mean() < 1e-4
+
+
+def test_masks_are_those_of_the_bundle(brats: Path, patients: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(patients, tmp_path / "data"))
+    first = sorted(path for path in data.iterdir() if path.is_dir())[0]
+    for path in first.iterdir():
+        turn(path)
+    run_bundle(brats, ["inference", "tiny"], data, tmp_path / "theirs")
+    assert segment([data], brats, tmp_path / "ours") == f"masks in {tmp_path / 'ours'}: 10"
+    same(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_masks_of_a_release_whose_images_have_grids_of_their_own(isles: Path, strokes: Path, tmp_path: Path) -> None:
+    run_bundle(isles, ["inference"], strokes, tmp_path / "theirs")
+    segment([strokes], isles, tmp_path / "ours")
+    same(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_a_case_is_named_by_any_of_its_files_and_counts_once(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first, second, *_ = sorted(patients.glob("*/*-t2f.nii.gz"))
+    segment([first, first.with_name(first.name.replace("t2f", "t1c")), second.parent], brats, tmp_path)
+    assert list(masks(tmp_path)) == [path.name.replace("-t2f", "_seg") for path in (first, second)]
+
+
+def test_a_case_may_be_one_4d_file(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first = sorted(patients.glob("*/*-t1n.nii.gz"))[0]
+    images = [nib.load(first.with_name(first.name.replace("t1n", name))) for name in SEQUENCES]
+    voxels = np.stack([image.get_fdata(dtype=np.float32) for image in images], -1)
+    nib.save(nib.Nifti1Image(voxels, images[0].affine), tmp_path / "patient.nii.gz")
+    segment([tmp_path / "patient.nii.gz", first], brats, tmp_path / "out")
+    one, other = (np.asarray(mask.dataobj) for mask in masks(tmp_path / "out").values())
+    assert np.array_equal(one, other)
+    assert list(masks(tmp_path / "out"))[1] == "patient_seg.nii.gz"
+
+
+def test_signs_that_configs_give_a_meaning_may_be_in_paths(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first = sorted(patients.glob("*/*-t1n.nii.gz"))[0].parent
+    folder, out = tmp_path / "a#1 @b %c::d [x]", tmp_path / "#2 @e"
+    shutil.copytree(first, folder / first.name)
+    segment([folder, folder / first.name / f"{first.name}-t1n.nii.gz"], brats, out)
+    assert list(masks(out)) == [f"{first.name}_seg.nii.gz"]
+
+
+def test_a_mask_that_exists_is_kept(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first = sorted(path for path in patients.iterdir() if path.is_dir())[0]
+    mask = tmp_path / f"{first.name}_seg.nii.gz"
+    mask.write_text("corrected by hand")
+    with pytest.raises(ValueError, match=f"masks exist already: 1, such as {mask}; name another folder"):
+        segment([patients], brats, tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["corrected by hand"]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("nowhere", "no such file or folder: nowhere"),
+        ("empty", "no case below .*empty: no file is named like {case}-t1n.nii.gz"),
+        ("other.nii.gz", "error: .*other.nii.gz must be called as a sequence, such as {case}-t1n.nii.gz, or 4D with"),
+    ],
+)
+def test_cases_that_are_none(case: str, expected: str, brats: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "other.nii.gz")
+    given = tmp_path / case if (tmp_path / case).exists() else Path(case)
+    with pytest.raises((FileNotFoundError, SystemExit), match=expected):
+        segment([given], brats, tmp_path / "out")
+    with pytest.raises(ValueError, match="name the cases: a file of each, or a folder"):
+        segment([], brats, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_sequence_stops_before_any_work(brats: Path, patients: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(patients, tmp_path / "data"))
+    lost = sorted(data.glob("*/*-t2w.nii.gz"))[3]
+    lost.unlink()
+    with pytest.raises(SystemExit, match=f"error: no such file: {lost}"):
+        segment([data], brats, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_none_or_not_of_its_bundle(brats: Path, isles: Path, patients: Path, tmp_path: Path) -> None:
+    models = tmp_path / "bundle" / "models"
+    shutil.copytree(isles / "configs", tmp_path / "bundle" / "configs")
+    models.mkdir()
+    file = shutil.copy(brats / "models" / "model.onnx", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model.onnx must lie in the folder models of its bundle"):
+        onnx_inference.run(str(patients), model=str(file), out=str(tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match=r"no model at .*nothing.onnx"):
+        onnx_inference.run(str(patients), model="nothing.onnx", out=str(tmp_path / "out"))
+    (models / "model.onnx").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"model.onnx must be an ONNX file"):
+        segment([patients], tmp_path / "bundle", tmp_path / "out")
+    shutil.copytree(isles / "configs", tmp_path / "other" / "configs")
+    (tmp_path / "other" / "models").mkdir()
+    shutil.copy(brats / "configs" / "tiny.yaml", tmp_path / "other" / "configs")
+    shutil.copy(file, tmp_path / "other" / "models")
+    with pytest.raises(
+        ValueError, match=r"4 channels in and 5 out, the bundle at .*other has 3 sequences and 2 classes"
+    ):
+        segment([patients], tmp_path / "other", tmp_path / "out")
+
+
+def command(bundle: Path, blocked: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m dcd_components segment` where some packages cannot be imported."""
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({list(blocked)!r}));"
+        "runpy.run_module('dcd_components', run_name='__main__', alter_sys=True)"
+    )
+    words = ["segment", *arguments, "--model", str(bundle / "models" / "model.onnx")]
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+
+
+def test_the_command_runs_without_what_trainings_need(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first, second = sorted(path for path in patients.iterdir() if path.is_dir())[:2]
+    done = command(brats, TRAINING, str(first), str(second), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"masks in {tmp_path / 'out'}: 2"
+    assert "2/2" in done.stderr
+    segment([first, second], brats, tmp_path / "here")
+    for name, mask in masks(tmp_path / "here").items():
+        assert np.array_equal(np.asarray(mask.dataobj), np.asarray(nib.load(tmp_path / "out" / name).dataobj))
+
+
+def test_the_command_says_what_to_install(brats: Path, patients: Path, tmp_path: Path) -> None:
+    done = command(brats, ["onnxruntime"], str(patients), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: onnxruntime must be installed: pip install onnxruntime"

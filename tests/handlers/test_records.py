@@ -1,0 +1,189 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader, MetaTensor
+from monai.engines import SupervisedEvaluator
+from torch import nn
+
+from dcd_components.handlers.case_scores import CaseScores
+from dcd_components.handlers.training_log import TrainingLog, clock
+from dcd_components.tables import read_csv
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (605, "10:05"), (3599.6, "1:00:00"), (36_061, "10:01:01")],
+)
+def test_durations_are_written_as_on_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def trainer(outputs: list[dict[str, float]]) -> Engine:
+    """A bare engine whose iterations give ``outputs`` in turn."""
+    pending = iter(outputs)
+    engine = Engine(lambda *_: {name: torch.tensor(value) for name, value in next(pending).items()})
+    engine.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.25)
+    return engine
+
+
+def validator(trainer: Engine, metrics: dict[str, Any], interval: int) -> Engine:
+    """An engine that is run as MONAI's ValidationHandler runs its validator."""
+    engine = Engine(lambda *_: None)
+
+    def validate() -> None:
+        engine.state.epoch = trainer.state.epoch - 1
+        engine.state.max_epochs = trainer.state.epoch
+        engine.run([0], max_epochs=trainer.state.epoch)
+        engine.state.metrics = metrics
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(every=interval), validate)
+    return engine
+
+
+def test_each_epoch_has_a_row_of_means_in_a_csv_file(tmp_path: Path) -> None:
+    engine = trainer([{"loss": loss} for loss in (1.0, 2.0, 3.0, 5.0)])
+    TrainingLog(tmp_path / "logs" / "training.csv").attach(engine)
+    engine.run([0, 0], max_epochs=2)
+    rows = read_csv(tmp_path / "logs" / "training.csv")
+    assert all(float(row.pop("seconds")) >= 0 for row in rows)
+    assert rows == [
+        {"epoch": 1, "iteration": 2, "learning_rate": 0.25, "loss": 1.5, "segmentation_loss": 1.5},
+        {"epoch": 2, "iteration": 4, "learning_rate": 0.25, "loss": 4.0, "segmentation_loss": 4.0},
+    ]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_written(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": float("nan")}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    with pytest.raises(ValueError, match=r"^the loss is nan in epoch 2: look for NaN with the command check$"):
+        engine.run([0], max_epochs=3)
+    assert len(read_csv(tmp_path / "training.csv")) == 1
+
+
+def test_a_training_that_goes_on_must_have_a_learning_rate_left(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": 1.0}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    engine.run([0], max_epochs=1)
+    engine.optimizer.param_groups[0]["lr"] = 0.0
+    with pytest.raises(ValueError, match=r"^the learning rate has come to 0: say with rounds how often"):
+        engine.run([0], max_epochs=2)
+
+
+def test_distillation_has_columns_of_its_own_from_the_epoch_it_starts_in(tmp_path: Path) -> None:
+    stages = {"distillation_loss/stem": 3.0, "distillation_loss/downsamples.0": 5.0}
+    term = {"segmentation_loss": 1.0, "distillation_loss": 4.0, "distillation_weight": 0.5, **stages}
+    engine = trainer([{"loss": 1.0}, {"loss": 3.0, **term}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    engine.run([0], max_epochs=2)
+    first, second = read_csv(tmp_path / "training.csv")
+    assert list(first)[4:] == ["loss", *term]
+    assert [first[name] for name in term] == [1.0, "", "", "", ""]
+    assert {name: second[name] for name in term} == term
+
+
+def test_metrics_are_taken_along_in_the_epochs_of_a_validation_only(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}] * 4)
+    metrics = {"val_mean_dice": 0.5, "as_tensor": torch.tensor(2.0), "per_class": [0.1, 0.2]}
+    log = TrainingLog(tmp_path / "training.csv", validator(engine, metrics, interval=2))
+    log.attach(engine)
+    engine.run([0], max_epochs=4)
+    rows = read_csv(tmp_path / "training.csv")
+    assert [row["val_mean_dice"] for row in rows] == ["", 0.5, "", 0.5]
+    assert [row["as_tensor"] for row in rows] == ["", 2.0, "", 2.0]
+    assert "per_class" not in rows[0]
+
+
+def test_later_handlers_find_the_figures_at_the_end_of_an_epoch_and_only_there(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": 3.0, "segmentation_loss": 2.0, "distillation_loss": 2.0}])
+    during, after = [], []
+    TrainingLog(tmp_path / "training.csv", validator(engine, {"val_mean_dice": 0.5}, interval=1)).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: during.append(dict(engine.state.metrics)))
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: after.append(dict(engine.state.metrics)))
+    engine.run([0], max_epochs=2)
+    assert during == [{}, {}]
+    assert after[0] == {"learning_rate": 0.25, "loss": 1.0, "segmentation_loss": 1.0}
+    assert after[1] == {"learning_rate": 0.25, "loss": 3.0, "segmentation_loss": 2.0, "distillation_loss": 2.0}
+
+
+def test_each_epoch_is_logged_in_one_line_with_the_time_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([100.0, 110.0, 120.0, 130.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    engine = trainer([{"loss": 1.25, "distillation_loss/stem": 2.0}] * 3)
+    TrainingLog(tmp_path / "training.csv", validator(engine, {"val_mean_dice": 0.5}, interval=3)).attach(engine)
+    with caplog.at_level(logging.INFO, logger=engine.logger.name):
+        engine.run([0], max_epochs=3)
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch ")]
+    assert lines == [
+        "epoch 1/3: loss 1.25; 0:20 left",
+        "epoch 2/3: loss 1.25; 0:10 left",
+        "epoch 3/3: loss 1.25, val mean dice 0.5; 0:00 left",
+    ]
+
+
+def evaluator(handler: CaseScores, batch_size: int = 1) -> SupervisedEvaluator:
+    """Two cases of a cube each; the "network" copies the image, which is right for b and empty for a."""
+    cases, affine = [], torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
+    for case, found in (("b", True), ("a", False)):
+        label = torch.zeros(1, 6, 6, 6)
+        label[:, 2:4, 2:4, 2:4] = 1
+        label[:, 5, 5, 5] = 2
+        cases.append(
+            {"case": case} | {key: MetaTensor(x, affine) for key, x in (("image", label * found), ("label", label))}
+        )
+    return SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(cases, batch_size=batch_size),
+        network=nn.Identity(),
+        val_handlers=[handler],
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_each_case_has_a_row_of_scores_in_mm_in_a_csv_file(tmp_path: Path, batch_size: int) -> None:
+    regions = {"ET": [1], "RC": [2], "WT": [1, 2]}
+    engine = evaluator(CaseScores(tmp_path / "new" / "scores.csv", regions, [1, 2], 1.0), batch_size)
+    engine.run()
+    rows = read_csv(tmp_path / "new" / "scores.csv")
+    assert [row["case"] for row in rows] == ["a", "b"]
+    assert [row["dice_WT"] for row in rows] == [0, 1]
+    assert rows[0]["hd95_mm_ET"] == pytest.approx((6**2 + 6**2 + 12**2) ** 0.5)
+    assert [row["lesions_found"] for row in rows] == [0, 2]
+    assert all(float(row["seconds"]) >= 0 for row in rows)
+    assert engine.state.metrics["mean_dice"] == 0.5
+    assert engine.state.metrics["cases"] == 2
+
+
+def test_later_handlers_find_the_means_at_the_end_of_the_epoch(tmp_path: Path) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    found: list[float] = []
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: found.append(engine.state.metrics["mean_dice"]))
+    engine.run()
+    assert found == [0.5]
+
+
+def test_the_mean_over_labels_leaves_out_regions_of_several(tmp_path: Path) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1], "NONE": [7], "WT": [1, 2]}, [1, 2], 1.0))
+    engine.run()
+    assert engine.state.metrics["mean_dice"] == engine.state.metrics["dice_ET"] == 0.5
+    assert "dice_NONE" not in engine.state.metrics  # NaN would win or lose every comparison of checkpoints
+
+
+def test_a_second_evaluation_starts_anew(tmp_path: Path) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    engine.run()
+    engine.run()
+    assert len(read_csv(tmp_path / "scores.csv")) == 2
+
+
+def test_each_case_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    with caplog.at_level(logging.INFO, logger=engine.logger.name):
+        engine.run()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("case ")]
+    assert lines == ["case 1/2: b; 0:00 left", "case 2/2: a; 0:00 left"]

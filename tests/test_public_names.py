@@ -1,0 +1,32 @@
+"""The names that users import from the package itself."""
+
+import pytest
+
+import dcd_components
+
+PUBLIC_NAMES = {
+    *("BANDS", "DIRECTIONAL_BANDS", "dwt3", "idwt3"),
+    *("FeatureLoss", "WaveletDetailLoss", "StagewiseLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
+    *("SharedOrder", "share_cases"),
+    *("constant", "linear_ramp", "cosine_ramp", "cosine_decay", "schedule"),
+    *("StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
+    *("AutocastInferer", "MirrorInferer"),
+    "RigidRegistrationd",
+    *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
+    *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "load_cases", "plain_errors"),
+}
+
+
+def test_public_names_are_fixed_and_there() -> None:
+    assert set(dcd_components.__all__) == PUBLIC_NAMES
+    assert len(dcd_components.__all__) == len(PUBLIC_NAMES)
+    assert {name for names in dcd_components.MODULES.values() for name in names} == PUBLIC_NAMES
+    assert set(dir(dcd_components)) == PUBLIC_NAMES
+    missing = [name for name in PUBLIC_NAMES if not hasattr(dcd_components, name)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_public_functions_and_classes_are_documented(name: str) -> None:
+    value = getattr(dcd_components, name)
+    assert isinstance(value, tuple) or value.__doc__

@@ -1,0 +1,144 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3, supported_levels
+
+WAVELETS = ["haar", "db2", "db4", "sym4", "bior2.2"]
+MODES = ["periodization", "zero", "symmetric", "reflect", "periodic"]
+SIZES = [pytest.param((12, 8, 10), id="even"), pytest.param((13, 9, 7), id="odd"), pytest.param((5, 6, 16), id="mixed")]
+AXES = (-3, -2, -1)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal(ours: Tensor, theirs: NDArray[Any], atol: float = 1e-12) -> None:
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_one_level_equals_pywt_dwtn(wavelet: str, mode: str, size: tuple[int, ...]) -> None:
+    x = noise(2, 3, *size)
+    approximation, (details,) = dwt3(x, wavelet, mode=mode)
+    expected = pywt.dwtn(x.numpy(), wavelet, mode, axes=AXES)
+    assert {"aaa", *details} == set(expected) == set(BANDS)
+    for band, ours in {"aaa": approximation, **details}.items():
+        assert_equal(ours, expected[band])
+
+
+@pytest.mark.filterwarnings("ignore:Level value of:UserWarning:pywt")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["periodization", "symmetric"])
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_three_levels_equal_pywt_wavedecn(wavelet: str, mode: str, size: tuple[int, ...]) -> None:
+    x = noise(2, *size)
+    approximation, details = dwt3(x, wavelet, 3, mode)
+    expected, *coarse_to_fine = pywt.wavedecn(x.numpy(), wavelet, mode, 3, axes=AXES)
+    assert_equal(approximation, expected)
+    for ours, theirs in zip(details, reversed(coarse_to_fine), strict=True):
+        assert set(ours) == set(theirs)
+        for band in ours:
+            assert_equal(ours[band], theirs[band])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_inverse_gives_the_signal_back(wavelet: str, mode: str, levels: int, size: tuple[int, ...]) -> None:
+    x = noise(2, *size)
+    back = idwt3(dwt3(x, wavelet, levels, mode), wavelet, size, mode)
+    assert_equal(back, x.numpy(), atol=1e-10)  # PyWavelets tabulates sym4 to 12 digits
+
+
+def test_inverse_of_masked_coefficients_equals_pywt() -> None:
+    size = (12, 16, 14)
+    ours, theirs = dwt3(noise(*size), "db2", 2, "symmetric"), pywt.wavedecn(noise(*size).numpy(), "db2", "symmetric", 2)
+    ours.details[0]["add"].zero_()
+    theirs[2]["add"][:] = 0
+    assert_equal(idwt3(ours, "db2", size, "symmetric"), pywt.waverecn(theirs, "db2", "symmetric"))
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "db4", "sym4"])
+def test_periodization_of_an_orthonormal_wavelet_keeps_the_energy(wavelet: str) -> None:
+    x = noise(2, 16, 8, 24)
+    approximation, details = dwt3(x, wavelet, 3)
+    energy = approximation.square().sum() + sum(band.square().sum() for level in details for band in level.values())
+    torch.testing.assert_close(energy, x.square().sum(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["D", "H", "W"])
+def test_a_band_is_named_by_the_axis_along_which_there_is_detail(axis: int) -> None:
+    shape = [1, 1, 1]
+    shape[axis] = 8
+    (details,) = dwt3(noise(*shape).expand(8, 8, 8), "haar").details
+    assert {name for name, values in details.items() if values.abs().max() > 1e-12} == {
+        "a" * axis + "d" + "a" * (2 - axis)
+    }
+
+
+def test_directional_bands_leave_out_the_approximation_and_the_corner() -> None:
+    assert len(BANDS) == 8
+    assert set(BANDS) - set(DIRECTIONAL_BANDS) == {"aaa", "ddd"}
+
+
+def test_precision_of_the_input_is_kept() -> None:
+    approximation, (details,) = dwt3(noise(8, 8, 8).float(), "db2")
+    assert {approximation.dtype, *(band.dtype for band in details.values())} == {torch.float32}
+
+
+def test_gradient_flows_through_the_transform_and_back() -> None:
+    def both(x: Tensor) -> Tensor:
+        return idwt3(dwt3(x, "db2", 2), "db2", (5, 4, 6)).square()
+
+    assert torch.autograd.gradcheck(both, noise(5, 4, 6).requires_grad_())
+
+
+def test_a_first_call_in_inference_mode_does_not_hinder_training() -> None:
+    size = (18, 22, 26)  # of no other test: the matrices are cached
+    with torch.inference_mode():
+        idwt3(dwt3(noise(*size), "haar"), "haar", size)
+    x = noise(*size).requires_grad_()
+    idwt3(dwt3(x, "haar"), "haar", size).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("size", "wavelet", "levels"),
+    [
+        pytest.param((128, 128, 128), "db4", 4, id="paper"),
+        pytest.param((128, 16, 64), "db4", 1, id="shortest axis"),
+        pytest.param((4, 4, 4), "db4", 1, id="shorter than the filter"),
+        pytest.param((8, 8, 8), "haar", 3, id="haar"),
+    ],
+)
+def test_supported_levels_follow_the_shortest_axis(size: tuple[int, ...], wavelet: str, levels: int) -> None:
+    assert supported_levels(size, wavelet) == levels
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"wavelet": "db99"}, "unknown wavelet 'db99'", id="wavelet"),
+        pytest.param({"wavelet": "morl"}, "unknown wavelet 'morl'", id="continuous wavelet"),
+        pytest.param({"wavelet": "db4", "mode": "mirror"}, "unknown boundary mode 'mirror'", id="mode"),
+        pytest.param({"wavelet": "db4", "levels": 0}, "levels must be at least 1, got 0", id="levels"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dwt3(noise(8, 8, 8), **options)
+
+
+def test_inverse_names_an_unknown_wavelet() -> None:
+    with pytest.raises(ValueError, match="unknown wavelet 'db99'"):
+        idwt3(dwt3(noise(8, 8, 8), "haar"), "db99", (8, 8, 8))
