@@ -11,6 +11,7 @@ from typing import cast
 import fire
 
 from dcd_components import errors
+from dcd_components.errors import InputError
 
 #: Where each command is. Only its module is imported: what it needs, another need not have installed.
 COMMANDS = {
@@ -52,13 +53,13 @@ def command(name: str) -> Callable[..., str | None]:
 def check_options(arguments: Sequence[str]) -> None:
     """Refuse an option that the command does not have: Fire would do the work first and complain after."""
     if arguments[0] not in COMMANDS:
-        raise ValueError(f"unknown command {arguments[0]}; choose {', '.join(COMMANDS)}")
+        raise InputError(f"unknown command {arguments[0]}; choose {', '.join(COMMANDS)}")
     known = inspect.signature(command(arguments[0])).parameters
     for word in arguments[1:]:
         name = word.split("=")[0].removeprefix("--").replace("-", "_")
         if word.startswith("--") and name not in known and name not in ("help", ""):
             options = ", ".join(f"--{option}" for option in known)
-            raise ValueError(f"{arguments[0]} has no option --{name}; it has {options}")
+            raise InputError(f"{arguments[0]} has no option --{name}; it has {options}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from dcd_components.bundle import new_bundles
 from dcd_components.bundle.configs import BUNDLES, bundle_settings
 from dcd_components.data import datalists, file_naming
+from dcd_components.errors import InputError
 from dcd_components.simulation import phantoms
 
 #: Voxels of the simulated images of each data set.
@@ -38,14 +39,14 @@ def phantom(
         workers: processes; all cores by default.
     """
     if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
+        raise InputError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
     if not BUNDLES.is_dir():
-        raise ValueError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
+        raise InputError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
     if folds < 1:
-        raise ValueError(f"--folds must be at least 1, got {folds}")
+        raise InputError(f"--folds must be at least 1, got {folds}")
     size = size or TASKS[task]
     if not isinstance(size, Sequence) or len(size) != 3:
-        raise ValueError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
+        raise InputError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
     depth, height, width = size
     simulate = {"brats_gli": phantoms.simulate_brats_gli, "isles22": phantoms.simulate_isles22}[task]
     simulate(Path(str(out)), cases, seed, spacing_mm, (depth, height, width), workers)
@@ -89,7 +90,7 @@ def datalist(
     given: dict[str, object] = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
     given = {k: v for k, v in {**given, "labels": labels, "patient": patient}.items() if v is not None}
     if bundle is None and files is None:
-        raise ValueError("say how the files are named: --bundle bundles/brats_gli_dcd, or --files and --label_file")
+        raise InputError("say how the files are named: --bundle bundles/brats_gli_dcd, or --files and --label_file")
     layout = file_naming.make_layout({**(bundle_settings(bundle) if bundle else {}), **given})
     rule = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
     options = {"bundle": bundle and f"bundles/{Path(bundle).resolve().name}", **given, "folds": folds, **rule}
@@ -150,5 +151,5 @@ def new_bundle(
 def folder_of(name: object) -> Path:
     """Folder of a name that Fire took for a number or a list where it looks like one."""
     if not isinstance(name, (str, int, float)):
-        raise ValueError(f"quote a folder's name that looks like a list twice, got {name}")
+        raise InputError(f"quote a folder's name that looks like a list twice, got {name}")
     return Path(str(name))

@@ -7,7 +7,10 @@ import sys
 import traceback
 from types import TracebackType
 
-from nibabel.filebasedimages import ImageFileError
+
+class InputError(ValueError):
+    """Input that cannot be used, in one sentence: what is wrong, with which file or key, and what was expected."""
+
 
 #: What gloo and NCCL say when another process is gone, and not when they cannot start.
 LOST = re.compile(
@@ -35,7 +38,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = root_cause(error)
-    if isinstance(cause, (ValueError, OSError, ImportError, ImageFileError)):
+    if isinstance(cause, InputError):
         sys.stderr.write(f"error: {cause}\n")
     elif isinstance(cause, RuntimeError) and LOST.search(str(cause)):
         sys.stderr.write(f"error: another process was lost, look for its own message: {cause}\n")

@@ -10,6 +10,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from dcd_components.errors import InputError
+
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16, AMX or Arm BF16)."""
@@ -53,7 +55,7 @@ class MirrorInferer(Inferer):  # type: ignore[misc]
     def __init__(self, inferer: Inferer, axes: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
         if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
-            raise ValueError(f"axes must be among 0, 1 and 2, each at most once, got {list(axes)}")
+            raise InputError(f"axes must be among 0, 1 and 2, each at most once, got {list(axes)}")
         self.inferer = inferer
         self.axes = tuple(axes)
 

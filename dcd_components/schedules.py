@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from dcd_components.errors import InputError
+
 Schedule = Callable[[int], float]
 
 
@@ -45,14 +47,14 @@ def schedule(shape: str, **settings: float) -> Schedule:
     """Make a schedule by the name of its shape, for configs.
 
     Raises:
-        ValueError: for an unknown shape, or settings that it does not have.
+        InputError: for an unknown shape, or settings that it does not have.
     """
     if shape not in SHAPES:
-        raise ValueError(f"unknown schedule {shape!r}; choose from {', '.join(SHAPES)}")
+        raise InputError(f"unknown schedule {shape!r}; choose from {', '.join(SHAPES)}")
     try:
         return SHAPES[shape](**settings)
     except TypeError as error:
-        raise ValueError(f"schedule {shape} got {settings}: {error}") from None
+        raise InputError(f"schedule {shape} got {settings}: {error}") from None
 
 
 def _progress(epoch: int, start: int, length: int) -> float:
@@ -61,6 +63,6 @@ def _progress(epoch: int, start: int, length: int) -> float:
 
 def _check(maximum: float, start: int, length: int) -> None:
     if maximum < 0:
-        raise ValueError(f"the weight's maximum must not be negative, got {maximum}")
+        raise InputError(f"the weight's maximum must not be negative, got {maximum}")
     if start < 0 or length < 1:
-        raise ValueError(f"a schedule needs start >= 0 and length >= 1 epochs, got start {start}, length {length}")
+        raise InputError(f"a schedule needs start >= 0 and length >= 1 epochs, got start {start}, length {length}")

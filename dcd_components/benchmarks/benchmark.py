@@ -16,6 +16,7 @@ from dcd_components.benchmarks import step as step_benchmark
 from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.inference_setting import Setting
 from dcd_components.bundle.configs import BUNDLES
+from dcd_components.errors import InputError
 from dcd_components.tables import markdown_table, write_csv
 
 LOSS, STEP, INFERENCE = "loss", "step", "inference"
@@ -63,16 +64,16 @@ def run(
         The tables in Markdown.
 
     Raises:
-        ValueError: when ``out`` exists, an option that is a list is none, or a part is unknown.
+        InputError: when ``out`` exists, an option that is a list is none, or a part is unknown.
     """
     folder = Path(str(out))
     if folder.exists():
-        raise ValueError(f"{folder} exists: name a new folder with --out")
+        raise InputError(f"{folder} exists: name a new folder with --out")
     optional = {"overlays": overlays or None, "patch": patch, "test_folds": test_folds, "val_folds": val_folds}
     chosen = {name: values for name, values in optional.items() if values is not None}
     _check_lists(sizes=sizes, levels=levels, parts=parts, case=case, **chosen)
     if unknown := sorted(set(parts) - set(HEADINGS)):
-        raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join(HEADINGS)}")
+        raise InputError(f"unknown part {unknown[0]!r}; choose from {', '.join(HEADINGS)}")
     given = {"ckpt_path": weights, "dataset_dir": dataset_dir, "datalist": datalist}
     folds = {"test_folds": test_folds, "val_folds": val_folds, "patch_size": patch}
     overrides = {key: value for key, value in {**given, **folds}.items() if value is not None}
@@ -96,9 +97,9 @@ def run(
 def _check_lists(**given: Sequence[object]) -> None:
     for name, values in given.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ValueError(f"--{name} must be a list, such as '(32,64)', got {values!r}")
+            raise InputError(f"--{name} must be a list, such as '(32,64)', got {values!r}")
         if name in ("patch", "case") and len(values) != 3:
-            raise ValueError(f"--{name} must be three numbers of voxels, such as '(64,64,64)', got {values}")
+            raise InputError(f"--{name} must be three numbers of voxels, such as '(64,64,64)', got {values}")
 
 
 def _text(tables: Mapping[str, Rows], setting: Setting, repeats: int) -> str:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dcd_components.benchmarks import timing
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.data.datalists import read_datalist
+from dcd_components.errors import InputError
 from dcd_components.tables import markdown_table, write_csv
 
 DATASETS: dict[str, dict[str, Any]] = {
@@ -55,10 +56,10 @@ def run(
         A table in Markdown.
 
     Raises:
-        ValueError: when ``out`` exists.
+        InputError: when ``out`` exists.
     """
     if Path(out).exists():
-        raise ValueError(f"{out} exists: name a new folder with --out")
+        raise InputError(f"{out} exists: name a new folder with --out")
     settings = {"dataset_dir": str(dataset_dir), "iterations": iterations, "num_workers": workers}
     return measure(Path(bundle), Path(out), repeats, settings)
 

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.deploy import runtimes
+from dcd_components.errors import InputError
 
 #: Patches of training cases that int8 is calibrated on.
 PATCHES = 24
@@ -34,9 +35,9 @@ class Setting:
     case: Sequence[int] = (240, 240, 155)
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` for cases without weights, whose Dice would say nothing."""
+        """Raise a ``InputError`` for cases without weights, whose Dice would say nothing."""
         if "dataset_dir" in self.overrides and not self.scored:
-            raise ValueError("Dice wants trained weights: name them with --weights, or leave out --dataset_dir")
+            raise InputError("Dice wants trained weights: name them with --weights, or leave out --dataset_dir")
 
     @property
     def scored(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from dcd_components.data.file_naming import Layout
+from dcd_components.errors import InputError
 
 #: The bundles of the repository, where the package lies in it.
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -24,7 +25,7 @@ def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
         names: of the files in ``configs``, without their suffix.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        InputError: when there is no such file.
     """
     parser = ConfigParser()
     parser.read_config([str(_config_file(bundle, name)) for name in names])
@@ -36,7 +37,7 @@ def _config_file(bundle: Path, name: str) -> Path:
     files = [bundle / "configs" / f"{name}{suffix}" for suffix in SUFFIXES]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"{bundle} is no bundle with this config: there is no {' or '.join(map(str, files))}")
+        raise InputError(f"{bundle} is no bundle with this config: there is no {' or '.join(map(str, files))}")
     return found
 
 
@@ -49,7 +50,7 @@ def bundle_settings(bundle: str | Path) -> dict[str, Any]:
     """Read what ``inference.yaml``, or a release's ``inference.json``, says of the files, for :func:`make_layout`.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        InputError: when there is no such file.
     """
     parser = read_configs(Path(bundle), ["inference"])
     return {one.name: parser.get_parsed_content(one.name) for one in fields(Layout)}

@@ -24,6 +24,7 @@ from dcd_components.bundle.configs import BUNDLES
 from dcd_components.bundle.templates import Task, write_files
 from dcd_components.data.datalists import KEYS, find_cases
 from dcd_components.data.file_naming import CASE, Layout, make_layout
+from dcd_components.errors import InputError
 
 #: What a case has next to its channels while it is loaded and trained on.
 TAKEN = {*KEYS, "stamp", "label_cls_indices"}
@@ -47,18 +48,18 @@ def plan_layout(channels: Names, labels: Names | Mapping[str, int], **settings: 
             case and its channel.
 
     Raises:
-        ValueError: for a name, value or pattern that no bundle can have.
+        InputError: for a name, value or pattern that no bundle can have.
     """
     names = _names("channel", channels)
     values = labels if isinstance(labels, Mapping) else {name: n for n, name in enumerate(_names("label", labels), 1)}
     _names("label", list(values))
     wrong = [value for value in values.values() if type(value) is not int or not 1 <= value <= LARGEST_LABEL]
     if wrong or len(set(values.values())) < len(values):
-        raise ValueError(f"values of labels must be different whole numbers from 1 to {LARGEST_LABEL}, got {values}")
+        raise InputError(f"values of labels must be different whole numbers from 1 to {LARGEST_LABEL}, got {values}")
     files = settings.pop("files", None) or {name: f"{CASE}-{name}.nii.gz" for name in names}
     if isinstance(files, Mapping):
         if set(files) != set(names):
-            raise ValueError(f"files must have a pattern for each of {', '.join(names)}, got {', '.join(files)}")
+            raise InputError(f"files must have a pattern for each of {', '.join(names)}, got {', '.join(files)}")
         files = {name: files[name] for name in names}
     layout = make_layout({**settings, "files": files, "labels": values})
     _check_layout(layout)
@@ -69,34 +70,34 @@ def _names(kind: str, given: object) -> list[str]:
     """Names as a list, each of which is a key of configs and a word in tables."""
     names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
     if not names:
-        raise ValueError(f"name at least one {kind}, such as {kind}s \"['a','b']\", got {given}")
+        raise InputError(f"name at least one {kind}, such as {kind}s \"['a','b']\", got {given}")
     for name in names:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", str(name)):
-            raise ValueError(f"the name of a {kind} must be a letter, then letters, digits, _ or -, got {name!r}")
+            raise InputError(f"the name of a {kind} must be a letter, then letters, digits, _ or -, got {name!r}")
         if names.count(name) > 1:
-            raise ValueError(f"two {kind}s are called {name}")
+            raise InputError(f"two {kind}s are called {name}")
     return names
 
 
 def _check_layout(layout: Layout) -> None:
     if taken := sorted(TAKEN & set(layout.files)):
-        raise ValueError(f"no channel may be called {' or '.join(taken)}, as other data of a case are")
+        raise InputError(f"no channel may be called {' or '.join(taken)}, as other data of a case are")
     if layout.reference in layout.own_grid:
-        raise ValueError(f"{layout.reference} cannot be in own_grid: it is the reference, whose grid the others share")
+        raise InputError(f"{layout.reference} cannot be in own_grid: it is the reference, whose grid the others share")
     if not layout.label_file:
-        raise ValueError("label_file must be a pattern: a training needs labels")
+        raise InputError("label_file must be a pattern: a training needs labels")
     patterns = [*chain.from_iterable(layout.files.values()), *layout.label_file]
     for pattern in patterns:
         if set(NO_PATTERN) & set(pattern) or pattern[0] in "$@%/":
-            raise ValueError(f"a pattern may hold none of {' '.join(NO_PATTERN)}, nor begin with $ @ % /: {pattern!r}")
+            raise InputError(f"a pattern may hold none of {' '.join(NO_PATTERN)}, nor begin with $ @ % /: {pattern!r}")
         if patterns.count(pattern) > 1:
-            raise ValueError(f"the pattern {pattern!r} is there twice, but fits one file of a case")
+            raise InputError(f"the pattern {pattern!r} is there twice, but fits one file of a case")
     try:
         groups = re.compile(layout.patient).groups
     except re.error as error:
-        raise ValueError(f"patient must be a regular expression, got {layout.patient!r}: {error}") from None
+        raise InputError(f"patient must be a regular expression, got {layout.patient!r}: {error}") from None
     if not groups or "#" in layout.patient or layout.patient[0] in "$@%":
-        raise ValueError(f"patient must have a group, no #, and begin with none of $ @ %, got {layout.patient!r}")
+        raise InputError(f"patient must have a group, no #, and begin with none of $ @ %, got {layout.patient!r}")
 
 
 def plan_task(
@@ -117,14 +118,14 @@ def plan_task(
         patch_size: voxels along each axis in RAS.
 
     Raises:
-        ValueError: for what is not three positive numbers, a patch that the smallest network cannot halve, and a data
+        InputError: for what is not three positive numbers, a patch that the smallest network cannot halve, and a data
             set without a complete case or with an image that cannot be read.
     """
     for name, given, kind in (("spacing", spacing, "numbers"), ("patch_size", patch_size, "whole numbers")):
         if given is not None and not _three_positive(given, whole=kind == "whole numbers"):
-            raise ValueError(f"{name} must be three positive {kind}, got {given}")
+            raise InputError(f"{name} must be three positive {kind}, got {given}")
     if patch_size and any(size % 4 or size < 16 for size in patch_size):
-        raise ValueError(f"patch_size must be multiples of 4 from 16, as networks halve it, got {list(patch_size)}")
+        raise InputError(f"patch_size must be multiples of 4 from 16, as networks halve it, got {list(patch_size)}")
     if dataset_dir is None:
         return Task(layout, [float(one) for one in spacing or [1] * 3], [*(patch_size or [LARGEST] * 3)])
     grids = _reference_grids(layout, Path(str(dataset_dir)))
@@ -144,7 +145,7 @@ def _reference_grids(layout: Layout, folder: Path) -> np.ndarray[Any, np.dtype[n
     """Spacing and size in mm of reference images, spread evenly over the cases: ``(cases, 2, 3)``."""
     cases, faults = find_cases(folder, layout)
     if not cases:
-        raise ValueError(f"no complete case below {folder}: {'; '.join(faults[:SHOWN])}")
+        raise InputError(f"no complete case below {folder}: {'; '.join(faults[:SHOWN])}")
     return np.array([_grid(folder / case["image"]) for case in cases[:: math.ceil(len(cases) / HEADERS)]])
 
 
@@ -154,9 +155,9 @@ def _grid(path: Path) -> list[list[float]]:
         image = nibabel.load(path)
         axes = nibabel.io_orientation(image.affine)[:, 0]
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     if len(image.shape) != 3 or not np.isfinite(axes).all():
-        raise ValueError(f"{path} must be one volume whose affine gives all axes a direction, got {image.shape}")
+        raise InputError(f"{path} must be one volume whose affine gives all axes a direction, got {image.shape}")
     order = np.argsort(axes)
     spacing = voxel_sizes(image.affine)[order]
     return [spacing.tolist(), (spacing * np.array(image.shape)[order]).tolist()]
@@ -166,19 +167,19 @@ def free_folder(name: str, parent: str | Path = ".") -> Path:
     """Place of a new bundle, before anything else is done.
 
     Raises:
-        ValueError: for a name that is none for a bundle, one that is taken, or where the other bundles are missing.
+        InputError: for a name that is none for a bundle, one that is taken, or where the other bundles are missing.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(f"a bundle's name must be a letter, then letters, digits or _, got {name!r}")
+        raise InputError(f"a bundle's name must be a letter, then letters, digits or _, got {name!r}")
     if "_v" in name:
-        raise ValueError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name!r}")
+        raise InputError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name!r}")
     if not BUNDLES.is_dir():
-        raise ValueError(f"a new bundle needs those at {BUNDLES}: run new_bundle in a clone of the repository")
+        raise InputError(f"a new bundle needs those at {BUNDLES}: run new_bundle in a clone of the repository")
     if not Path(parent).is_dir():
-        raise ValueError(f"no folder {parent} to put {name} into")
+        raise InputError(f"no folder {parent} to put {name} into")
     folder = Path(parent) / name
     if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder} exists: choose another name, or another parent folder with --out")
+        raise InputError(f"{folder} exists: choose another name, or another parent folder with --out")
     return folder
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcd_components.data.file_naming import Layout, files_of, make_layout, places
+from dcd_components.errors import InputError
 
 Case = dict[str, Any]
 Found = Mapping[str, Sequence[str]]
@@ -47,17 +48,17 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
         there twice, files that do not lie where the layout has them, a name without a patient.
 
     Raises:
-        ValueError: when there is no such folder, or nothing fits the layout.
+        InputError: when there is no such folder, or nothing fits the layout.
     """
     if not (root := Path(folder)).is_dir():
-        raise ValueError(f"no folder {root}")
+        raise InputError(f"no folder {root}")
     patterns = {**layout.files, **({LABEL: layout.label_file} if layout.label_file else {})}
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
         for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
             found[case][key].append(path)
     if not any(layout.files.keys() & files.keys() for files in found.values()):
-        raise ValueError(f"no file below {root} fits {', '.join(chain.from_iterable(layout.files.values()))}")
+        raise InputError(f"no file below {root} fits {', '.join(chain.from_iterable(layout.files.values()))}")
     cases, faults = [], []
     for case, files in sorted(found.items()):
         wrong = _faults(case, files, layout, root)
@@ -108,11 +109,11 @@ def make_datalist(
         The list, and the faults of what was left out.
 
     Raises:
-        ValueError: for faults, all at once, unless they are skipped and a case is left.
+        InputError: for faults, all at once, unless they are skipped and a case is left.
     """
     cases, faults = find_cases(folder, layout)
     if faults and not (skip_incomplete and cases):
-        raise ValueError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
+        raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)
     return DataList([{**c, "fold": f} for c, f in zip(cases, assigned, strict=True)], layout, description), faults
 
@@ -123,10 +124,10 @@ def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
     Patients with most cases go first, each into the fold that is smallest so far; ties are in random order.
 
     Raises:
-        ValueError: for less than one fold.
+        InputError: for less than one fold.
     """
     if folds < 1:
-        raise ValueError(f"folds must be at least 1, got {folds}")
+        raise InputError(f"folds must be at least 1, got {folds}")
     counts = Counter(str(case["patient"]) for case in cases)
     order = sorted(counts)
     random.Random(seed).shuffle(order)
@@ -142,7 +143,7 @@ def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
     """Fold of each case by nnU-Net's rule, which knows no patients: a shuffled k-fold split of the sorted names.
 
     Raises:
-        ValueError: for less than two folds or fewer cases than folds.
+        InputError: for less than two folds or fewer cases than folds.
     """
     from sklearn.model_selection import KFold  # which nothing else needs
 
@@ -158,7 +159,7 @@ def write_datalist(datalist: DataList, path: str | Path) -> None:
     """Write a list as the Medical Segmentation Decathlon does; cases without a label go under ``test``.
 
     Raises:
-        FileExistsError: when another list is there already.
+        InputError: when another list is there already.
     """
     layout = datalist.layout
     values = {0: "background", **{value: name for name, value in layout.labels.items()}} if layout.labels else {}
@@ -174,7 +175,7 @@ def write_datalist(datalist: DataList, path: str | Path) -> None:
     }
     text = json.dumps(content, indent=1) + "\n"
     if Path(path).is_file() and Path(path).read_text() != text:
-        raise FileExistsError(f"{path} is another list, and so is kept: delete it, or name another file with --out")
+        raise InputError(f"{path} is another list, and so is kept: delete it, or name another file with --out")
     Path(path).write_text(text)
 
 
@@ -182,11 +183,11 @@ def read_datalist(path: str | Path) -> DataList:
     """Read a list that :func:`write_datalist` wrote.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it is no such list, or one of its cases lacks a key.
+        InputError: when there is none.
+        InputError: when it is no such list, or one of its cases lacks a key.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no data list at {path}: write one with `python -m dcd_components datalist`")
+        raise InputError(f"no data list at {path}: write one with `python -m dcd_components datalist`")
     try:
         content = json.loads(Path(path).read_text())
         labels = {name: int(value) for value, name in content["labels"].items() if value != "0"}
@@ -194,7 +195,7 @@ def read_datalist(path: str | Path) -> DataList:
         lacking = next((set(KEYS) - set(case) for case in cases if not set(KEYS) <= set(case)), None)
         layout = make_layout({**content, "labels": labels})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no data list that `python -m dcd_components datalist` wrote: {error!r}") from None
+        raise InputError(f"{path} is no data list that `python -m dcd_components datalist` wrote: {error!r}") from None
     if lacking:
-        raise ValueError(f"every case in {path} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(lacking))}")
+        raise InputError(f"every case in {path} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(lacking))}")
     return DataList(cases, layout, content.get("description", ""))

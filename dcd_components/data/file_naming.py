@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dcd_components.errors import InputError
+
 Patterns = Mapping[str, Sequence[str]]
 CASE = "{case}"
 
@@ -31,7 +33,7 @@ class Layout:
         patient: regular expression whose first group, matched at the start of a case's name, is its patient.
 
     Raises:
-        ValueError: for a pattern without ``{case}``, a reference or an own grid that is no sequence, for no
+        InputError: for a pattern without ``{case}``, a reference or an own grid that is no sequence, for no
             sequence at all, or one with the name of another datum.
     """
 
@@ -45,15 +47,15 @@ class Layout:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if not self.files:
-            raise ValueError("files must name at least one sequence")
+            raise InputError("files must name at least one sequence")
         if taken := {"image", "label", "pred"} & set(self.files):
-            raise ValueError(f"no sequence may be called {' or '.join(sorted(taken))}, as the network's data are")
+            raise InputError(f"no sequence may be called {' or '.join(sorted(taken))}, as the network's data are")
         for pattern in (*(one for patterns in self.files.values() for one in patterns), *self.label_file):
             if CASE not in pattern:
-                raise ValueError(f"the pattern {pattern!r} must hold {CASE}, where the case's name stands")
+                raise InputError(f"the pattern {pattern!r} must hold {CASE}, where the case's name stands")
         for name in (self.reference, *self.own_grid):
             if name not in self.files:
-                raise ValueError(f"{name} is not among the sequences {', '.join(self.files)}")
+                raise InputError(f"{name} is not among the sequences {', '.join(self.files)}")
 
     def patient_of(self, case: str) -> str | None:
         """Patient in a case's name."""
@@ -65,11 +67,11 @@ def make_layout(settings: Mapping[str, Any]) -> Layout:
     """Build a layout from the settings of a bundle or of the command line, where one pattern may be a plain string.
 
     Raises:
-        ValueError: for ``files`` that are not a mapping, and as :class:`Layout`.
+        InputError: for ``files`` that are not a mapping, and as :class:`Layout`.
     """
     files = settings["files"]
     if not isinstance(files, Mapping):
-        raise ValueError(f"files must give each sequence its pattern, such as {{'t1n': '{CASE}-t1n.nii.gz'}}: {files}")
+        raise InputError(f"files must give each sequence its pattern, such as {{'t1n': '{CASE}-t1n.nii.gz'}}: {files}")
     return Layout(
         files={str(name): _listed(patterns) for name, patterns in files.items()},
         reference=settings.get("reference") or str(next(iter(files), "")),
@@ -112,13 +114,13 @@ def files_of(path: str, files: Patterns) -> dict[str, str]:
     """Paths of all sequences of the case that is named by one of its files; where one is missing, the likeliest.
 
     Raises:
-        ValueError: when the path fits no pattern.
+        InputError: when the path fits no pattern.
     """
     found = {}
     for sequence in files:
         places_of = candidates(path, files, sequence)
         if not places_of:
             patterns = ", ".join(one for several in files.values() for one in several)
-            raise ValueError(f"{path} fits none of the patterns {patterns}")
+            raise InputError(f"{path} fits none of the patterns {patterns}")
         found[sequence] = next((one for one in places_of if Path(one).is_file()), places_of[0])
     return found

@@ -16,6 +16,7 @@ from dcd_components.data.check.nifti import Grid
 from dcd_components.data.check.rules import grid_faults
 from dcd_components.data.datalists import LABEL, Case, read_datalist
 from dcd_components.data.file_naming import Patterns, files_of
+from dcd_components.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -47,21 +48,21 @@ def load_cases(
         by which a cache knows that one has changed.
 
     Raises:
-        FileNotFoundError: when the list itself is missing.
-        ValueError: when a fold has no case, a file is missing, or a case's files differ in shape or affine; the first
+        InputError: when the list itself is missing.
+        InputError: when a fold has no case, a file is missing, or a case's files differ in shape or affine; the first
             faults of all cases at once.
     """
     listed = [case for case in read_datalist(datalist).cases if LABEL in case]
     if folds is None:
         folds = sorted({case["fold"] for case in listed} - set(held_out))
         if not folds:
-            raise ValueError(f"{datalist} has no labelled case outside the held out folds {sorted(set(held_out))}")
+            raise InputError(f"{datalist} has no labelled case outside the held out folds {sorted(set(held_out))}")
     if not isinstance(folds, Sequence):
-        raise ValueError(f"folds must be a list, such as [0], got {folds!r}")
+        raise InputError(f"folds must be a list, such as [0], got {folds!r}")
     cases = [case for case in listed if case["fold"] in folds]
     empty = set(folds) - {case["fold"] for case in cases}
     if empty or not cases:
-        raise ValueError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
+        raise InputError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
     if shared := sorted(set(folds) & set(held_out)):
         logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
     root, loaded, faults = Path(str(dataset_dir)), [], []
@@ -73,7 +74,7 @@ def load_cases(
         loaded.append({"image": image, LABEL: label, "case": case["case"], "stamp": str(stamp)})
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise ValueError("; ".join(faults[:SHOWN]) + more)
+        raise InputError("; ".join(faults[:SHOWN]) + more)
     return loaded
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from dcd_components.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
@@ -47,14 +49,14 @@ class RigidRegistrationd(MapTransform):  # type: ignore[misc]
         allow_missing_keys: whether an item may lack some of ``keys``.
 
     Raises:
-        ImportError: if SimpleITK, an optional dependency, is missing.
-        ValueError: for a ``key_dst`` among ``keys``, and for an image that is no MetaTensor ``(1, D, H, W)``.
+        InputError: if SimpleITK, an optional dependency, is missing.
+        InputError: for a ``key_dst`` among ``keys``, and for an image that is no MetaTensor ``(1, D, H, W)``.
     """
 
     def __init__(self, keys: KeysCollection, key_dst: Hashable, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         if key_dst in self.keys:
-            raise ValueError(f"key_dst must not be among keys, got {key_dst!r} and {self.keys}")
+            raise InputError(f"key_dst must not be among keys, got {key_dst!r} and {self.keys}")
         self.key_dst = key_dst
         self.library = str(_simpleitk().Version())  # a cache must not keep what another version found
 
@@ -80,13 +82,13 @@ def _simpleitk() -> Any:
     try:
         return importlib.import_module("SimpleITK")
     except ImportError:
-        raise ImportError("RigidRegistrationd needs SimpleITK: install it with `pip install SimpleITK`") from None
+        raise InputError("RigidRegistrationd needs SimpleITK: install it with `pip install SimpleITK`") from None
 
 
 def _volume(image: Any, key: Hashable) -> Volume:
     if not isinstance(image, MetaTensor) or image.ndim != 4 or len(image) != 1:
         got = type(image).__name__, tuple(getattr(image, "shape", ()))
-        raise ValueError(f"{key} must be a MetaTensor of shape (1, D, H, W), got {got[0]} of shape {got[1]}")
+        raise InputError(f"{key} must be a MetaTensor of shape (1, D, H, W), got {got[0]} of shape {got[1]}")
     return np.nan_to_num(image[0].numpy(force=True).astype(np.float32)), image.affine.numpy(force=True).astype(float)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.demo import report
+from dcd_components.errors import InputError
 from dcd_components.handlers.training_log import clock
 from dcd_components.tables import read_csv
 
@@ -53,12 +54,12 @@ def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
     """
     folder = Path(str(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder: name another with --out (make demo OUT=...)")
+        raise InputError(f"{folder} exists and is not an empty folder: name another with --out (make demo OUT=...)")
     bundle = BUNDLES / f"{task}_dcd"
     if not BUNDLES.is_dir():
-        raise ValueError(f"the demo needs the bundles at {BUNDLES}: run it in a clone of the repository")
+        raise InputError(f"the demo needs the bundles at {BUNDLES}: run it in a clone of the repository")
     if not bundle.is_dir():
-        raise ValueError(f"unknown task {task!r}; choose brats_gli or isles22")
+        raise InputError(f"unknown task {task!r}; choose brats_gli or isles22")
     Demo(folder.absolute(), seed, task, bundle).run()
 
 
@@ -145,7 +146,7 @@ class Demo:
                     shown = time.monotonic()
         if process.returncode:
             last = log.read_text().strip().splitlines()[-1]
-            raise ValueError(f"step {step!r} failed, see {log}: {last}")
+            raise InputError(f"step {step!r} failed, see {log}: {last}")
         del self.left[step]
 
     def _seconds_left(self) -> float:

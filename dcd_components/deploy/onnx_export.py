@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork, export_onnx, largest_difference, require
+from dcd_components.errors import InputError
 from dcd_components.networks.weights import load_frozen
 
 #: Largest difference from PyTorch, in units of the largest output; rounding takes some 4e-5 of it, in deep networks.
@@ -29,9 +30,9 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
         What was written, and how far it is from PyTorch.
 
     Raises:
-        ImportError: when a package that this needs is missing.
-        FileNotFoundError: when the bundle has no such config or no weights.
-        ValueError: when the weights do not fit the network, or the file computes something else than PyTorch.
+        InputError: when a package that this needs is missing.
+        InputError: when the bundle has no such config or no weights.
+        InputError: when the weights do not fit the network, or the file computes something else than PyTorch.
     """
     require("onnx", "onnxscript", "onnxruntime")
     names = [Path(name).stem for name in ([overlays] if isinstance(overlays, str) else overlays)]
@@ -46,7 +47,7 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
         export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(names)}, size=shapes[1][2:])
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
-            raise ValueError(
+            raise InputError(
                 f"{path} was not written: ONNX Runtime differs from PyTorch by {difference:.1e} of the largest output, "
                 f"at most {TOLERANCE:.0e} was expected"
             )

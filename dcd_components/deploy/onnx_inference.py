@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
 from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
+from dcd_components.errors import InputError
 
 
 def run(*cases: str, model: str, out: str) -> str:
@@ -28,13 +29,13 @@ def run(*cases: str, model: str, out: str) -> str:
         How many masks were written.
 
     Raises:
-        ImportError: when ONNX Runtime is not installed.
-        FileNotFoundError: when a case, the model or its bundle is not there.
-        ValueError: for no case, a model that does not fit its bundle, or a mask that exists.
+        InputError: when ONNX Runtime is not installed.
+        InputError: when a case, the model or its bundle is not there.
+        InputError: for no case, a model that does not fit its bundle, or a mask that exists.
         SystemExit: for a case whose files are missing, or do not fit together.
     """
     if not cases:
-        raise ValueError("name the cases: a file of each, or a folder")
+        raise InputError("name the cases: a file of each, or a folder")
     path, folder = Path(str(model)), Path(str(out))
     network = OnnxNetwork(path)
     parser = _configs(network, path)
@@ -43,7 +44,7 @@ def run(*cases: str, model: str, out: str) -> str:
     items = parser.get_parsed_content("data")
     names = [f"{parser.get_parsed_content('case_of')(item['image'])}_seg.nii.gz" for item in items]
     if there := [name for name in names if (folder / name).exists()]:
-        raise ValueError(
+        raise InputError(
             f"masks exist already: {len(there)}, such as {folder / there[0]}; name another folder with --out"
         )
     _segment(parser, items, network, folder)
@@ -54,12 +55,12 @@ def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
     """The configs of the bundle that the file lies in, with the overlays that it was exported with."""
     models = next((parent for parent in path.absolute().parents if parent.name == "models"), None)
     if models is None:
-        raise FileNotFoundError(f"{path} must lie in the folder models of its bundle, beside configs")
+        raise InputError(f"{path} must lie in the folder models of its bundle, beside configs")
     overlays = re.findall(r"[\w-]+", network.notes.get(OVERLAYS, ""))
     parser = read_configs(models.parent, ["inference", *overlays])
     expected = len(parser["files"]), 1 + max(parser.get_parsed_content("labels").values())
     if network.channels != expected:
-        raise ValueError(
+        raise InputError(
             f"{path} has {network.channels[0]} channels in and {network.channels[1]} out, "
             f"the bundle at {models.parent} has {expected[0]} sequences and {expected[1]} classes"
         )
@@ -75,10 +76,10 @@ def _references(parser: ConfigParser, cases: Sequence[str]) -> list[str]:
             inside = parser.get_parsed_content("images")
             if not inside:
                 patterns = " or ".join(parser["files"][parser.get_parsed_content("reference")])
-                raise FileNotFoundError(f"no case below {case}: no file is named like {patterns}")
+                raise InputError(f"no case below {case}: no file is named like {patterns}")
             found += inside
         elif not Path(case).is_file():
-            raise FileNotFoundError(f"no such file or folder: {case}")
+            raise InputError(f"no such file or folder: {case}")
         else:
             found.append(parser.get_parsed_content("file_of")(case, parser.get_parsed_content("reference")))
     return list(dict.fromkeys(str(Path(file).absolute()) for file in found))

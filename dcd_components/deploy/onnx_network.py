@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcd_components.errors import InputError
+
 #: Names of the network's input and output, those of a bundle's metadata.json.
 IMAGE, PRED = "image", "pred"
 #: Name of the note that says which of the bundle's overlays the weights were trained with, one word each.
@@ -61,22 +63,22 @@ class OnnxNetwork:
         path: of the file.
 
     Raises:
-        ImportError: when ONNX Runtime is not installed.
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is no ONNX file.
+        InputError: when ONNX Runtime is not installed.
+        InputError: when there is no such file.
+        InputError: when the file is no ONNX file.
     """
 
     def __init__(self, path: Path) -> None:
         require("onnxruntime")
         if not path.is_file():
-            raise FileNotFoundError(f"no model at {path}")
+            raise InputError(f"no model at {path}")
         onnxruntime = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - one class of its own for each kind of fault
-            raise ValueError(f"{path} must be an ONNX file: {error}") from None
+            raise InputError(f"{path} must be an ONNX file: {error}") from None
 
     @property
     def channels(self) -> tuple[object, object]:
@@ -97,7 +99,7 @@ class OnnxNetwork:
 def require(*packages: str) -> None:
     """Raise an ``ImportError`` that says how to install what is missing of these packages."""
     if missing := [package for package in packages if not importlib.util.find_spec(package)]:
-        raise ImportError(f"{' and '.join(missing)} must be installed: pip install {' '.join(missing)}")
+        raise InputError(f"{' and '.join(missing)} must be installed: pip install {' '.join(missing)}")
 
 
 def largest_difference(

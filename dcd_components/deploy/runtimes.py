@@ -15,6 +15,7 @@ from monai.networks.utils import convert_to_torchscript
 from torch import Tensor, nn
 
 from dcd_components.deploy.onnx_network import OnnxNetwork, quiet
+from dcd_components.errors import InputError
 from dcd_components.inferers import AutocastInferer, cpu_has_bfloat16
 
 Runtime = Callable[[Tensor], Tensor]
@@ -53,7 +54,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         patches: images ``(1, C, D, H, W)`` from which int8 learns the ranges of the activations.
 
     Raises:
-        ValueError: for a name that is no runtime.
+        InputError: for a name that is no runtime.
     """
     loaders: dict[str, Callable[[], Runtime]] = {
         EAGER: lambda: network,
@@ -65,7 +66,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         INT8: lambda: _OpenVino(_quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
     }
     if name not in loaders:
-        raise ValueError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
+        raise InputError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
     return loaders[name]()
 
 

@@ -13,6 +13,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from dcd_components.errors import InputError
 from dcd_components.networks.stage_recorder import StageRecorder, bare
 
 
@@ -45,7 +46,7 @@ class DistillationHandler:
         inferer: Inferer | None = None,
     ) -> None:
         if len(student.stages) != len(teacher.stages):
-            raise ValueError(f"{len(student.stages)} student stages cannot match {len(teacher.stages)} teacher stages")
+            raise InputError(f"{len(student.stages)} student stages cannot match {len(teacher.stages)} teacher stages")
         self.student = student
         self.teacher = teacher
         self.loss = loss

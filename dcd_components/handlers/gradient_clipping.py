@@ -8,6 +8,8 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from torch import nn
 
+from dcd_components.errors import InputError
+
 
 class GradientClipping:
     """Clip the norm of all gradients that the optimizer is about to use, at ``BACKWARD_COMPLETED``.
@@ -21,7 +23,7 @@ class GradientClipping:
 
     def __init__(self, max_norm: float) -> None:
         if max_norm <= 0:
-            raise ValueError(f"max_norm must be positive, got {max_norm}")
+            raise InputError(f"max_norm must be positive, got {max_norm}")
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from dcd_components.errors import InputError
+
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LABEL_COLOURS = ("#ff4538", "#2fd67a", "#ffc72e", "#339fff", "#d77bff", "#ff8c42")
 
@@ -71,11 +73,11 @@ def case_figure(cases: Sequence[CasePicture], labels: Mapping[str, int]) -> Figu
         labels: values of the masks by name, for legend and colours, which repeat after six; others have no colour.
 
     Raises:
-        ValueError: for no cases, or cases with different sequences or masks.
+        InputError: for no cases, or cases with different sequences or masks.
     """
     columns = [[*case.sequences, *case.masks] for case in cases]
     if not cases or any(names != columns[0] for names in columns):
-        raise ValueError(f"cases must be at least one, all with the same sequences and masks, got {columns}")
+        raise InputError(f"cases must be at least one, all with the same sequences and masks, got {columns}")
     shape, colours = (len(cases), len(columns[0])), dict(zip(labels.values(), cycle(LABEL_COLOURS), strict=False))
     figure = Figure((1.7 * shape[1], 2.15 * shape[0] + 0.4), 110, facecolor="black", layout="constrained")
     grid = figure.subplots(*shape, squeeze=False, subplot_kw={"xticks": [], "yticks": []})

@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from dcd_components.distributed import mean
+from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
 
@@ -26,7 +27,7 @@ class TrainingLog:
     and MLflow, find its figures in ``state.metrics``, and of ``state.output`` the figures alone, as a list of one item,
     which is what MONAI's handlers expect.
 
-    Raises a ``ValueError`` after an epoch whose loss is not a number, and when a training goes on whose learning rate
+    Raises a ``InputError`` after an epoch whose loss is not a number, and when a training goes on whose learning rate
     has come to 0: nothing more can be learnt.
 
     Args:
@@ -53,7 +54,7 @@ class TrainingLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
         if engine.state.epoch > 0 and engine.optimizer.param_groups[0]["lr"] == 0:
-            raise ValueError("the learning rate has come to 0: say with rounds how often the training goes on")
+            raise InputError("the learning rate has come to 0: say with rounds how often the training goes on")
 
     def _forget(self, engine: Engine) -> None:
         # MONAI's ThreadContainer fails in the midst of an epoch where a trainer has metrics.
@@ -75,7 +76,7 @@ class TrainingLog:
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
         row |= {name: mean(total).item() / state.epoch_length for name, total in self._sums.items()}
         if not math.isfinite(row.get(CommonKeys.LOSS, 0.0)):
-            raise ValueError(
+            raise InputError(
                 f"the loss is {row[CommonKeys.LOSS]} in epoch {state.epoch}: look for NaN with the command check"
             )
         self._sums.clear()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from dcd_components.distributed import mean
+from dcd_components.errors import InputError
 
 
 class FeatureLoss(_Loss):
@@ -33,7 +34,7 @@ class FeatureLoss(_Loss):
         self.normalize = normalize
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
+        """Return the loss; ``InputError`` when the spatial sizes or batches differ."""
         check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
             projected, target = self.projection(widen(input)), widen(target.detach())
@@ -56,9 +57,9 @@ def relative(errors: Tensor, energies: Tensor, whole: Tensor) -> Tensor:
 
 
 def check_shapes(input: Tensor, target: Tensor) -> None:
-    """Raise a ``ValueError`` unless two maps agree in batch and spatial size."""
+    """Raise a ``InputError`` unless two maps agree in batch and spatial size."""
     if input.shape[0] != target.shape[0] or input.shape[2:] != target.shape[2:]:
-        raise ValueError(
+        raise InputError(
             f"student's and teacher's maps must agree in batch and spatial size, "
             f"got {tuple(input.shape)} and {tuple(target.shape)}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dcd_components.distributed import mean
+from dcd_components.errors import InputError
 from dcd_components.losses.feature import FeatureLoss, check_shapes, relative
 from dcd_components.wavelets.band_energies import BandEnergy
 from dcd_components.wavelets.projected_energy import projected_distance
@@ -47,7 +48,7 @@ class WaveletDetailLoss(FeatureLoss):
         - output: scalar, float32 also under autocast.
 
     Raises:
-        ValueError: for ``levels`` below 1, or an unknown wavelet, mode or band.
+        InputError: for ``levels`` below 1, or an unknown wavelet, mode or band.
     """
 
     def __init__(
@@ -64,18 +65,18 @@ class WaveletDetailLoss(FeatureLoss):
         super().__init__(in_channels, out_channels, normalize)
         check_wavelet(wavelet, mode)
         if levels < 1:
-            raise ValueError(f"levels must be at least 1, got {levels}")
+            raise InputError(f"levels must be at least 1, got {levels}")
         self.bands = tuple(bands)
         unknown = [band for band in self.bands if band not in BANDS]
         if unknown or not self.bands:
-            raise ValueError(f"unknown bands {unknown or self.bands}; choose at least one from {', '.join(BANDS)}")
+            raise InputError(f"unknown bands {unknown or self.bands}; choose at least one from {', '.join(BANDS)}")
         self.wavelet, self.levels, self.mode = wavelet, levels, mode
         self._logged: set[tuple[int, ...]] = set()
 
     # Its passes are written by hand and read tables that a compiler would copy.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss; ``ValueError`` when the spatial sizes or batches differ."""
+        """Return the loss; ``InputError`` when the spatial sizes or batches differ."""
         check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
             projection = self.projection.weight.flatten(1)

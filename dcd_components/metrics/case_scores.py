@@ -15,6 +15,8 @@ from monai.metrics import compute_dice, get_mask_edges, get_surface_distance
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from dcd_components.errors import InputError
+
 __all__ = ["case_scores", "lesion_scores", "region_scores"]
 
 Mask = NDArray[np.bool_]
@@ -50,17 +52,17 @@ def case_scores(
         ``dice_*``, ``hd95_mm_*`` and ``nsd_*`` for each region, and what :func:`lesion_scores` returns.
 
     Raises:
-        ValueError: for maps of unequal shape, of another number of axes or with values that are not integers, and for
+        InputError: for maps of unequal shape, of another number of axes or with values that are not integers, and for
             a spacing that is not three positive numbers or a negative tolerance.
     """
     pred_map, label_map = _label_map(pred, "pred"), _label_map(label, "label")
     if pred_map.shape != label_map.shape:
-        raise ValueError(f"pred and label must have the same shape, got {pred_map.shape} and {label_map.shape}")
+        raise InputError(f"pred and label must have the same shape, got {pred_map.shape} and {label_map.shape}")
     if len(spacing_mm) != 3 or not all(0 < size < np.inf for size in spacing_mm):
-        raise ValueError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
+        raise InputError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
     spacing_mm = [float(size) for size in spacing_mm]
     if tolerance_mm < 0:
-        raise ValueError(f"tolerance_mm must not be negative, got {tolerance_mm}")
+        raise InputError(f"tolerance_mm must not be negative, got {tolerance_mm}")
     diagonal_mm = float(np.linalg.norm(np.multiply(label_map.shape, spacing_mm)))
     used = sorted({*lesions, *(value for values in regions.values() for value in values)})
     pred_map, label_map = _crop(pred_map, label_map, used)
@@ -163,10 +165,10 @@ def _label_map(values: torch.Tensor | ArrayLike, name: str) -> LabelMap:
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim != 3:
-        raise ValueError(f"{name} must have shape (D, H, W) or (1, D, H, W), got {array.shape}")
+        raise InputError(f"{name} must have shape (D, H, W) or (1, D, H, W), got {array.shape}")
     # MONAI's transforms hand over labels as floats, which are fine as long as they hold integers.
     if array.dtype.kind not in "biu" and not (np.isfinite(array) & (array == np.round(array))).all():
-        raise ValueError(f"{name} must hold integer labels, got fractions in {array.dtype}")
+        raise InputError(f"{name} must hold integer labels, got fractions in {array.dtype}")
     return array.astype(np.int64)
 
 

@@ -6,6 +6,8 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from dcd_components.errors import InputError
+
 
 def summarise(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, float]:
     """Average per-case scores, as :func:`dcd_components.metrics.case_scores.case_scores` gives them, over the cases.
@@ -21,16 +23,16 @@ def summarise(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[
         ``small_lesion_recall`` of all cases pooled; the number of ``cases``.
 
     Raises:
-        ValueError: for no rows, or rows without the scores of one of the labels or the counts of small lesions.
+        InputError: for no rows, or rows without the scores of one of the labels or the counts of small lesions.
     """
     if not rows:
-        raise ValueError("rows to summarise must not be empty")
+        raise InputError("rows to summarise must not be empty")
     columns = {key: [row.get(key) for row in rows] for key in rows[0]}
     means = {key: _mean(col) for key, col in columns.items() if all(isinstance(x, float | int) for x in col)}
     scores = {score: [f"{score}_{label}" for label in labels] for score in ("dice", "hd95_mm", "nsd")}
     for key in (*chain.from_iterable(scores.values()), "small_lesions", "small_lesions_found"):
         if key not in means:
-            raise ValueError(f"rows to summarise must have numbers in column {key!r}, got {sorted(means)}")
+            raise InputError(f"rows to summarise must have numbers in column {key!r}, got {sorted(means)}")
     recall = means["small_lesions_found"] / (means["small_lesions"] or math.nan)
     means |= {f"mean_{score}": _mean(means[key] for key in keys) for score, keys in scores.items()}
     return means | {"small_lesion_recall": recall, "cases": float(len(rows))}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dcd_components.errors import InputError
+
 
 class AllStagesRecorded(Exception):  # noqa: N818 - not an error
     """Raised inside a forward pass to end it once nothing of it is needed any more."""
@@ -30,7 +32,7 @@ class StageRecorder:
         stop: end the forward pass as soon as all stages are recorded; see :meth:`features`.
 
     Raises:
-        ValueError: for a path that names no sub-module, or no path at all.
+        InputError: for a path that names no sub-module, or no path at all.
     """
 
     def __init__(self, network: nn.Module, stages: Iterable[str], *, stop: bool = False) -> None:
@@ -39,7 +41,7 @@ class StageRecorder:
         self.stop = stop
         self._modules = [_find(bare(network), stage) for stage in self.stages]
         if not self.stages:
-            raise ValueError("stages must name at least one sub-module, got none")
+            raise InputError("stages must name at least one sub-module, got none")
         self._maps: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -109,5 +111,5 @@ def _find(network: nn.Module, stage: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(network.named_modules(remove_duplicate=False))
     if not stage or stage not in modules:
         close = difflib.get_close_matches(stage, modules, n=3, cutoff=0.4) or list(dict(network.named_children()))
-        raise ValueError(f"{type(network).__name__} has no stage {stage!r}; did you mean {' or '.join(close)}?")
+        raise InputError(f"{type(network).__name__} has no stage {stage!r}; did you mean {' or '.join(close)}?")
     return modules[stage]

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dcd_components.errors import InputError
+
 #: Parts of a DynUNet that only training uses; TorchScript cannot script a network that has them.
 DEEP_SUPERVISION_HEADS = ("deep_supervision_heads.", ".super_head.")
 
@@ -22,8 +24,8 @@ def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
         The same network in evaluation mode, without gradients.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is no state dict, or a key or shape differs.
+        InputError: when there is no such file.
+        InputError: when the file is no state dict, or a key or shape differs.
     """
     network.load_state_dict(read_weights(network, path))
     return network.eval().requires_grad_(False)
@@ -32,17 +34,17 @@ def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
 def read_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Read the state dict at ``path`` and check that it fits ``network``; see :func:`load_frozen`."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}: train the teacher first, or say where they are")
+        raise InputError(f"no weights at {path}: train the teacher first, or say where they are")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        raise ValueError(f"{path} is not a file of weights that torch can read safely: {error}") from None
+        raise InputError(f"{path} is not a file of weights that torch can read safely: {error}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path} must hold a flat state dict of tensors, as the bundle's training writes it")
+        raise InputError(f"{path} must hold a flat state dict of tensors, as the bundle's training writes it")
     faults = _mismatches(network.state_dict(), weights)
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise ValueError(f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:4])}{more}")
+        raise InputError(f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:4])}{more}")
     return weights
 
 

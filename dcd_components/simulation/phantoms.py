@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from dcd_components.errors import InputError
 from dcd_components.simulation import gliomas, stroke_scans, strokes
 from dcd_components.simulation.anatomy import Grid, draw_brain
 
@@ -44,7 +45,7 @@ def simulate_brats_gli(
         The folders of the cases, in order of patient and visit.
 
     Raises:
-        ValueError: for a folder that holds something, or a number out of its range.
+        InputError: for a folder that holds something, or a number out of its range.
     """
     workers = _check(out, cases, seed, spacing_mm, size, workers)
     write = partial(_write_glioma, out, Grid(size, spacing_mm), seed)
@@ -80,7 +81,7 @@ def simulate_isles22(
         The folders of the images, in order of patient.
 
     Raises:
-        ValueError: for a folder that holds something, or a number out of its range.
+        InputError: for a folder that holds something, or a number out of its range.
     """
     workers = _check(out, cases, seed, spacing_mm, size, workers)
     write = partial(_write_stroke, out, Grid(size, spacing_mm), seed)
@@ -92,11 +93,11 @@ def _check(out: Path, cases: int, seed: int, spacing_mm: float, size: tuple[int,
     workers = os.cpu_count() or 1 if workers is None else workers
     for name, value, least in (("cases", cases, 1), ("workers", workers, 1), ("seed", seed, 0), ("size", min(size), 1)):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise InputError(f"{name} must be at least {least}, got {value}")
     if not 0 < spacing_mm < float("inf"):
-        raise ValueError(f"spacing_mm must be above 0 and finite, got {spacing_mm}")
+        raise InputError(f"spacing_mm must be above 0 and finite, got {spacing_mm}")
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"out must be a new or an empty folder, got {out} with files in it")
+        raise InputError(f"out must be a new or an empty folder, got {out} with files in it")
     return workers
 
 

@@ -18,6 +18,8 @@ import pywt
 import torch
 from torch import Tensor
 
+from dcd_components.errors import InputError
+
 #: Sub-bands of one level by axis D, H, W: ``"aad"`` is detail along W.
 BANDS = tuple("".join(letters) for letters in itertools.product("ad", repeat=3))
 #: All directional details: neither the approximation ``aaa`` nor the corner band ``ddd``; the paper's bands 1 to 6.
@@ -32,11 +34,11 @@ class Coefficients(NamedTuple):
 
 
 def check_wavelet(wavelet: str, mode: str) -> None:
-    """Raise ``ValueError`` unless ``wavelet`` is a discrete wavelet and ``mode`` a boundary rule of PyWavelets."""
+    """Raise ``InputError`` unless ``wavelet`` is a discrete wavelet and ``mode`` a boundary rule of PyWavelets."""
     if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ValueError(f"unknown wavelet {wavelet!r}; choose one of pywt.wavelist(kind='discrete'), such as 'db4'")
+        raise InputError(f"unknown wavelet {wavelet!r}; choose one of pywt.wavelist(kind='discrete'), such as 'db4'")
     if mode not in pywt.Modes.modes:
-        raise ValueError(f"unknown boundary mode {mode!r}; choose from {', '.join(pywt.Modes.modes)}")
+        raise InputError(f"unknown boundary mode {mode!r}; choose from {', '.join(pywt.Modes.modes)}")
 
 
 def supported_levels(size: Sequence[int], wavelet: str) -> int:
@@ -61,11 +63,11 @@ def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") 
         The coefficients of ``pywt.wavedecn(x, wavelet, mode, levels, axes=(-3, -2, -1))``, details finest first.
 
     Raises:
-        ValueError: for ``levels`` below 1, an unknown wavelet or an unknown mode.
+        InputError: for ``levels`` below 1, an unknown wavelet or an unknown mode.
     """
     check_wavelet(wavelet, mode)
     if levels < 1:
-        raise ValueError(f"levels must be at least 1, got {levels}")
+        raise InputError(f"levels must be at least 1, got {levels}")
     details = []
     for _ in range(levels):
         coefficients = analyse(x, wavelet, mode)

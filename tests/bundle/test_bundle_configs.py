@@ -7,6 +7,7 @@ import pytest
 from tiny import BRATS
 
 from dcd_components.bundle.configs import literal, read_configs
+from dcd_components.errors import InputError
 
 
 @pytest.mark.parametrize("text", ["plain", "#1", "a@b", "100%", "a::b", 'it\'s "so"', "back\\slash", "$x", "\n"])
@@ -26,5 +27,5 @@ def test_later_configs_go_over_earlier_ones_in_yaml_and_json(tmp_path: Path) -> 
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*configs/quick.json or .*configs/quick.yaml"):
+    with pytest.raises(InputError, match=r"there is no .*configs/quick.json or .*configs/quick.yaml"):
         read_configs(tmp_path, ["quick"])

@@ -20,6 +20,7 @@ from dcd_components.bundle import new_bundles, templates
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.cli import new_bundle
 from dcd_components.data.file_naming import make_layout
+from dcd_components.errors import InputError
 
 
 def made(tmp_path: Path, channels: Any = ("Flair", "T1c"), labels: Any = ("core", "rim"), **options: Any) -> Path:
@@ -281,7 +282,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise OSError("disk full")
 
     monkeypatch.setattr(templates, "_readme", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         made(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -23,6 +23,7 @@ from dcd_components.bundle.release import archives, packing
 from dcd_components.bundle.release.flattening import flatten, merge, to_json
 from dcd_components.bundle.release.metadata import mean_scores
 from dcd_components.bundle.release.packing import flat_configs, pack
+from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
 REGIONS = {"ET": [3], "RC": [4], "TC": [1, 3]}
@@ -322,7 +323,7 @@ def test_no_release_is_lost_and_none_is_left_half_written(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         pack(bundle, out, overlays=OVERLAYS)
     assert list(out.iterdir()) == []
 

@@ -18,6 +18,7 @@ from dcd_components.data.check.rules import CaseFiles, Finding
 from dcd_components.data.check.runner import Report, run
 from dcd_components.data.datalists import DataList, find_cases, write_datalist
 from dcd_components.data.file_naming import Layout
+from dcd_components.errors import InputError
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SHAPE = (4, 5, 6)
@@ -606,11 +607,11 @@ def test_what_cannot_be_run_is_said_in_one_sentence(tmp_path: Path, three: list[
     with pytest.raises(ValueError, match=r"list\.json lists no case$"):
         check(tmp_path, [])
     check(tmp_path, three)
-    with pytest.raises(FileNotFoundError, match=r"^no folder .*nowhere that holds the cases$"):
+    with pytest.raises(InputError, match=r"^no folder .*nowhere that holds the cases$"):
         run(tmp_path / "list.json", tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"^no folder .*nowhere for the table$"):
+    with pytest.raises(InputError, match=r"^no folder .*nowhere for the table$"):
         run(tmp_path / "list.json", tmp_path, tmp_path / "nowhere" / "table.csv")
-    with pytest.raises(FileNotFoundError, match=r"^no data list at "):
+    with pytest.raises(InputError, match=r"^no data list at "):
         run(tmp_path / "other.json", tmp_path)
 
 

@@ -12,6 +12,7 @@ from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
 from dcd_components.data.datalists import Case, DataList, make_datalist, patient_folds, read_datalist, write_datalist
 from dcd_components.data.file_naming import make_layout
+from dcd_components.errors import InputError
 
 LISTS = ROOT / "data_lists"
 
@@ -168,7 +169,7 @@ def test_written_list_has_the_form_of_the_decathlon_and_is_read_back(visits: Pat
 def test_another_list_is_not_overwritten(visits: Path) -> None:
     write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
     write_datalist(make_datalist(visits, BRATS)[0], visits / "list.json")
-    with pytest.raises(FileExistsError, match=r"list.json is another list, and so is kept: "):
+    with pytest.raises(InputError, match=r"list.json is another list, and so is kept: "):
         write_datalist(make_datalist(visits, BRATS, seed=1)[0], visits / "list.json")
 
 

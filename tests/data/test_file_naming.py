@@ -12,6 +12,7 @@ from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.data.file_naming import Layout, Patterns, files_of, make_layout, places
+from dcd_components.errors import InputError
 
 SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
 FOLDERS: Patterns = {"t1": ["t1/{case}.nii.gz"], "t2": ["t2/{case}.nii.gz"]}
@@ -91,5 +92,5 @@ def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_referen
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"is no bundle with this config: there is no .*inference.yaml$"):
+    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*inference.yaml$"):
         bundle_settings(tmp_path)

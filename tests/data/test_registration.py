@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from dcd_components import RigidRegistrationd
 from dcd_components.data import registration
+from dcd_components.errors import InputError
 
 Array = NDArray[np.float64]
 RADII_MM = np.array([48.0, 58.0, 42.0])
@@ -166,7 +167,7 @@ def test_a_missing_key_is_skipped_only_when_allowed(moved: dict[Any, Any]) -> No
 
 def test_a_missing_library_is_named_when_the_transform_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(ImportError, match="needs SimpleITK: install it with `pip install SimpleITK`"):
+    with pytest.raises(InputError, match="needs SimpleITK: install it with `pip install SimpleITK`"):
         RigidRegistrationd("flair", "dwi")
 
 

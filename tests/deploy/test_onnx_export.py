@@ -15,6 +15,7 @@ from torch import Tensor
 from dcd_components.bundle.configs import read_configs
 from dcd_components.deploy import onnx_export
 from dcd_components.deploy.onnx_network import OnnxNetwork
+from dcd_components.errors import InputError
 
 
 @pytest.fixture
@@ -72,18 +73,18 @@ def test_weights_that_do_not_fit_are_refused(bundle: Path) -> None:
     with pytest.raises(ValueError, match=r"model.pt does not fit DynUNet"):
         onnx_export.run(str(bundle), ["tiny"])
     (bundle / "models" / "model.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*model.pt"):
+    with pytest.raises(InputError, match=r"no weights at .*model.pt"):
         onnx_export.run(str(bundle), ["tiny"])
 
 
 def test_a_folder_that_is_no_bundle_and_an_overlay_that_is_not_there(bundle: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*configs/inference.json or .*configs/inference.yaml"):
+    with pytest.raises(InputError, match=r"there is no .*configs/inference.json or .*configs/inference.yaml"):
         onnx_export.run(str(bundle / "configs"))
-    with pytest.raises(FileNotFoundError, match=r"there is no .*configs/qiuck.json"):
+    with pytest.raises(InputError, match=r"there is no .*configs/qiuck.json"):
         onnx_export.run(str(bundle), "qiuck.yaml")
 
 
 def test_what_is_not_installed_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name != "onnx" else name)
-    with pytest.raises(ImportError, match="onnxscript and onnxruntime must be installed: pip install onnxscript onnxr"):
+    with pytest.raises(InputError, match="onnxscript and onnxruntime must be installed: pip install onnxscript onnxr"):
         onnx_export.run(str(bundle))

@@ -22,6 +22,7 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.release.flattening import to_json
 from dcd_components.bundle.release.packing import flat_configs
 from dcd_components.deploy import onnx_export, onnx_inference
+from dcd_components.errors import InputError
 
 #: What a clinic need not install.
 TRAINING = ("matplotlib", "nilearn", "numba", "onnx", "onnxscript", "pandas", "pywt", "scipy", "sklearn", "SimpleITK")
@@ -180,9 +181,9 @@ def test_a_model_that_is_none_or_not_of_its_bundle(brats: Path, isles: Path, pat
     shutil.copytree(isles / "configs", tmp_path / "bundle" / "configs")
     models.mkdir()
     file = shutil.copy(brats / "models" / "model.onnx", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"model.onnx must lie in the folder models of its bundle"):
+    with pytest.raises(InputError, match=r"model.onnx must lie in the folder models of its bundle"):
         onnx_inference.run(str(patients), model=str(file), out=str(tmp_path / "out"))
-    with pytest.raises(FileNotFoundError, match=r"no model at .*nothing.onnx"):
+    with pytest.raises(InputError, match=r"no model at .*nothing.onnx"):
         onnx_inference.run(str(patients), model="nothing.onnx", out=str(tmp_path / "out"))
     (models / "model.onnx").write_bytes(b"weights")
     with pytest.raises(ValueError, match=r"model.onnx must be an ONNX file"):

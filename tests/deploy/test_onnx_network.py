@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dcd_components.deploy.onnx_network import OnnxNetwork, export_onnx, largest_difference, require
+from dcd_components.errors import InputError
 
 
 def test_notes_are_kept_in_the_file(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_not_a_number_is_a_difference() -> None:
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model at .*model.onnx"):
+    with pytest.raises(InputError, match=r"no model at .*model.onnx"):
         OnnxNetwork(tmp_path / "model.onnx")
     (tmp_path / "model.onnx").write_bytes(b"weights")
     with pytest.raises(ValueError, match=r"model.onnx must be an ONNX file: "):
@@ -34,5 +35,5 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
 
 def test_all_that_must_be_installed_is_named() -> None:
     require("torch")
-    with pytest.raises(ImportError, match=r"not_there and nor_this must be installed: pip install not_there nor_this"):
+    with pytest.raises(InputError, match=r"not_there and nor_this must be installed: pip install not_there nor_this"):
         require("torch", "not_there", "nor_this")

@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from dcd_components.errors import InputError
 from dcd_components.handlers.checkpoints import prepare_checkpoint
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import InferenceWeights, load_frozen, read_weights
@@ -35,7 +36,7 @@ def test_loaded_network_is_frozen_and_has_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*model\.pt: train the teacher first"):
+    with pytest.raises(InputError, match=r"no weights at .*model\.pt: train the teacher first"):
         load_frozen(small(), tmp_path / "model.pt")
 
 
@@ -152,5 +153,5 @@ def test_an_earlier_checkpoint_is_kept_under_the_time_of_its_writing(tmp_path: P
 
 def test_a_checkpoint_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
-    with pytest.raises(OSError, match="models"):
+    with pytest.raises(InputError, match="models"):
         prepare_checkpoint(tmp_path / "models" / "model.pt")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from dcd_components.errors import InputError
+
 #: Files above this are not part of a zip; the model zoo refuses them.
 LARGE = 25_000_000
 #: Homes of users, on any machine.
@@ -49,7 +51,7 @@ def split_large(files: Mapping[str, bytes], prefix: str, url: str | None) -> tup
         The files of the zip, and the large files by the names under which to publish them.
 
     Raises:
-        ValueError: when there are large files but no URL.
+        InputError: when there are large files but no URL.
     """
     large = {
         path: f"{prefix}_{path.removeprefix('models/').replace('/', '_')}" for path in files if too_large(files[path])
@@ -57,7 +59,7 @@ def split_large(files: Mapping[str, bytes], prefix: str, url: str | None) -> tup
     if not large:
         return dict(files), {}
     if url is None:
-        raise ValueError(f"{', '.join(large)} must be published beside the zip: say below which address with --url")
+        raise InputError(f"{', '.join(large)} must be published beside the zip: say below which address with --url")
     listed = [
         {"path": path, "url": f"{url.rstrip('/')}/{name}", "hash_type": "sha256", "hash_val": sha256(files[path])}
         for path, name in large.items()
@@ -80,7 +82,7 @@ def refuse_personal_paths(files: Mapping[str, bytes], places: Sequence[Path]) ->
         places: folders of this machine that no file may name.
 
     Raises:
-        ValueError: which says the file and, of a text, the line.
+        InputError: which says the file and, of a text, the line.
     """
     named = [str(place).encode() for place in places if len(place.parts) > 1]
     expression = re.compile(b"|".join([HOMES, *(rb"(?<![\w.])" + re.escape(name) + rb"(?!\w)" for name in named)]))
@@ -88,7 +90,7 @@ def refuse_personal_paths(files: Mapping[str, bytes], places: Sequence[Path]) ->
         for record, text in _texts(name, data).items():
             if found := expression.search(text):
                 line = f", line {1 + text[: found.start()].count(bytes([10]))}," if record == name else ""
-                raise ValueError(f"{record}{line} names a place on this machine: {found[0].decode(errors='replace')}")
+                raise InputError(f"{record}{line} names a place on this machine: {found[0].decode(errors='replace')}")
 
 
 def _texts(name: str, data: bytes) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils.enums import BundlePropertyConfig
 
 from dcd_components.data.file_naming import Layout
+from dcd_components.errors import InputError
 
 Config = dict[str, Any]
 #: What MONAI and its commands ask for by name, whatever else refers to it.
@@ -39,15 +40,15 @@ def merge(files: Sequence[Path]) -> Config:
     """Merge configs, the later over the earlier.
 
     Raises:
-        ValueError: for a file that is not there, or a key below one that is not.
+        InputError: for a file that is not there, or a key below one that is not.
     """
     if missing := [path for path in files if not path.is_file()]:
-        raise ValueError(f"no config {', '.join(map(str, missing))}")
+        raise InputError(f"no config {', '.join(map(str, missing))}")
     try:
         return dict(ConfigParser.load_config_files([str(path) for path in files]))
     except KeyError as error:
         names = ", ".join(path.name for path in files)
-        raise ValueError(f"{names} cannot be merged: nothing before them has {error}") from None
+        raise InputError(f"{names} cannot be merged: nothing before them has {error}") from None
 
 
 def pruned(config: Config, kind: str) -> Config:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dcd_components.errors import InputError
 from dcd_components.metrics.summary import summarise
 from dcd_components.tables import read_csv
 
@@ -29,12 +30,12 @@ def fill_metadata(path: Path, regions: Mapping[str, Sequence[int]], scores: Path
         scores: CSV file that ``configs/evaluate.yaml`` wrote for the weights.
 
     Raises:
-        ValueError: for a version that its changelog does not tell of, and for scores of another task.
+        InputError: for a version that its changelog does not tell of, and for scores of another task.
     """
     metadata = _read(path)
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
-        raise ValueError(f"{path} must say in its changelog what is new in its version {version}")
+        raise InputError(f"{path} must say in its changelog what is new in its version {version}")
     metadata.pop("eval_metrics", None)  # of other weights
     metadata |= {
         "monai_version": installed("monai"),
@@ -50,9 +51,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path} must hold an object, got {type(metadata).__name__}")
+        raise InputError(f"{path} must hold an object, got {type(metadata).__name__}")
     return metadata
 
 
@@ -65,20 +66,20 @@ def mean_scores(path: Path, regions: Mapping[str, Sequence[int]]) -> dict[str, f
     """Average a CSV file of an evaluation: number of cases, and the means over labels and of each region.
 
     Raises:
-        ValueError: when it lacks a region's scores, or holds what is none.
+        InputError: when it lacks a region's scores, or holds what is none.
     """
     rows = read_csv(path)
     columns = [f"{score}_{name}" for name in regions for score in SCORES]
     if missing := [name for name in ("case", *columns) if name not in rows[0]]:
-        raise ValueError(f"{path} must be the scores.csv of this bundle's evaluation, but lacks {', '.join(missing)}")
+        raise InputError(f"{path} must be the scores.csv of this bundle's evaluation, but lacks {', '.join(missing)}")
     for column in columns:
         top = math.inf if "hd95" in column else 1
         if wrong := [row["case"] for row in rows if not _is_score(row[column], top)]:
-            raise ValueError(f"{path} must hold scores, but {column} of case {wrong[0]} is none")
+            raise InputError(f"{path} must hold scores, but {column} of case {wrong[0]} is none")
     try:
         means = summarise(rows, [name for name, labels in regions.items() if len(labels) == 1])
     except ValueError as error:
-        raise ValueError(f"{path} must be the scores.csv of this bundle's evaluation: {error}") from None
+        raise InputError(f"{path} must be the scores.csv of this bundle's evaluation: {error}") from None
     kept = {name: means[name] for name in (*(f"mean_{score}" for score in SCORES), *columns)}
     return {"cases": len(rows), **{name: round(value, 4) for name, value in kept.items() if not math.isnan(value)}}
 

@@ -13,6 +13,7 @@ from dcd_components.bundle.release.archives import refuse_personal_paths, split_
 from dcd_components.bundle.release.flattening import SETTINGS, Config, flatten, overlay, to_json
 from dcd_components.bundle.release.metadata import fill_metadata
 from dcd_components.bundle.release.weights import flat_weights, scripted
+from dcd_components.errors import InputError
 
 #: The configs of a release: the bundle's of which each is made, and the kind of its workflow.
 CONFIGS = {
@@ -80,8 +81,8 @@ def pack(
         The zip; files too large for it lie beside it.
 
     Raises:
-        FileNotFoundError: when weights are missing.
-        ValueError: for weights that do not fit, a version without a word in the changelog, files that name places on
+        InputError: when weights are missing.
+        InputError: for weights that do not fit, a version without a word in the changelog, files that name places on
             this machine, missing licences, scores of another task, and a release that is there already.
     """
     configs = flat_configs(bundle, overlays, teacher=teacher)
@@ -131,7 +132,7 @@ def flat_configs(bundle: Path, overlays: Sequence[str] = (), *, teacher: bool = 
 def _checked_name(bundle: Path) -> str:
     name = bundle.resolve().name
     if "_v" in name:
-        raise ValueError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name}")
+        raise InputError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name}")
     return name
 
 
@@ -139,18 +140,18 @@ def _refuse_places(configs: Mapping[str, Config]) -> None:
     for name, config in configs.items():
         if found := [key for key in SETTINGS if Path(str(config.get(key, ""))).is_absolute()]:
             said = f"configs/{name}.json would say {found[0]}: {config[found[0]]}"
-            raise ValueError(f"{said}, a place on this machine; leave it to the command line")
+            raise InputError(f"{said}, a place on this machine; leave it to the command line")
 
 
 def _refuse_loss(path: Path) -> None:
     if path.exists():
-        raise ValueError(f"{path} is there already: raise the version in metadata.json, or pack into another folder")
+        raise InputError(f"{path} is there already: raise the version in metadata.json, or pack into another folder")
 
 
 def _copied(bundle: Path) -> dict[str, bytes]:
     """Files of a release that are as in the bundle, and the package that training needs."""
     if missing := [name for name in LICENCES if not (bundle / name).is_file()]:
-        raise ValueError(f"{bundle} must have {' and '.join(missing)} to be published")
+        raise InputError(f"{bundle} must have {' and '.join(missing)} to be published")
     docs = [path for path in (bundle / "docs").rglob("*") if path.is_file() and not path.name.startswith(".")]
     ours = [bundle / "LICENSE", bundle / "configs" / "logging.conf", *docs]
     package = Path(__file__).parents[2]

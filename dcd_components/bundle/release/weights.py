@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 from torch import nn
 
+from dcd_components.errors import InputError
 from dcd_components.networks.weights import read_weights
 
 #: Records that torch writes into any archive.
@@ -26,11 +27,11 @@ def flat_weights(network: nn.Module, path: Path) -> bytes:
     """Read the state dict at ``path``, check that it fits the network, and write it anew.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is no flat state dict, or one of another network.
+        InputError: when there is no such file.
+        InputError: when it is no flat state dict, or one of another network.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: a release needs them, train them first")
+        raise InputError(f"no weights at {path}: a release needs them, train them first")
     network.load_state_dict(read_weights(network, path))
     torch.save(dict(network.state_dict()), file := io.BytesIO())  # DynUNet names most tensors twice; they are kept once
     return file.getvalue()

@@ -21,6 +21,7 @@ from dcd_components.data.check.rules import RULES, CaseFiles, Finding, check_cas
 from dcd_components.data.check.table import SEPARATOR, VOXELS, Row, Table, list_faults, read_rows, summarise
 from dcd_components.data.datalists import LABEL, Case, read_datalist
 from dcd_components.data.file_naming import Layout, files_of
+from dcd_components.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,20 @@ def run(
         workers: processes, each of which holds one case; one per core by default.
 
     Raises:
-        FileNotFoundError: when the list or a folder is missing.
-        OSError: when a worker dies, as for want of memory.
-        ValueError: for an unfit list, one without cases, no worker, or a table that is none of this check.
+        InputError: when the list or a folder is missing.
+        InputError: when a worker dies, as for want of memory.
+        InputError: for an unfit list, one without cases, no worker, or a table that is none of this check.
     """
     listed, root = read_datalist(datalist), Path(dataset_dir)
     path = Path(out) if out else Path(datalist).with_name(f"{Path(datalist).stem}_check.csv")
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+        raise InputError(f"workers must be at least 1, got {workers}")
     if not listed.cases:
-        raise ValueError(f"{datalist} lists no case")
+        raise InputError(f"{datalist} lists no case")
     for folder, purpose in ((root, "that holds the cases"), (path.parent, "for the table")):
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder} {purpose}")
+            raise InputError(f"no folder {folder} {purpose}")
     known = {row["digest"]: row for row in read_rows(path) if "digest" in row}
     tasks = _tasks(listed.cases, listed.layout, root)
     table = Table(path, [*listed.layout.labels], [row for digest, row in known.items() if digest in tasks])
@@ -122,7 +123,7 @@ def _check_all(tasks: Sequence[Task], workers: int, add: Callable[[Row], None]) 
                 add(future.result())
         except BrokenProcessPool:
             advice = "go on with the same command and fewer --workers"
-            raise OSError(f"a worker died, maybe for want of memory: {advice}") from None
+            raise InputError(f"a worker died, maybe for want of memory: {advice}") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

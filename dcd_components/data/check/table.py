@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
 Row = dict[str, str]
@@ -64,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
     """Read the rows of a table, also of one whose last row was cut off; none where there is no file.
 
     Raises:
-        ValueError: for a file that is no such table.
+        InputError: for a file that is no such table.
     """
     if not path.exists():
         return []
@@ -76,7 +77,7 @@ def read_rows(path: Path) -> list[Row]:
     whole = [line for line in lines if len(line) == len(header)]
     ours = tuple(header[: len(HEAD)]) == HEAD and tuple(header[-len(TAIL) :]) == TAIL
     if not ours or lines[:-1] != whole[: len(lines) - 1]:
-        raise ValueError(f"{path} is no table of checked cases, or a damaged one: remove it, or choose another --out")
+        raise InputError(f"{path} is no table of checked cases, or a damaged one: remove it, or choose another --out")
     return [{key: text for key, text in zip(header, line, strict=True) if text} for line in whole]
 
 
