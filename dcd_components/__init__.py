@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dcd_components.handlers.checkpoints import prepare_checkpoint
     from dcd_components.handlers.distillation import DistillationHandler
     from dcd_components.handlers.gradient_clipping import GradientClipping
-    from dcd_components.handlers.training_log import TrainingLog
+    from dcd_components.handlers.training_guard import TrainingGuard
+    from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
     from dcd_components.handlers.weight_average import WeightAverage
     from dcd_components.inferers import AutocastInferer, MirrorInferer
@@ -41,11 +42,13 @@ __all__ = [
     "FeatureLoss",
     "GradientClipping",
     "InferenceWeights",
+    "LossesForTrackers",
     "MirrorInferer",
     "RigidRegistrationd",
     "SharedOrder",
     "StageRecorder",
     "StagewiseLoss",
+    "TrainingGuard",
     "TrainingLog",
     "ValidationPicture",
     "WaveletDetailLoss",
@@ -78,7 +81,8 @@ MODULES = {
     "handlers.checkpoints": ("prepare_checkpoint",),
     "handlers.distillation": ("DistillationHandler",),
     "handlers.gradient_clipping": ("GradientClipping",),
-    "handlers.training_log": ("TrainingLog",),
+    "handlers.training_guard": ("TrainingGuard",),
+    "handlers.training_log": ("LossesForTrackers", "TrainingLog"),
     "handlers.validation_picture": ("ValidationPicture",),
     "handlers.weight_average": ("WeightAverage",),
     "inferers": (

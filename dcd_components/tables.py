@@ -1,19 +1,20 @@
-"""Tables of what was scored: CSV files, means over cases, Markdown."""
+"""Tables of what was scored: CSV files and Markdown."""
 
 import csv
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dcd_components.errors import InputError
-
-# Case numbers such as 00005 and 0005_001 must stay text, so a number has no leading zeros and no underscores.
-NUMBER = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?(e[+-]?\d+)?|nan|inf)")
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Write rows to a CSV file, whole or not at all: an existing file survives any failure.
+
+    Args:
+        rows: one row a line, all with the same columns; None becomes an empty cell.
+        path: file to write.
 
     Raises:
         InputError: for no rows, or rows with different columns.
@@ -29,23 +30,38 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_csv(path: Path) -> list[dict[str, str | float]]:
-    """Read the rows of a CSV file; numbers become floats, all else, such as a case number ``00005``, stays text.
+def read_csv(path: Path, text: Collection[str] = ("case",)) -> list[dict[str, Any]]:
+    """Read the rows of a CSV file: text in the columns that are named, numbers in all others.
+
+    Args:
+        path: file to read.
+        text: columns whose cells stay text, so that a case called ``00005`` keeps its name.
+
+    Returns:
+        One dictionary a row; a number is a float, and an empty cell among numbers is None.
 
     Raises:
-        InputError: for a file that is missing, has no rows or a row of another length than its header.
+        InputError: for a file that is missing, has no rows, a row of another length than its header, or a cell that is
+            not a number where one is expected.
     """
     if not path.is_file():
         raise InputError(f"{path} must be a CSV file, but there is none")
     with path.open(newline="", encoding="utf-8") as file:
-        header, *lines = list(csv.reader(file)) or [[]]
-    if not lines or any(len(line) != len(header) for line in lines):
-        raise InputError(f"{path} must have a header and rows of its length, got {len(lines)} rows")
-    numbers = [[float(text) if NUMBER.fullmatch(text) else text for text in line] for line in lines]
-    return [dict(zip(header, line, strict=True)) for line in numbers]
+        rows = list(csv.DictReader(file))
+    # DictReader puts surplus cells under the key None and None into cells that are missing.
+    if not rows or any(None in (*row.keys(), *row.values()) for row in rows):
+        raise InputError(f"{path} must have a header and rows of its length, got {len(rows)} rows")
+    return [{name: cell if name in text else _number(cell, name, path) for name, cell in row.items()} for row in rows]
 
 
-def markdown_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, tuple[str, str]]) -> str:
+def _number(cell: str, column: str, path: Path) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        raise InputError(f"{path} must hold numbers in column {column!r}, got {cell!r}") from None
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
     """Write rows as an aligned Markdown table; NaN is shown as a dash.
 
     Args:
@@ -55,13 +71,22 @@ def markdown_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, t
     Raises:
         InputError: for a row that lacks one of the columns.
     """
+    from tabulate import tabulate  # where scores are only written to CSV files it need not be installed
+
     for number, row in enumerate(rows):
         if missing := [key for key in columns if key not in row]:
             raise InputError(f"row {number} must have the columns {missing}, got {list(row)}")
-    table = []
-    for key, (heading, style) in columns.items():
-        cells = [heading, *("\N{EN DASH}" if row[key] != row[key] else format(row[key], style) for row in rows)]
-        width, align = max(3, *map(len, cells)), ">" if style else "<"
-        cells.insert(1, "-" * (width - 1) + ("-:"[bool(style)]))
-        table.append([f"{cell:{align}{width}}" for cell in cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*table, strict=True))
+    cells = [[_cell(row[key], style) for key, (_, style) in columns.items()] for row in rows]
+    table: str = tabulate(
+        cells,
+        [heading for heading, _ in columns.values()],
+        tablefmt="pipe",
+        disable_numparse=True,  # the formats are ours
+        colalign=["right" if style else "left" for _, style in columns.values()],
+    )
+    return table
+
+
+def _cell(value: Any, style: str) -> str:
+    missing = value != value  # only NaN differs from itself
+    return "\N{EN DASH}" if missing else format(value, style)

@@ -1,4 +1,4 @@
-"""Ignite handlers that write down what happened: the course of a training and the scores of each case."""
+"""Ignite handler that scores each case of an evaluation and tells the means."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ from dcd_components.tables import write_csv
 
 
 class CaseScores:
-    """Score every case of an evaluation and write one row a case into a CSV file.
+    """Score every case of an evaluation, write one row a case into a CSV file, and log the means.
 
-    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item, and
-    at ``EPOCH_COMPLETED``, where rank 0 writes the rows of all processes and the means go to ``state.metrics``, in time
-    for handlers that are listed after it. Next to the scores of :func:`.case_scores`, a row has
-    the case's name and the seconds of its inference.
+    Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item. At
+    ``EPOCH_COMPLETED`` the means go to ``state.metrics``, where handlers that are listed later find them; rank 0 logs
+    them and writes the rows of all processes. Next to the scores of :func:`.case_scores`, a row has the case's name
+    and the seconds of its inference.
 
     Args:
         path: CSV file to write.
         regions: labels that make up each region; regions of a single label enter the mean over labels.
-        lesions: labels whose connected components are lesions.
-        tolerance_mm: tolerance of NSD.
+        lesion_labels: labels whose connected components are lesions.
+        nsd_tolerance_mm: distance up to which a surface voxel counts as matched in NSD.
     """
 
     def __init__(
-        self, path: str | Path, regions: Mapping[str, Sequence[int]], lesions: Sequence[int], tolerance_mm: float
+        self,
+        path: str | Path,
+        regions: Mapping[str, Sequence[int]],
+        lesion_labels: Sequence[int],
+        nsd_tolerance_mm: float,
     ) -> None:
         self.path = Path(path)
         self.regions = {name: list(values) for name, values in regions.items()}
-        self.lesions = list(lesions)
-        self.tolerance_mm = tolerance_mm
+        self.lesion_labels = list(lesion_labels)
+        self.nsd_tolerance_mm = nsd_tolerance_mm
         self._rows: list[dict[str, Any]] = []
         self._times: list[float] = []
 
@@ -67,9 +71,8 @@ class CaseScores:
         seconds = (self._times[-1] - self._times[0]) / len(engine.state.output)
         for item, case in zip(engine.state.output, engine.state.batch, strict=True):
             pred, label = item[CommonKeys.PRED], item[CommonKeys.LABEL]
-            scores = case_scores(
-                pred, label, affine_to_spacing(label.affine), self.regions, self.lesions, self.tolerance_mm
-            )
+            spacing_mm = affine_to_spacing(label.affine)
+            scores = case_scores(pred, label, spacing_mm, self.regions, self.lesion_labels, self.nsd_tolerance_mm)
             self._rows.append({"case": case["case"], **scores, "seconds": round(seconds, 4)})
         done, total = engine.state.iteration, engine.state.epoch_length
         left = (time.monotonic() - self._start) / done * (total - done)
@@ -78,9 +81,12 @@ class CaseScores:
     def _write(self, engine: Engine) -> None:
         rows = sorted(self._gather(), key=lambda row: str(row["case"]))
         labels = [name for name, values in self.regions.items() if len(values) == 1]
-        engine.state.metrics.update({k: v for k, v in summarise(rows, labels).items() if not math.isnan(v)})
+        means = summarise(rows, labels)
+        # NaN, the mean of nothing, would win or lose every comparison of checkpoints.
+        engine.state.metrics.update({name: mean for name, mean in means.items() if not math.isnan(mean)})
         if idist.get_rank() == 0:
             write_csv(rows, self.path)
+            engine.logger.info(f"means of {len(rows)} cases: {means_as_text(means)}; each case in {self.path}")
 
     def _gather(self) -> list[dict[str, Any]]:
         """Rows of all processes, each case once: where cases are fewer than processes, each scores them all."""
@@ -89,3 +95,16 @@ class CaseScores:
         gathered: list[list[dict[str, Any]]] = [[] for _ in range(idist.get_world_size())]
         torch.distributed.all_gather_object(gathered, self._rows)
         return list({row["case"]: row for rows in gathered for row in rows}.values())
+
+
+def means_as_text(means: Mapping[str, float]) -> str:
+    """Write the means that tell most, of those that :func:`.summarise` returns, with their units."""
+    shown = {
+        "mean_dice": "mean Dice {:.3f}",
+        "mean_hd95_mm": "HD95 {:.1f} mm",
+        "mean_nsd": "NSD {:.3f}",
+        "lesion_f1": "lesion F1 {:.3f}",
+        "small_lesion_recall": "small-lesion recall {:.3f}",
+        "fp_lesions": "{:.1f} FP lesions per case",
+    }
+    return ", ".join(text.format(means[name]) for name, text in shown.items())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from dcd_components.distributed import mean
-from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
 
@@ -22,13 +21,10 @@ class TrainingLog:
     """Log one line an epoch with the time left, and keep the figures of all epochs in a CSV file.
 
     Acts at ``ITERATION_COMPLETED`` (adds up, without waiting for the device) and ``EPOCH_COMPLETED`` (logs and
-    writes); list it after the validation handler, whose last metrics it takes along. Attached in every process: losses
-    are means over all of them, rank 0 logs and writes. Handlers that are listed after it, such as those of TensorBoard
-    and MLflow, find its figures in ``state.metrics``, and of ``state.output`` the figures alone, as a list of one item,
-    which is what MONAI's handlers expect.
-
-    Raises a ``InputError`` after an epoch whose loss is not a number, and when a training goes on whose learning rate
-    has come to 0: nothing more can be learnt.
+    writes). List it after the validation handler, whose last metrics it takes along, and before
+    :class:`dcd_components.LossesForTrackers`. Attached in every process: losses are means over all of them, rank 0 logs
+    and writes. From the end of an epoch to the start of the next its figures are in ``state.metrics``, where the
+    handlers of TensorBoard and MLflow look for them. It changes nothing else.
 
     Args:
         path: CSV file to write: epoch, iteration, seconds, learning rate, loss, its parts by segmentation and
@@ -53,8 +49,6 @@ class TrainingLog:
     def _begin(self, engine: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
-        if engine.state.epoch > 0 and engine.optimizer.param_groups[0]["lr"] == 0:
-            raise InputError("the learning rate has come to 0: say with rounds how often the training goes on")
 
     def _forget(self, engine: Engine) -> None:
         # MONAI's ThreadContainer fails in the midst of an epoch where a trainer has metrics.
@@ -62,23 +56,14 @@ class TrainingLog:
             engine.state.metrics.pop(name, None)
 
     def _add(self, engine: Engine) -> None:
-        output: dict[str, Any] = engine.state.output
-        loss = output[CommonKeys.LOSS].detach()
-        parts = {name: one for name, one in output.items() if name.startswith(("segmentation_", "distillation_"))}
-        figures: dict[str, Tensor] = {CommonKeys.LOSS: loss, "segmentation_loss": loss, **parts}
-        for name, value in figures.items():
+        for name, value in losses_of(engine.state.output).items():
             self._sums[name] = self._sums.get(name, torch.zeros(())).to(value.device) + value
-        engine.state.output = [figures]
 
     def _report(self, engine: Any) -> None:
         state, seconds = engine.state, time.monotonic() - self._start
         row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
         row |= {name: mean(total).item() / state.epoch_length for name, total in self._sums.items()}
-        if not math.isfinite(row.get(CommonKeys.LOSS, 0.0)):
-            raise InputError(
-                f"the loss is {row[CommonKeys.LOSS]} in epoch {state.epoch}: look for NaN with the command check"
-            )
         self._sums.clear()
         if idist.get_rank() > 0:
             return
@@ -86,7 +71,7 @@ class TrainingLog:
         row |= self._validation(state.epoch)
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        write_csv([{name: row.get(name, "") for name in columns} for row in self.rows], self.path)
+        write_csv([{name: row.get(name) for name in columns} for row in self.rows], self.path)
         left = seconds / len(self.rows) * (state.max_epochs - state.epoch)
         shown = [name for name in list(row)[4:] if name != "segmentation_loss" and "/" not in name]
         figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in shown)
@@ -98,6 +83,34 @@ class TrainingLog:
             return {}
         metrics = self.validator.state.metrics.items()
         return {name: float(value) for name, value in metrics if torch.as_tensor(value).ndim == 0}
+
+
+class LossesForTrackers:
+    """Leave in ``state.output`` the losses alone, as a list of one dictionary.
+
+    That is what MONAI's handlers of TensorBoard and MLflow read, and what its trainers leave there unless they are told
+    not to split the batch (``decollate: false``). Acts at ``ITERATION_COMPLETED``: list it after
+    :class:`dcd_components.TrainingLog` and before the trackers.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Replace the output of this iteration."""
+        engine.state.output = [losses_of(engine.state.output)]
+
+
+def losses_of(output: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Losses of an iteration, detached: ``loss``, its parts by segmentation and distillation, the latter's weight.
+
+    Args:
+        output: of a trainer, with what :class:`dcd_components.DistillationHandler` adds.
+    """
+    loss = output[CommonKeys.LOSS].detach()
+    parts = {name: one for name, one in output.items() if name.startswith(("segmentation_", "distillation_"))}
+    return {CommonKeys.LOSS: loss, "segmentation_loss": loss, **parts}
 
 
 def clock(seconds: float) -> str:

@@ -28,8 +28,8 @@ def case_scores(
     label: torch.Tensor | ArrayLike,
     spacing_mm: Sequence[float],
     regions: Mapping[str, Sequence[int]],
-    lesions: Sequence[int],
-    tolerance_mm: float = 2.0,
+    lesion_labels: Sequence[int],
+    nsd_tolerance_mm: float = 2.0,
     small_lesion_mm3: float = 500.0,
 ) -> dict[str, float]:
     """Score a predicted label map against the true one.
@@ -41,8 +41,8 @@ def case_scores(
         label: true label map.
         spacing_mm: size of a voxel along the axes of the maps, in their order.
         regions: labels that make up each region, for example ``{"TC": [1, 3]}``.
-        lesions: labels whose union is split into lesions, see :func:`lesion_scores`.
-        tolerance_mm: distance up to which a surface voxel counts as matched in NSD.
+        lesion_labels: labels whose union is split into lesions, see :func:`lesion_scores`.
+        nsd_tolerance_mm: distance up to which a surface voxel counts as matched in NSD.
         small_lesion_mm3: volume up to which a lesion counts as small.
 
     Shape:
@@ -61,23 +61,23 @@ def case_scores(
     if len(spacing_mm) != 3 or not all(0 < size < np.inf for size in spacing_mm):
         raise InputError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
     spacing_mm = [float(size) for size in spacing_mm]
-    if tolerance_mm < 0:
-        raise InputError(f"tolerance_mm must not be negative, got {tolerance_mm}")
+    if nsd_tolerance_mm < 0:
+        raise InputError(f"nsd_tolerance_mm must not be negative, got {nsd_tolerance_mm}")
     diagonal_mm = float(np.linalg.norm(np.multiply(label_map.shape, spacing_mm)))
-    used = sorted({*lesions, *(value for values in regions.values() for value in values)})
+    used = sorted({*lesion_labels, *(value for values in regions.values() for value in values)})
     pred_map, label_map = _crop(pred_map, label_map, used)
 
     scores = {}
     for region, values in regions.items():
         masks = np.isin(pred_map, values), np.isin(label_map, values)
-        for name, score in region_scores(*masks, spacing_mm, tolerance_mm, diagonal_mm).items():
+        for name, score in region_scores(*masks, spacing_mm, nsd_tolerance_mm, diagonal_mm).items():
             scores[f"{name}_{region}"] = score
-    masks = np.isin(pred_map, lesions), np.isin(label_map, lesions)
+    masks = np.isin(pred_map, lesion_labels), np.isin(label_map, lesion_labels)
     return scores | lesion_scores(*masks, spacing_mm, small_lesion_mm3)
 
 
 def region_scores(
-    pred: Mask, label: Mask, spacing_mm: Sequence[float], tolerance_mm: float, diagonal_mm: float
+    pred: Mask, label: Mask, spacing_mm: Sequence[float], nsd_tolerance_mm: float, diagonal_mm: float
 ) -> dict[str, float]:
     """Score one region by its overlap and its surface.
 
@@ -91,7 +91,7 @@ def region_scores(
         pred: predicted mask.
         label: true mask.
         spacing_mm: size of a voxel along each axis.
-        tolerance_mm: distance up to which a surface voxel counts as matched.
+        nsd_tolerance_mm: distance up to which a surface voxel counts as matched.
         diagonal_mm: HD95 of a region that exactly one mask contains.
 
     Shape:
@@ -111,15 +111,16 @@ def region_scores(
     return {
         "dice": dice.item(),
         "hd95_mm": max(float(np.quantile(directed, 0.95)) for directed in distances_mm),
-        "nsd": float(np.mean(np.concatenate(distances_mm) <= tolerance_mm)),
+        "nsd": float(np.mean(np.concatenate(distances_mm) <= nsd_tolerance_mm)),
     }
 
 
 def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float], small_lesion_mm3: float) -> dict[str, float]:
     """Count and compare lesions, the 26-connected components of a mask.
 
-    A true lesion is found when the prediction has at least one voxel in common with it; a predicted one is false when
-    it has none in common with the label. F1 is ``2 TP / (2 TP + FP + FN)`` of found, false and missed lesions.
+    A lesion of the label is a true positive (TP) when the prediction has at least one voxel in common with it, else a
+    false negative (FN). A lesion of the prediction that has no voxel in common with the label is a false positive (FP).
+    The lesion-wise F1 is ``2 TP / (2 TP + FP + FN)``.
 
     Without lesions all counts and differences are 0 and F1 is NaN; with lesions in exactly one mask F1 is 0.
 
@@ -136,8 +137,9 @@ def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float], small_le
         pred and label: ``(D, H, W)``.
 
     Returns:
-        ``lesions``, ``lesions_found``, ``small_lesions``, ``small_lesions_found``, ``false_lesions``, ``lesion_f1``;
-        the absolute differences ``lesion_count_difference`` and ``volume_difference_ml``.
+        The numbers of ``lesions`` and ``small_lesions`` in the label, ``tp_lesions`` and ``tp_small_lesions`` of them
+        found, and ``fp_lesions`` of the prediction; ``lesion_f1``; the absolute differences
+        ``lesion_count_difference`` and ``volume_difference_ml``.
     """
     neighbours = np.ones((3, 3, 3))
     true_lesions, count = ndimage.label(label, neighbours)
@@ -150,10 +152,10 @@ def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float], small_le
     twice_mean = found.sum() + count + false
     return {
         "lesions": float(count),
-        "lesions_found": float(found.sum()),
+        "tp_lesions": float(found.sum()),
         "small_lesions": float(small.sum()),
-        "small_lesions_found": float((small & found).sum()),
-        "false_lesions": float(false),
+        "tp_small_lesions": float((small & found).sum()),
+        "fp_lesions": float(false),
         "lesion_f1": float(2 * found.sum() / twice_mean) if twice_mean else np.nan,
         "lesion_count_difference": float(abs(pred_count - count)),
         "volume_difference_ml": abs(int(pred.sum()) - int(label.sum())) * voxel_mm3 / 1000,

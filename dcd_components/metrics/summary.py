@@ -19,8 +19,9 @@ def summarise(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[
         labels: regions that enter the means over labels.
 
     Returns:
-        The mean of each column; ``mean_dice``, ``mean_hd95_mm`` and ``mean_nsd`` over ``labels``; the
-        ``small_lesion_recall`` of all cases pooled; the number of ``cases``.
+        The mean of each column; ``mean_dice``, ``mean_hd95_mm`` and ``mean_nsd`` over ``labels``;
+        ``small_lesion_recall``, the share of the small lesions of all cases together that was found; the number of
+        ``cases``.
 
     Raises:
         InputError: for no rows, or rows without the scores of one of the labels or the counts of small lesions.
@@ -30,10 +31,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[
     columns = {key: [row.get(key) for row in rows] for key in rows[0]}
     means = {key: _mean(col) for key, col in columns.items() if all(isinstance(x, float | int) for x in col)}
     scores = {score: [f"{score}_{label}" for label in labels] for score in ("dice", "hd95_mm", "nsd")}
-    for key in (*chain.from_iterable(scores.values()), "small_lesions", "small_lesions_found"):
+    for key in (*chain.from_iterable(scores.values()), "small_lesions", "tp_small_lesions"):
         if key not in means:
             raise InputError(f"rows to summarise must have numbers in column {key!r}, got {sorted(means)}")
-    recall = means["small_lesions_found"] / (means["small_lesions"] or math.nan)
+    recall = means["tp_small_lesions"] / (means["small_lesions"] or math.nan)
     means |= {f"mean_{score}": _mean(means[key] for key in keys) for score, keys in scores.items()}
     return means | {"small_lesion_recall": recall, "cases": float(len(rows))}
 

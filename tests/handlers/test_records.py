@@ -7,10 +7,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.handlers import from_engine
 from torch import nn
 
+from dcd_components.errors import InputError
 from dcd_components.handlers.case_scores import CaseScores
-from dcd_components.handlers.training_log import TrainingLog, clock
+from dcd_components.handlers.training_guard import TrainingGuard
+from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog, clock
 from dcd_components.tables import read_csv
 
 
@@ -58,19 +61,43 @@ def test_each_epoch_has_a_row_of_means_in_a_csv_file(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_written(tmp_path: Path) -> None:
     engine = trainer([{"loss": 1.0}, {"loss": float("nan")}])
-    TrainingLog(tmp_path / "training.csv").attach(engine)
-    with pytest.raises(ValueError, match=r"^the loss is nan in epoch 2: look for NaN with the command check$"):
+    for handler in (TrainingGuard(), TrainingLog(tmp_path / "training.csv")):
+        handler.attach(engine)
+    with pytest.raises(InputError, match=r"^the loss is nan in epoch 2: look for NaN with the command check$"):
         engine.run([0], max_epochs=3)
     assert len(read_csv(tmp_path / "training.csv")) == 1
 
 
-def test_a_training_that_goes_on_must_have_a_learning_rate_left(tmp_path: Path) -> None:
+def test_one_infinite_loss_among_many_ends_the_training_too() -> None:
+    engine = trainer([{"loss": 1.0}, {"loss": float("inf")}, {"loss": 1.0}])
+    TrainingGuard().attach(engine)
+    with pytest.raises(InputError, match="the loss is inf in epoch 1"):
+        engine.run([0, 0, 0], max_epochs=1)
+
+
+def test_a_training_that_goes_on_must_have_a_learning_rate_left() -> None:
     engine = trainer([{"loss": 1.0}, {"loss": 1.0}])
-    TrainingLog(tmp_path / "training.csv").attach(engine)
+    TrainingGuard().attach(engine)
     engine.run([0], max_epochs=1)
     engine.optimizer.param_groups[0]["lr"] = 0.0
-    with pytest.raises(ValueError, match=r"^the learning rate has come to 0: say with rounds how often"):
+    with pytest.raises(InputError, match=r"^the learning rate has come to 0: say with fl_rounds how often"):
         engine.run([0], max_epochs=2)
+
+
+def test_trackers_find_the_losses_of_an_iteration_in_a_list(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 3.0, "image": 7.0, "segmentation_loss": 2.0, "distillation_loss/stem": 4.0}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    LossesForTrackers().attach(engine)
+    engine.run([0], max_epochs=1)
+    assert engine.state.output == [{"loss": 3.0, "segmentation_loss": 2.0, "distillation_loss/stem": 4.0}]
+    assert from_engine(["loss"], first=True)(engine.state.output) == 3.0
+
+
+def test_the_log_leaves_the_output_of_an_iteration_as_it_is(tmp_path: Path) -> None:
+    engine = trainer([{"loss": 3.0, "image": 7.0}])
+    TrainingLog(tmp_path / "training.csv").attach(engine)
+    engine.run([0], max_epochs=1)
+    assert engine.state.output == {"loss": 3.0, "image": 7.0}
 
 
 def test_distillation_has_columns_of_its_own_from_the_epoch_it_starts_in(tmp_path: Path) -> None:
@@ -81,7 +108,7 @@ def test_distillation_has_columns_of_its_own_from_the_epoch_it_starts_in(tmp_pat
     engine.run([0], max_epochs=2)
     first, second = read_csv(tmp_path / "training.csv")
     assert list(first)[4:] == ["loss", *term]
-    assert [first[name] for name in term] == [1.0, "", "", "", ""]
+    assert [first[name] for name in term] == [1.0, None, None, None, None]
     assert {name: second[name] for name in term} == term
 
 
@@ -92,8 +119,8 @@ def test_metrics_are_taken_along_in_the_epochs_of_a_validation_only(tmp_path: Pa
     log.attach(engine)
     engine.run([0], max_epochs=4)
     rows = read_csv(tmp_path / "training.csv")
-    assert [row["val_mean_dice"] for row in rows] == ["", 0.5, "", 0.5]
-    assert [row["as_tensor"] for row in rows] == ["", 2.0, "", 2.0]
+    assert [row["val_mean_dice"] for row in rows] == [None, 0.5, None, 0.5]
+    assert [row["as_tensor"] for row in rows] == [None, 2.0, None, 2.0]
     assert "per_class" not in rows[0]
 
 
@@ -153,7 +180,7 @@ def test_each_case_has_a_row_of_scores_in_mm_in_a_csv_file(tmp_path: Path, batch
     assert [row["case"] for row in rows] == ["a", "b"]
     assert [row["dice_WT"] for row in rows] == [0, 1]
     assert rows[0]["hd95_mm_ET"] == pytest.approx((6**2 + 6**2 + 12**2) ** 0.5)
-    assert [row["lesions_found"] for row in rows] == [0, 2]
+    assert [row["tp_lesions"] for row in rows] == [0, 2]
     assert all(float(row["seconds"]) >= 0 for row in rows)
     assert engine.state.metrics["mean_dice"] == 0.5
     assert engine.state.metrics["cases"] == 2
@@ -187,3 +214,14 @@ def test_each_case_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         engine.run()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("case ")]
     assert lines == ["case 1/2: b; 0:00 left", "case 2/2: a; 0:00 left"]
+
+
+def test_an_evaluation_ends_with_its_means_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    with caplog.at_level(logging.INFO, logger=engine.logger.name):
+        engine.run()
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("means of ")]
+    assert line == (
+        "means of 2 cases: mean Dice 0.500, HD95 7.3 mm, NSD 0.500, lesion F1 0.500, small-lesion recall 0.500, "
+        f"0.0 FP lesions per case; each case in {tmp_path / 'scores.csv'}"
+    )

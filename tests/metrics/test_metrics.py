@@ -25,7 +25,9 @@ def surface_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArra
     return np.array([at * spacing_mm for at in inside])
 
 
-def brute_force(pred: NDArray[np.bool_], label: NDArray[np.bool_], tolerance_mm: float) -> tuple[float, float, float]:
+def brute_force(
+    pred: NDArray[np.bool_], label: NDArray[np.bool_], nsd_tolerance_mm: float
+) -> tuple[float, float, float]:
     between = surface_mm(pred, SPACING_MM)[:, None] - surface_mm(label, SPACING_MM)[None]
     distance_mm = np.sqrt((between**2).sum(-1))
     directed = distance_mm.min(1), distance_mm.min(0)
@@ -47,12 +49,12 @@ def box(start: tuple[int, int, int], size: int = 5, value: int = 3) -> NDArray[n
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("tolerance_mm", [0.5, 1.0, 2.5])
-def test_scores_equal_brute_force_on_voxels_of_unequal_size(seed: int, tolerance_mm: float) -> None:
+@pytest.mark.parametrize("nsd_tolerance_mm", [0.5, 1.0, 2.5])
+def test_scores_equal_brute_force_on_voxels_of_unequal_size(seed: int, nsd_tolerance_mm: float) -> None:
     pred, label = random_maps(seed)
-    scores = score(pred, label, tolerance_mm=tolerance_mm)
+    scores = score(pred, label, nsd_tolerance_mm=nsd_tolerance_mm)
     for region, values in REGIONS.items():
-        expected = brute_force(np.isin(pred, values), np.isin(label, values), tolerance_mm)
+        expected = brute_force(np.isin(pred, values), np.isin(label, values), nsd_tolerance_mm)
         found = [scores[f"{name}_{region}"] for name in ("dice", "hd95_mm", "nsd")]
         assert found == pytest.approx(expected, rel=1e-5)
 
@@ -75,8 +77,8 @@ def test_axes_and_spacing_permuted_together_change_nothing(order: tuple[int, int
 
 def test_nsd_counts_a_shift_of_exactly_the_tolerance_as_near() -> None:
     pred, label = box((8, 6, 6)), box((6, 6, 6))
-    assert score(pred, label, (1, 1, 1), tolerance_mm=2.0)["nsd_ET"] == 1
-    assert score(pred, label, (1, 1, 1), tolerance_mm=1.9)["nsd_ET"] < 1
+    assert score(pred, label, (1, 1, 1), nsd_tolerance_mm=2.0)["nsd_ET"] == 1
+    assert score(pred, label, (1, 1, 1), nsd_tolerance_mm=1.9)["nsd_ET"] < 1
 
 
 @pytest.mark.parametrize("start", [(10, 9, 8), (0, 0, 0), (19, 17, 15), (0, 9, 15)])
@@ -93,7 +95,7 @@ def test_scores_equal_those_of_monai_on_the_whole_image() -> None:
     masks = [torch.from_numpy(volume == 2)[None, None] for volume in (pred, label)]
     hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=list(SPACING_MM))
     nsd = compute_surface_dice(*masks, class_thresholds=[1.0], include_background=True, spacing=list(SPACING_MM))
-    scores = score(pred, label, tolerance_mm=1.0)
+    scores = score(pred, label, nsd_tolerance_mm=1.0)
     assert (scores["hd95_mm_SNFH"], scores["nsd_SNFH"]) == pytest.approx((hd95.item(), nsd.item()))
 
 
@@ -129,7 +131,7 @@ def test_lesions_are_counted_as_on_a_map_drawn_by_hand() -> None:
     pred[26, 2, 2] = 1
     pred[2, 21, 21] = 2
     scores = score(pred, label, (1, 1, 1))
-    names = ("lesions", "lesions_found", "small_lesions", "small_lesions_found", "false_lesions")
+    names = ("lesions", "tp_lesions", "small_lesions", "tp_small_lesions", "fp_lesions")
     assert [scores[name] for name in names] == [3, 2, 2, 1, 2]
 
 
@@ -209,7 +211,7 @@ def test_tensors_with_a_channel_score_as_arrays_do(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pred", "spacing_mm", "tolerance_mm", "message"),
+    ("pred", "spacing_mm", "nsd_tolerance_mm", "message"),
     [
         (np.zeros((4, 4, 5)), (1, 1, 1), 2, r"the same shape, got \(4, 4, 5\) and \(4, 4, 4\)"),
         (np.zeros((2, 4, 4, 4)), (1, 1, 1), 2, r"pred must have shape .* got \(2, 4, 4, 4\)"),
@@ -218,9 +220,9 @@ def test_tensors_with_a_channel_score_as_arrays_do(dtype: torch.dtype) -> None:
         (np.zeros((4, 4, 4)), (1, 1), 2, r"three positive numbers, got \(1, 1\)"),
         (np.zeros((4, 4, 4)), (1, 0, 1), 2, r"three positive numbers, got \(1, 0, 1\)"),
         (np.zeros((4, 4, 4)), (1, 1, math.nan), 2, "three positive numbers"),
-        (np.zeros((4, 4, 4)), (1, 1, 1), -1, "tolerance_mm must not be negative, got -1"),
+        (np.zeros((4, 4, 4)), (1, 1, 1), -1, "nsd_tolerance_mm must not be negative, got -1"),
     ],
 )
-def test_bad_input_is_refused(pred: Any, spacing_mm: Any, tolerance_mm: float, message: str) -> None:
+def test_bad_input_is_refused(pred: Any, spacing_mm: Any, nsd_tolerance_mm: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score(pred, np.zeros((4, 4, 4)), spacing_mm, tolerance_mm=tolerance_mm)
+        score(pred, np.zeros((4, 4, 4)), spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dcd_components.errors import InputError
 from dcd_components.metrics.summary import summarise
 from dcd_components.tables import markdown_table, read_csv, write_csv
 
@@ -13,7 +14,7 @@ def scores(dice: float, small: int = 0, found: int = 0) -> dict[str, Any]:
     return {
         "case": "BraTS-GLI-00005-000",
         **{"dice_ET": dice, "hd95_mm_ET": 2.0, "nsd_ET": 0.5, "dice_RC": 0.5, "hd95_mm_RC": 4.0, "nsd_RC": math.nan},
-        **{"small_lesions": small, "small_lesions_found": found, "false_lesions": 1},
+        **{"small_lesions": small, "tp_small_lesions": found, "fp_lesions": 1},
     }
 
 
@@ -23,10 +24,28 @@ def test_rows_survive_a_csv_file_exactly(tmp_path: Path) -> None:
     assert read_csv(tmp_path / "scores.csv") == rows
 
 
-@pytest.mark.parametrize("text", ["00005", "0005_001", "1_000", "-", "", "BraTS", "1.2.3", " 1"])
-def test_what_is_no_plain_number_stays_text(tmp_path: Path, text: str) -> None:
-    write_csv([{"case": text, "dice": 1}], tmp_path / "scores.csv")
-    assert read_csv(tmp_path / "scores.csv") == [{"case": text, "dice": 1.0}]
+@pytest.mark.parametrize("name", ["00005", "0005_001", "-", "", "BraTS", "1.5", "nan"])
+def test_a_case_keeps_its_name_whatever_it_looks_like(tmp_path: Path, name: str) -> None:
+    write_csv([{"case": name, "dice": 1}], tmp_path / "scores.csv")
+    assert read_csv(tmp_path / "scores.csv") == [{"case": name, "dice": 1.0}]
+
+
+def test_the_columns_of_text_are_named_by_the_caller(tmp_path: Path) -> None:
+    write_csv([{"model": "007", "case": 3}], tmp_path / "table.csv")
+    assert read_csv(tmp_path / "table.csv", text=["model"]) == [{"model": "007", "case": 3.0}]
+
+
+def test_an_empty_cell_among_numbers_is_none(tmp_path: Path) -> None:
+    rows = [{"epoch": 1.0, "val_mean_dice": None}, {"epoch": 2.0, "val_mean_dice": 0.5}]
+    write_csv(rows, tmp_path / "training.csv")
+    assert read_csv(tmp_path / "training.csv") == rows
+
+
+@pytest.mark.parametrize("text", ["many", "1.2.3", "0,5", "-"])
+def test_what_is_no_number_is_refused_where_one_is_expected(tmp_path: Path, text: str) -> None:
+    write_csv([{"case": "a", "dice": text}], tmp_path / "scores.csv")
+    with pytest.raises(InputError, match=f"scores.csv must hold numbers in column 'dice', got '{text}'"):
+        read_csv(tmp_path / "scores.csv")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32(0.5), np.float64(0.1), 7])
@@ -66,6 +85,7 @@ def test_a_bad_row_leaves_the_existing_file_as_it_was(
         ("", "got 0 rows"),
         ("case,dice\n", "got 0 rows"),
         ("case,dice\na\n", "rows of its length"),
+        ("case,dice\na,1,2\n", "rows of its length"),
     ],
 )
 def test_a_csv_file_without_whole_rows_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
@@ -84,7 +104,7 @@ def test_means_leave_nan_out_and_pool_the_small_lesions() -> None:
     assert means["mean_nsd"] == pytest.approx(0.5)
     assert math.isnan(means["nsd_RC"])
     assert means["small_lesion_recall"] == pytest.approx(0.75)
-    assert (means["false_lesions"], means["cases"]) == (1, 3)
+    assert (means["fp_lesions"], means["cases"]) == (1, 3)
     assert "case" not in means
 
 
@@ -120,10 +140,10 @@ def test_a_table_is_aligned_and_shows_nan_as_a_dash() -> None:
     rows = [{"model": "plain", "dice": 0.71239, "more": 1}, {"model": "distilled", "dice": math.nan}]
     table = markdown_table(rows, {"model": ("Student", ""), "dice": ("Dice", ".3f")})
     assert table.splitlines() == [
-        "| Student   |  Dice |",
-        "| --------- | ----: |",
-        "| plain     | 0.712 |",
-        "| distilled |     \N{EN DASH} |",
+        "| Student   |   Dice |",
+        "|:----------|-------:|",
+        "| plain     |  0.712 |",
+        "| distilled |      \N{EN DASH} |",
     ]
 
 
