@@ -25,9 +25,7 @@ def surface_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArra
     return np.array([at * spacing_mm for at in inside])
 
 
-def brute_force(
-    pred: NDArray[np.bool_], label: NDArray[np.bool_], nsd_tolerance_mm: float
-) -> tuple[float, float, float]:
+def brute_force(pred: NDArray[np.bool_], label: NDArray[np.bool_], tolerance_mm: float) -> tuple[float, float, float]:
     between = surface_mm(pred, SPACING_MM)[:, None] - surface_mm(label, SPACING_MM)[None]
     distance_mm = np.sqrt((between**2).sum(-1))
     directed = distance_mm.min(1), distance_mm.min(0)
