@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import sys
 import traceback
-from types import TracebackType
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 
 
 class InputError(ValueError):
@@ -16,31 +19,90 @@ class InputError(ValueError):
 LOST = re.compile(
     r"(?s)(?=.*(gloo|nccl)).*(connection (closed|reset)|timed out|remote process exited|broken pipe)", re.I
 )
+#: A process that loads data hands on its errors as text: the traceback, whose first error is the one of interest.
+LOADER = re.compile(r"(?ms)\ACaught \w+ in .*?^(?:[\w.]+\.)?InputError: (.+?)(?:\n\n|\Z)")
+#: What MONAI says of a reference that leads nowhere.
+DANGLING = re.compile(r"the referring item `@(.+)` is not defined")
 
 
 def plain_errors() -> None:
-    """Let uncaught errors about input end the program with the sentence that says what is wrong.
+    """Let an uncaught :class:`InputError` end the program with its sentence alone, and exit status 1.
 
     MONAI wraps an error inside a config as "Failed to evaluate ...", which hides its cause in the middle of the
-    traceback. From now on, if the first error of such a chain is about values, files or a missing library, only it is
-    printed, and the exit status is 1. So is that of a process of several that has lost another one, whose own error is
-    the one to read. Every other error keeps its traceback. For programs, that is, for the ``initialize`` of a config.
+    traceback; the first :class:`InputError` along such a chain is the one that is printed. Every other error keeps its
+    traceback; where it arose in a config, one more sentence names the key and the cause. A process that has lost
+    another one of its run says only that, since the other's message is the one to read.
+
+    With ``DCD_TRACEBACK=1`` in the environment every traceback is kept. For programs, that is, for the ``initialize``
+    of a config.
     """
     sys.excepthook = _hook
 
 
 def root_cause(error: BaseException) -> BaseException:
     """Follow a chain of wrapped errors to its first; ``raise ... from None`` starts a chain."""
-    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        error = cause
-    return error
+    return list(_chain(error))[-1]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it was raised from, and so on."""
+    following: BaseException | None = error
+    while (one := following) is not None:
+        yield one
+        following = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    cause = root_cause(error)
-    if isinstance(cause, InputError):
-        sys.stderr.write(f"error: {cause}\n")
-    elif isinstance(cause, RuntimeError) and LOST.search(str(cause)):
-        sys.stderr.write(f"error: another process was lost, look for its own message: {cause}\n")
-    else:
+    plain = None if os.environ.get("DCD_TRACEBACK") == "1" else _input_error(error) or _lost(error)
+    if plain is None:
         traceback.print_exception(kind, error, trace)
+        plain = _config_error(error)
+    if plain is not None:
+        sys.stderr.write(f"error: {plain}\n")
+
+
+def _input_error(error: BaseException) -> str | None:
+    """What the first :class:`InputError` of a chain says, be it of this process or of one that loads data."""
+    for one in _chain(error):
+        if passed_on := LOADER.match(str(one)):
+            return passed_on[1]
+        if isinstance(one, InputError):
+            return str(one)
+    return None
+
+
+def _lost(error: BaseException) -> str | None:
+    cause = root_cause(error)
+    if isinstance(cause, RuntimeError) and LOST.search(str(cause)):
+        return f"another process was lost, look for its own message: {cause}"
+    return None
+
+
+def _config_error(error: BaseException) -> str | None:
+    """Key of a config and the cause, for an error of which MONAI's message has the cause but no key.
+
+    The key is the one that MONAI was resolving at last, which the frames of the tracebacks know.
+    """
+    if not isinstance(error, Exception):
+        return None
+    for one in reversed(list(_chain(error))):
+        frames = [frame for frame, _ in traceback.walk_tb(one.__traceback__) if _resolves(frame)]
+        if frames:
+            return f"config key {frames[-1].f_locals['id']}: {_cause(error, frames[-1])}"
+    return None
+
+
+def _resolves(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__")
+    return module == "monai.bundle.reference_resolver" and frame.f_code.co_name == "_resolve_one_item"
+
+
+def _cause(error: BaseException, frame: FrameType) -> str:
+    """Why MONAI could not resolve a key: a name that no config has, or the first error of the chain."""
+    known = [*frame.f_locals["self"].items]
+    dangling = next((found[1] for one in _chain(error) if (found := DANGLING.search(str(one)))), None)
+    if dangling is None and frame.f_locals["id"] in known:
+        cause = root_cause(error)
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    near = difflib.get_close_matches(dangling or frame.f_locals["id"], known, n=1)
+    return f"{f'no config has @{dangling}' if dangling else 'no config has it'}{f'; {near[0]} is near' if near else ''}"

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from dcd_components import errors
 from dcd_components.errors import root_cause
 
 PROGRAM = """
-from errors import plain_errors
+from errors import InputError, plain_errors
 plain_errors()
 try:
     try:
@@ -18,25 +19,59 @@ try:
 except Exception as outer:
     raise RuntimeError("Failed to instantiate") from outer
 """
+CONFIG = """
+from monai.bundle import ConfigParser
+from errors import plain_errors
+plain_errors()
+ConfigParser({config}).get_parsed_content({key!r})
+"""
+LOADER = """
+from torch.utils.data import DataLoader
+from errors import InputError, plain_errors
+class Cases(list):
+    def __getitem__(self, index):
+        try:
+            raise InputError("case 7 has no t1c")
+        except InputError as error:
+            raise RuntimeError("applying transform") from error
+plain_errors()
+list(DataLoader(Cases([1]), num_workers=1))
+"""
 
 
-def run(statement: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that wraps what ``statement`` raises twice; errors.py alone is imported, which is quicker."""
-    command = [sys.executable, "-c", PROGRAM.format(statement=statement)]
-    return subprocess.run(command, cwd=Path(errors.__file__).parent, capture_output=True, text=True, check=False)
+def program(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that sees errors.py alone, without the package, which is quicker."""
+    variables = {**os.environ, **environment}
+    folder = Path(errors.__file__).parent
+    command = [sys.executable, "-c", text]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    ("statement", "line"),
-    [
-        pytest.param("raise ValueError('levels must be at least 1')", "error: levels must be at least 1", id="value"),
-        pytest.param("import nibabel; nibabel.load('/dev/null')", "error: Empty file: '/dev/null'", id="image"),
-        pytest.param("open('/no/such')", "error: [Errno 2] No such file or directory: '/no/such'", id="file"),
-    ],
-)
-def test_a_wrapped_error_about_input_ends_the_program_with_one_line(statement: str, line: str) -> None:
-    result = run(statement)
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", line + "\n")
+def run(statement: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that wraps what ``statement`` raises twice."""
+    return program(PROGRAM.format(statement=statement), **environment)
+
+
+def test_a_wrapped_error_of_our_own_checks_ends_the_program_with_one_line() -> None:
+    result = run("raise InputError('levels must be at least 1')")
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "error: levels must be at least 1\n")
+
+
+def test_the_cause_of_an_input_error_is_not_what_is_printed() -> None:
+    result = run("raise InputError('no config is called quik') from KeyError('quik')")
+    assert result.stderr == "error: no config is called quik\n"
+
+
+def test_the_environment_keeps_every_traceback() -> None:
+    result = run("raise InputError('levels must be at least 1')", DCD_TRACEBACK="1")
+    assert result.returncode == 1
+    assert "errors.InputError: levels must be at least 1" in result.stderr
+    assert result.stderr.endswith("RuntimeError: Failed to instantiate\n")
+
+
+def test_an_input_error_of_a_process_that_loads_data_is_one_line_too() -> None:
+    result = program(LOADER)
+    assert (result.returncode, result.stderr) == (1, "error: case 7 has no t1c\n")
 
 
 def test_a_process_that_has_lost_another_says_so() -> None:
@@ -54,13 +89,69 @@ def test_processes_that_cannot_find_each_other_say_why() -> None:
     assert "another process" not in result.stderr
 
 
-def test_another_error_keeps_its_traceback() -> None:
-    result = run("{}['epochs']")
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        pytest.param("{}['epochs']", "KeyError: 'epochs'", id="key"),
+        pytest.param("int('2.5')", "ValueError: invalid literal for int() with base 10: '2.5'", id="value"),
+        pytest.param(
+            "open('/no/such')", "FileNotFoundError: [Errno 2] No such file or directory: '/no/such'", id="file"
+        ),
+        pytest.param("import no_such", "ModuleNotFoundError: No module named 'no_such'", id="module"),
+    ],
+)
+def test_every_other_error_keeps_its_traceback(statement: str, line: str) -> None:
+    result = run(statement)
     assert result.returncode == 1
-    assert "Traceback (most recent call last)" in result.stderr
-    assert "KeyError: 'epochs'" in result.stderr
+    assert result.stderr.startswith("Traceback (most recent call last)")
+    assert f"\n{line}\n" in result.stderr
     assert result.stderr.endswith("RuntimeError: Failed to instantiate\n")
     assert "error: " not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "sentence"),
+    [
+        pytest.param(
+            {"train": {"optimizer": {"_target_": "torch.optim.SGD", "params": [], "rl": 0.1}}},
+            "train",
+            "config key train::optimizer: TypeError: SGD.__init__() got an unexpected keyword argument 'rl'",
+            id="argument",
+        ),
+        pytest.param(
+            {"network": {"_target_": "UNett"}, "device": "cpu"},
+            "network",
+            "config key network: ModuleNotFoundError: Cannot locate class or function path: 'UNett'.",
+            id="target",
+        ),
+        pytest.param(
+            {"run": "$@size * 2", "size": "$1 / 0"},
+            "run",
+            "config key size: ZeroDivisionError: division by zero",
+            id="$",
+        ),
+        pytest.param(
+            {"network": "@netwrk_def", "network_def": 1},
+            "network",
+            "config key network: no config has @netwrk_def; network_def is near",
+            id="reference",
+        ),
+        pytest.param({"network": "@q"}, "network", "config key network: no config has @q", id="far reference"),
+        pytest.param({"evaluate": 1}, "evalute", "config key evalute: no config has it; evaluate is near", id="no key"),
+    ],
+)
+def test_an_error_in_a_config_ends_with_the_key_and_the_cause(
+    config: dict[str, object], key: str, sentence: str
+) -> None:
+    result = program(CONFIG.format(config=config, key=key))
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.endswith(f"\nerror: {sentence}\n")
+
+
+def test_an_interrupted_program_names_no_key() -> None:
+    result = program(CONFIG.format(config={"run": "$__import__('signal').raise_signal(2)"}, key="run"))
+    assert result.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_root_cause_follows_causes_and_contexts() -> None:
