@@ -1,155 +1,282 @@
-"""The commands that lay out data and bundles; each returns what is to be printed."""
+r"""The command ``dcd``: one sub-command each for data, bundles, trainings and measurements.
+
+``dcd COMMAND --help`` lists the options of a command. Lists are repeated words, ``--levels 1 2 3``; what has a name and
+a value is written as ``name=value``, ``--labels necrosis=1 oedema=2``.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from dcd_components.bundle import new_bundles
-from dcd_components.bundle.configs import BUNDLES, bundle_settings
-from dcd_components.data import datalists, file_naming
-from dcd_components.errors import InputError
-from dcd_components.simulation import phantoms
+import dcd_components
+from dcd_components import commands
+from dcd_components.commands import TASKS
+from dcd_components.errors import InputError, plain_errors
 
-#: Voxels of the simulated images of each data set.
-TASKS = {"brats_gli": (80, 96, 80), "isles22": (80, 96, 72)}
+#: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
+EXTRAS = {
+    **dict.fromkeys(("fire", "ignite", "matplotlib", "monai", "nibabel", "scipy", "sklearn", "tqdm", "yaml"), "train"),
+    **dict.fromkeys(("nilearn",), "simulate"),
+    **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
+    **dict.fromkeys(("SimpleITK",), "register"),
+}
+WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
+PARTS = ("loss", "step", "inference")
 
 
-def phantom(
-    task: str,
-    out: str,
-    cases: int,
-    seed: int = 0,
-    spacing_mm: float = 2.0,
-    size: Sequence[int] | None = None,
-    folds: int = 5,
-    workers: int | None = None,
-) -> str:
-    """Simulate patients on real anatomy, named as in a data set, with a data list.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, and print what it returns.
 
-    Args:
-        task: brats_gli or isles22.
-        out: new folder to write them into.
-        cases: number of cases.
-        seed: the same seed gives the same bytes.
-        spacing_mm: size of a voxel.
-        size: voxels along each axis; 80,96,80 or 80,96,72 by default.
-        folds: number of folds in the data list.
-        workers: processes; all cores by default.
+    Raises:
+        InputError: for a package that the command needs and that is not installed, and what the command raises.
+        SystemExit: for options that the command does not have, with status 2.
     """
-    if task not in TASKS:
-        raise InputError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
-    if not BUNDLES.is_dir():
-        raise InputError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
-    if folds < 1:
-        raise InputError(f"--folds must be at least 1, got {folds}")
-    size = size or TASKS[task]
-    if not isinstance(size, Sequence) or len(size) != 3:
-        raise InputError(f"--size must be three numbers of voxels, such as 80,96,80, got {size}")
-    depth, height, width = size
-    simulate = {"brats_gli": phantoms.simulate_brats_gli, "isles22": phantoms.simulate_isles22}[task]
-    simulate(Path(str(out)), cases, seed, spacing_mm, (depth, height, width), workers)
-    return datalist(str(out), bundle=str(BUNDLES / f"{task}_dcd"), folds=folds, seed=seed)
+    plain_errors()
+    options = vars(parse(sys.argv[1:] if arguments is None else arguments))
+    command: Callable[..., str | None] = options.pop("function")
+    try:
+        text = command(**options)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        raise InputError(
+            f'{module} is not installed, which this command needs: pip install "dcd_components[{EXTRAS[module]}]"'
+        ) from error
+    if text:
+        sys.stdout.write(f"{text}\n")
 
 
-def datalist(
-    dataset_dir: str,
-    bundle: str | None = None,
-    files: Mapping[str, str | Sequence[str]] | None = None,
-    label_file: str | Sequence[str] | None = None,
-    reference: str | None = None,
-    own_grid: Sequence[str] | None = None,
-    labels: Mapping[str, int] | None = None,
-    patient: str | None = None,
-    folds: int = 5,
-    seed: int = 0,
-    nnunet_folds: bool = False,
-    skip_incomplete: bool = False,
-    out: str | None = None,
-) -> str:
-    r"""List all cases of a folder, in folds that keep each patient in one.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the words of a command; options that are not given are absent, so that the function's defaults hold."""
+    parser = argparse.ArgumentParser("dcd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {dcd_components.__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for function, summary, describe in COMMANDS:
+        one = subparsers.add_parser(
+            function.__name__,
+            help=summary,
+            description=function.__doc__,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        one.set_defaults(function=function)
+        describe(one)
+    if arguments and arguments[0] in subparsers.choices:
+        _refuse_unknown(arguments[1:], subparsers.choices[arguments[0]])
+    found, rest = parser.parse_known_args(arguments)
+    if found.function is commands.run:
+        # Words with = are settings, wherever they stand, also behind an option that takes several words.
+        words = [*getattr(found, "overlay", ()), *rest]
+        found.settings = [word for word in words if "=" in word]
+        found.overlay = [word for word in getattr(found, "overlay", ()) if "=" not in word]
+        rest = [word for word in rest if "=" not in word]
+    if rest:
+        subparsers.choices[arguments[0]].error(f"unexpected word {rest[0]!r}")
+    return found
 
-    Args:
-        dataset_dir: the data set; its cases may lie at any depth.
-        bundle: folder of the bundle that says how the files are named, such as bundles/brats_gli_dcd; what the next
-            options say goes before it.
-        files: pattern of each sequence's path, "{'t1n': '{case}-t1n.nii.gz', 't1c': '{case}-t1c.nii.gz'}".
-        label_file: pattern of the label's path; "" for a list of unlabelled images, for inference.
-        reference: sequence that names a case and shares the label's grid; the first by default.
-        own_grid: sequences that need not share that grid, "['flair']".
-        labels: values of the labels, "{'necrosis': 1, 'oedema': 2}".
-        patient: regular expression whose first group is the patient in a case's name, "(.+)-\d{3}$".
-        folds: number of folds.
-        seed: of the assignment of patients to folds.
-        nnunet_folds: nnU-Net's own folds, which may put a patient into several, to compare with published figures.
-        skip_incomplete: leave out cases with missing or doubled files instead of stopping.
-        out: file to write; DATASET_DIR/datalist.json by default.
-    """
-    folder = folder_of(dataset_dir)
-    given: dict[str, object] = {"files": files, "label_file": label_file, "reference": reference, "own_grid": own_grid}
-    given = {k: v for k, v in {**given, "labels": labels, "patient": patient}.items() if v is not None}
-    if bundle is None and files is None:
-        raise InputError("say how the files are named: --bundle bundles/brats_gli_dcd, or --files and --label_file")
-    layout = file_naming.make_layout({**(bundle_settings(bundle) if bundle else {}), **given})
-    rule = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
-    options = {"bundle": bundle and f"bundles/{Path(bundle).resolve().name}", **given, "folds": folds, **rule}
-    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    listed, skipped = datalists.make_datalist(
-        folder,
-        layout,
-        folds=folds,
-        seed=seed,
-        nnunet=nnunet_folds,
-        skip_incomplete=skip_incomplete,
-        description=shlex.join(["python", "-m", "dcd_components", "datalist", "DIR", *words]),
+
+def _refuse_unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Name the option most alike, which argparse does not; before it asks for one that is thought to be given."""
+    known = parser._option_string_actions
+    for name in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if name not in known:
+            near = difflib.get_close_matches(f"--{name[2:].replace('-', '_')}", known, n=1)
+            hint = (
+                f"; did you mean {near[0]}?" if near else f"; it has {', '.join(one for one in known if one[1] == '-')}"
+            )
+            parser.error(f"unknown option {name}; {hint}")
+
+
+class _Named(argparse.Action):
+    """Words ``name=value`` as a mapping; a name that comes twice has a list of values."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        found: dict[str, list[str]] = {}
+        for word in values:
+            name, equals, value = word.partition("=")
+            if not equals:
+                parser.error(f"{option} must be words name=value, got {word!r}")
+            found.setdefault(name, []).append(value)
+        setattr(namespace, self.dest, {name: one[0] if len(one) == 1 else one for name, one in found.items()})
+
+
+class _Labels(argparse.Action):
+    """Words ``name=value`` with whole numbers as a mapping, or plain names as a list."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        pairs = [word.partition("=") for word in values]
+        if not any(equals for _, equals, _ in pairs):
+            setattr(namespace, self.dest, list(values))
+        elif all(equals and value.isdecimal() for _, equals, value in pairs):
+            setattr(namespace, self.dest, {name: int(value) for name, _, value in pairs})
+        else:
+            parser.error(f"{option} must be names, or words name=1 with whole numbers, got {' '.join(values)}")
+
+
+def _phantom_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("task", choices=TASKS)
+    add("--out", type=Path, required=True, help="new folder to write them into")
+    add("--cases", type=int, required=True, help="number of cases")
+    add("--seed", type=int, help="the same seed gives the same bytes")
+    add("--spacing_mm", type=float, help="size of a voxel; 2 by default")
+    add("--size", type=int, nargs=3, metavar="N", help="voxels along each axis; 80 96 80, or 80 96 72 for isles22")
+    add("--folds", type=int, help="number of folds in the data list; 5 by default")
+    add("--workers", type=int, help="processes; all cores by default")
+
+
+def _naming_options(parser: argparse.ArgumentParser, label_file: str) -> None:
+    """What says how the files of a data set are named."""
+    add = parser.add_argument_group("names of the files", "in which {case} stands for the name of a case").add_argument
+    add(
+        "--sequences",
+        nargs="+",
+        action=_Named,
+        metavar="NAME=PATTERN",
+        help="path of each sequence, t1c={case}-t1c.nii.gz, in the order of the network's channels; the first names a "
+        "case and shares the label's grid; a sequence may come twice, with another pattern",
     )
-    datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
-    faults = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""
-    return f"{faults}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
+    add("--label_file", nargs="+", metavar="PATTERN", help=f"path of the label{label_file}")
+    add("--resampled", nargs="+", metavar="NAME", help="sequences that need not lie on the first one's grid")
+    add("--patient_regex", help=r"regular expression whose first group is the patient in a case's name: (.+)-\d{3}$")
 
 
-def new_bundle(
-    name: str,
-    channels: new_bundles.Names,
-    labels: new_bundles.Names | Mapping[str, int],
-    files: Mapping[str, str | Sequence[str]] | None = None,
-    label_file: str | Sequence[str] = "{case}-seg.nii.gz",
-    patient: str = "(.+)",
-    reference: str | None = None,
-    own_grid: Sequence[str] | None = None,
-    dataset_dir: str | None = None,
-    spacing: Sequence[float] | None = None,
-    patch_size: Sequence[int] | None = None,
-    out: str = ".",
-) -> str:
-    r"""Write a bundle for other sequences and labels, ready to train.
-
-    Args:
-        name: of the bundle and its new folder.
-        channels: the sequences, in the order of the network's channels, "['Flair','T1c']".
-        labels: values of the labels, "{'necrosis': 1, 'oedema': 2}", or only names, for 1, 2 and so on.
-        files: pattern of each sequence's path; "{case}-Flair.nii.gz" for Flair by default.
-        label_file: pattern of the label's path.
-        patient: regular expression whose first group is the patient in a case's name, "(.+)-\d{3}$".
-        reference: sequence that names a case and shares the label's grid; the first by default.
-        own_grid: sequences that need not share that grid, "['flair']".
-        dataset_dir: images to take spacing and patch from, where they are not given; 1 mm and 128^3 without.
-        spacing: mm along each axis in RAS.
-        patch_size: voxels along each axis in RAS.
-        out: folder to put the new one into.
-    """
-    folder = new_bundles.free_folder(str(name), str(out))
-    options = {"label_file": label_file, "patient": patient, "reference": reference, "own_grid": own_grid}
-    layout = new_bundles.plan_layout(channels, labels, files=files, **options)
-    task = new_bundles.plan_task(layout, dataset_dir, spacing, patch_size)
-    new_bundles.write_bundle(folder, task)
-    patch, mm = (" x ".join(map(str, sizes)) for sizes in (task.patch_size, task.spacing))
-    return f"{folder}: patches of {patch} voxels of {mm} mm; its docs/README.md says what is still to be written"
+def _datalist_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("dataset_dir", type=Path, help="the data set; its cases may lie at any depth")
+    add("--bundle", type=Path, help="folder of the bundle that says how the files are named; what is given goes before")
+    _naming_options(parser, '; "" for images without labels, for inference')
+    add("--labels", nargs="+", action=_Labels, metavar="NAME=VALUE", help="values of the labels: necrosis=1 oedema=2")
+    add("--folds", type=int, help="number of folds; 5 by default")
+    add(
+        "--nnunet_folds",
+        action="store_true",
+        help="nnU-Net's own folds, which may put a patient into several, to compare with published figures",
+    )
+    add("--skip_incomplete", action="store_true", help="leave out cases with missing or doubled files, do not stop")
+    add("--out", type=Path, help="file to write; DATASET_DIR/datalist.json by default")
 
 
-def folder_of(name: object) -> Path:
-    """Folder of a name that Fire took for a number or a list where it looks like one."""
-    if not isinstance(name, (str, int, float)):
-        raise InputError(f"quote a folder's name that looks like a list twice, got {name}")
-    return Path(str(name))
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("datalist", type=Path, help="the data list")
+    add("--dataset_dir", type=Path, required=True, help="folder that its paths start from")
+    add("--out", type=Path, help="CSV file, one row a case; by default beside the list. A stopped run goes on from it")
+    add("--workers", type=int, help="processes; all cores by default")
+
+
+def _new_bundle_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", help="of the bundle and its new folder")
+    add("--channels", nargs="+", metavar="NAME", help="the sequences, where the files are called {case}-NAME.nii.gz")
+    _naming_options(parser, "; {case}-seg.nii.gz by default")
+    add(
+        "--labels",
+        nargs="+",
+        action=_Labels,
+        required=True,
+        metavar="NAME=VALUE",
+        help="values of the labels, necrosis=1 oedema=2, or only names, for 1, 2 and so on",
+    )
+    add("--dataset_dir", type=Path, help="images to take spacing and patch from; without: 1 mm and 128 voxels")
+    add("--spacing", type=float, nargs=3, metavar="MM", help="along each axis in RAS")
+    add("--patch_size", type=int, nargs=3, metavar="N", help="voxels along each axis in RAS")
+    add("--out", type=Path, help="folder to put the new one into; this one by default")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dcd run WORKFLOW BUNDLE --dataset_dir DIR [options] [key=value ...]"
+    parser.epilog = "key=value sets a key of the configs, nested ones as trainer::max_epochs=3"
+    add = parser.add_argument
+    add("workflow", choices=WORKFLOWS, help="teacher, student (alone) and distill train; segment writes masks")
+    add("bundle", type=Path, help="its folder, in the repository or unpacked from a release")
+    add("--dataset_dir", type=Path, required=True, help="the data set, with its datalist.json")
+    add("--output_dir", type=Path, help="folder for masks and scores; BUNDLE/eval by default")
+    add("--quick", action="store_true", help="few iterations of small networks, to see that all runs")
+    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: mirror, teacher, multi_gpu")
+
+
+def _overlay_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overlay", nargs="+", action="extend", metavar="NAME", help="configs that the weights were trained with"
+    )
+
+
+def _pack_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("bundle", type=Path, help="its folder, with models/model.pt")
+    add("--out", type=Path, required=True, help="folder for NAME_vVERSION.zip")
+    _overlay_option(parser)
+    add("--teacher", action="store_true", help="with models/teacher/model.pt, so that others can distil from it")
+    add("--scores", type=Path, help="scores.csv of the weights' evaluation; its means go into the metadata")
+    add("--url", help="address below which files above 25 MB will be published, beside the zip")
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="its folder, in the repository or unpacked from a release")
+    _overlay_option(parser)
+
+
+def _segment_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("cases", nargs="+", metavar="CASE", help="a file of a case, whichever sequence, or a folder with cases")
+    add("--model", type=Path, required=True, help="the ONNX file, in the folder models of its bundle")
+    add("--out", type=Path, required=True, help="folder for the masks, each in the geometry of its case")
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, help="new folder for tables, pictures, weights and logs; demo by default")
+    add("--seed", type=int, help="of the simulated patients and the networks' first weights")
+    add("--task", choices=TASKS, help="brats_gli by default")
+
+
+def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("parts", nargs="+", choices=PARTS, help="what is measured")
+    add("--out", type=Path, required=True, help="new folder for the tables and the picture")
+    add("--repeats", type=int, help="rounds of which the median is taken; 7 by default")
+    add("--bundle", type=Path, help="whose networks are measured; the repository's for BraTS by default")
+    add = parser.add_argument_group("the loss").add_argument
+    add("--sizes", type=int, nargs="+", metavar="N", help="voxels along the axes of the patches; 32 64 by default")
+    add("--levels", type=int, nargs="+", metavar="N", help="of the wavelet transform; 1 2 3 by default")
+    add = parser.add_argument_group("inference").add_argument
+    add("--patch", type=int, nargs=3, metavar="N", help="voxels along each axis of a patch; the bundle's by default")
+    add("--case", type=int, nargs=3, metavar="N", help="voxels of a whole case; 240 240 155 by default")
+    add("--weights", type=Path, help="of the student; random ones by default, which cost the same")
+    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs that the weights were trained with")
+    add(
+        "--dataset_dir", type=Path, help="data set that int8 is calibrated on and Dice measured with, besides --weights"
+    )
+
+
+def _benchmark_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset_dir", type=Path, required=True, help="with its datalist.json; all its cases are trained on")
+    add("--out", type=Path, required=True, help="new folder for the table")
+    add("--bundle", type=Path, help="whose student is trained; the repository's for BraTS by default")
+    add("--iterations", type=int, help="of one epoch; 6 by default")
+    add("--repeats", type=int, help="epochs that are measured once the caches are full; 3 by default")
+    add("--workers", type=int, help="processes that load data; 2 by default")
+
+
+#: The commands: the function, whose name is the command's, a summary, and what declares the options.
+COMMANDS: list[tuple[Callable[..., str | None], str, Callable[[argparse.ArgumentParser], None]]] = [
+    (commands.datalist, "list the cases of a folder, in folds", _datalist_options),
+    (commands.check, "read every case and say what would break a training", _check_options),
+    (commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
+    (commands.run, "train a teacher, distil, evaluate or segment", _run_options),
+    (commands.pack, "pack a bundle and its weights into a zip", _pack_options),
+    (commands.export, "write a network as ONNX, checked against PyTorch", _export_options),
+    (commands.segment, "segment with an ONNX file, on a CPU", _segment_options),
+    (commands.phantom, "simulate patients", _phantom_options),
+    (commands.demo, "the whole story on simulated patients", _demo_options),
+    (commands.benchmark, "measure loss, training step and inference", _benchmark_options),
+    (commands.benchmark_data, "measure the time spent waiting for data", _benchmark_data_options),
+]

@@ -1,0 +1,122 @@
+"""One of a bundle's workflows, as a command of MONAI that is shown, checked and run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle import run as monai_run
+
+from dcd_components.bundle.configs import SUFFIXES
+from dcd_components.errors import InputError
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """What MONAI's ``run`` is told: its name for what is run, if it has one, and the configs from the lowest up."""
+
+    name: str
+    configs: Sequence[str]
+
+
+WORKFLOWS = {
+    "teacher": Workflow("training", ["train_teacher"]),
+    "student": Workflow("training", ["train_student"]),
+    "distill": Workflow("training", ["distill"]),
+    "evaluate": Workflow("evaluating", ["inference", "evaluate"]),
+    "segment": Workflow("", ["inference"]),
+}
+
+
+def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings: Mapping[str, str]) -> list[str]:
+    """Words of the MONAI command that runs a workflow of a bundle, with paths that hold in any folder.
+
+    MONAI takes a misspelt setting in silence, and then runs without it. Here every setting must be one that a config
+    has; below a component (``_target_``) it may also be a new argument, which the component itself checks.
+
+    Args:
+        workflow: a name in :data:`WORKFLOWS`.
+        bundle: folder of the bundle, in the repository or unpacked from a release.
+        overlays: names of further configs, the later on top of the earlier.
+        settings: text of each config key that is set, such as ``{"trainer::max_epochs": "3"}``.
+
+    Raises:
+        InputError: for a config that the bundle does not have, and for a setting that no config has.
+    """
+    chosen, root = WORKFLOWS[workflow], bundle.absolute()
+    files = [_config_file(root, name) for name in [*chosen.configs, *overlays]]
+    config = ConfigParser.load_config_files(files)
+    options = set(inspect.signature(monai_run).parameters) - {"override"}
+    for key in settings:
+        if key not in options:
+            _refuse_unknown(key, config)
+    named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
+    words = ["run", *([chosen.name] if chosen.name else []), "--bundle_root", str(root), "--config_file", named]
+    return [*words, *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def run(words: Sequence[str]) -> None:
+    """Show a command of ``monai.bundle`` and run it in this process, as ``python -m monai.bundle`` does.
+
+    The exit status, Ctrl-C and the output are thus those of MONAI's own command.
+    """
+    sys.stdout.write(shlex.join(["python", "-m", "monai.bundle", *words]) + "\n")
+    sys.stdout.flush()
+    sys.argv = ["monai.bundle", *words]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def _config_file(bundle: Path, name: str) -> Path:
+    stem = Path(name).stem
+    files = [bundle / "configs" / f"{stem}{suffix}" for suffix in SUFFIXES]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        there = sorted(path.stem for path in (bundle / "configs").glob("*.*") if path.suffix in SUFFIXES)
+        has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
+        raise InputError(f"the bundle {bundle} has no config {stem}: {has}")
+    return found
+
+
+def _refuse_unknown(key: str, config: Any) -> None:
+    """Walk down a nested key; where it leaves the config, say so, with the nearest that is there."""
+    *parents, last = key.replace("#", "::").split("::")
+    try:
+        node = config
+        for part in parents:
+            node = _child(node, part)
+        if not (isinstance(node, Mapping) and "_target_" in node):
+            _child(node, last)
+    except LookupError:
+        raise InputError(f"no config has the key {key}{_nearest(key, [*_keys(config)])}") from None
+
+
+def _child(node: Any, part: str) -> Any:
+    try:
+        return node[int(part)] if isinstance(node, list) else node[part]
+    except (TypeError, ValueError) as error:  # a number or a text has nothing below it
+        raise LookupError(part) from error
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """All keys of a config, the nested ones with the keys that they lie below."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for part, child in children:
+        yield f"{prefix}{part}"
+        yield from _keys(child, f"{prefix}{part}::")
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """The key most alike as a whole, or by its last part, whose place may be what was forgotten."""
+    near = difflib.get_close_matches(key, known, n=1)
+    if not near:
+        last = {one.rpartition("::")[2]: one for one in reversed(known)}
+        near = [last[one] for one in difflib.get_close_matches(key.rpartition("::")[2], [*last], n=1)]
+    return f"; the nearest is {near[0]}" if near else ""

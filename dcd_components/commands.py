@@ -1,0 +1,219 @@
+"""What the commands of ``dcd`` do; each returns what is to be printed.
+
+Modules are imported by the command that needs them: what one needs, another need not have installed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcd_components.errors import InputError
+
+TASKS = ("brats_gli", "isles22")
+
+
+def datalist(
+    dataset_dir: str | Path,
+    bundle: str | Path | None = None,
+    sequences: Mapping[str, str | Sequence[str]] | None = None,
+    label_file: str | Sequence[str] | None = None,
+    resampled: Sequence[str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    patient_regex: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    nnunet_folds: bool = False,
+    skip_incomplete: bool = False,
+    out: str | Path | None = None,
+) -> str:
+    """List all cases of a folder, in folds that keep each patient in one."""
+    from dcd_components.bundle.configs import bundle_settings
+    from dcd_components.data import datalists, file_naming
+
+    if bundle is None and sequences is None:
+        raise InputError("say how the files are named: --bundle FOLDER, or --sequences and --label_file")
+    given: dict[str, Any] = {"sequences": sequences, "label_file": label_file, "resampled": resampled}
+    given = {k: v for k, v in {**given, "labels": labels, "patient_regex": patient_regex}.items() if v is not None}
+    settings: dict[str, Any] = bundle_settings(bundle) if bundle else {}
+    if sequences is not None:  # other sequences have another reference, their first
+        settings = {name: value for name, value in settings.items() if name not in ("reference", "resampled")}
+    layout = file_naming.make_layout({**settings, **given})
+    folder, rule = Path(dataset_dir), {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}
+    listed, skipped = datalists.make_datalist(
+        folder,
+        layout,
+        folds=folds,
+        seed=seed,
+        nnunet=nnunet_folds,
+        skip_incomplete=skip_incomplete,
+        description=shlex.join(["dcd", "datalist", "DIR", *_words({**named, **given, "folds": folds, **rule})]),
+    )
+    datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
+    faults = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""
+    return f"{faults}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
+
+
+def check(
+    datalist: Path, dataset_dir: Path, out: Path | None = None, workers: int | None = None
+) -> str:  # the exit status is 1 by SystemExit
+    """Read every case of a data list and say what would break a training; exit status 1 if anything does."""
+    from dcd_components.data.check import runner
+
+    report = runner.check_datalist(datalist, dataset_dir, out, workers)
+    if not report.faults:
+        return report.summary
+    sys.stdout.write(f"{report.summary}\n")
+    sys.exit(1)
+
+
+def new_bundle(
+    name: str,
+    labels: Sequence[str] | Mapping[str, int],
+    channels: Sequence[str] | None = None,
+    sequences: Mapping[str, str | Sequence[str]] | None = None,
+    label_file: str | Sequence[str] = "{case}-seg.nii.gz",
+    resampled: Sequence[str] = (),
+    patient_regex: str = "(.+)",
+    dataset_dir: str | Path | None = None,
+    spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
+    out: str | Path = ".",
+) -> str:
+    """Write a bundle for other sequences and labels, ready to train."""
+    from dcd_components.bundle import new_bundles
+
+    if (channels is None) == (sequences is None):
+        raise InputError("name the network's channels: --channels, or --sequences with the patterns of their files")
+    folder = new_bundles.free_folder(name, out)
+    layout = new_bundles.plan_layout(
+        channels or [*(sequences or {})],
+        labels,
+        sequences=sequences,
+        label_file=label_file,
+        resampled=resampled,
+        patient_regex=patient_regex,
+    )
+    task = new_bundles.plan_task(layout, dataset_dir, spacing, patch_size)
+    new_bundles.write_bundle(folder, task)
+    patch, mm = (" x ".join(map(str, sizes)) for sizes in (task.patch_size, task.spacing))
+    return f"{folder}: patches of {patch} voxels of {mm} mm; its docs/README.md says what is still to be written"
+
+
+def run(
+    workflow: str,
+    bundle: Path,
+    dataset_dir: Path,
+    output_dir: Path | None = None,
+    quick: bool = False,
+    overlay: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> None:
+    """Train, evaluate or segment: show the command of MONAI that does it, and run it.
+
+    Unlike MONAI, this refuses a key that no config has.
+    """
+    from dcd_components.bundle import running
+
+    folders = {"dataset_dir": str(dataset_dir.absolute())}
+    folders |= {"output_dir": str(output_dir.absolute())} if output_dir else {}
+    overlays = [*overlay, *(["quick"] if quick else [])]
+    given = {key: value for key, _, value in (word.partition("=") for word in settings)}
+    running.run(running.command_line(workflow, bundle, overlays, folders | given))
+
+
+def pack(
+    bundle: Path,
+    out: Path,
+    overlay: Sequence[str] = (),
+    teacher: bool = False,
+    scores: Path | None = None,
+    url: str | None = None,
+) -> str:
+    """Pack a bundle and its trained weights into a zip to publish."""
+    from dcd_components.bundle.release import packing
+
+    return str(packing.pack(bundle, out, overlays=overlay, teacher=teacher, scores=scores, url=url))
+
+
+def export(bundle: Path, overlay: Sequence[str] = ()) -> str:
+    """Write the network of a bundle as an ONNX file beside its weights, and check it against PyTorch."""
+    from dcd_components.deploy import onnx_export
+
+    return onnx_export.run(str(bundle), overlay)
+
+
+def segment(cases: Sequence[str], model: Path, out: Path) -> str:
+    """Segment cases on a CPU with the ONNX file that export wrote; no mask that is there already is touched."""
+    from dcd_components.deploy import onnx_inference
+
+    return onnx_inference.run(*cases, model=str(model), out=str(out))
+
+
+def phantom(
+    task: str,
+    out: Path,
+    cases: int,
+    seed: int = 0,
+    spacing_mm: float = 2.0,
+    size: Sequence[int] | None = None,
+    folds: int = 5,
+    workers: int | None = None,
+) -> str:
+    """Simulate patients on real anatomy, named as in a data set, with a data list."""
+    from dcd_components.bundle.configs import BUNDLES
+    from dcd_components.simulation import phantoms
+
+    if task not in TASKS:
+        raise InputError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
+    if not BUNDLES.is_dir():
+        raise InputError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
+    if folds < 1:
+        raise InputError(f"--folds must be at least 1, got {folds}")
+    depth, height, width = size or {"brats_gli": (80, 96, 80), "isles22": (80, 96, 72)}[task]
+    simulate = {"brats_gli": phantoms.simulate_brats_gli, "isles22": phantoms.simulate_isles22}[task]
+    simulate(Path(out), cases, seed, spacing_mm, (depth, height, width), workers)
+    return datalist(out, bundle=BUNDLES / f"{task}_dcd", folds=folds, seed=seed)
+
+
+def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli") -> None:
+    """Simulate patients, train, distil, evaluate and report, in about a quarter of an hour."""
+    from dcd_components.demo import demo as whole
+
+    whole.run(str(out), seed, task)
+
+
+def benchmark(parts: Sequence[str], out: Path, overlay: Sequence[str] = (), **options: Any) -> str:
+    """Measure the loss and a training step against the published algorithm, and inference on the CPU."""
+    from dcd_components.benchmarks import benchmark as measurement
+
+    texts: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return measurement.run(str(out), parts=parts, overlays=overlay, **texts)
+
+
+def benchmark_data(dataset_dir: Path, out: Path, **options: Any) -> str:
+    """Measure how much of a training's time is spent waiting for data, with and without the cache on disk."""
+    from dcd_components.benchmarks import data
+
+    texts: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return data.run(str(dataset_dir), str(out), **texts)
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as they are written on the command line."""
+    words = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            pairs = [(key, one) for key, several in value.items() for one in _several(several)]
+            words += [f"--{name}", *(f"{key}={one}" for key, one in pairs)]
+        else:
+            words += [f"--{name}", *([] if value is True else map(str, _several(value)))]
+    return words
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
