@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from dcd_components.data.cache import DiskCache
     from dcd_components.data.loading import load_cases
     from dcd_components.data.registration import RigidRegistrationd
-    from dcd_components.data.samplers import SharedOrder, share_cases
+    from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
+    from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
     from dcd_components.handlers.checkpoints import prepare_checkpoint
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
     from dcd_components.losses.feature import FeatureLoss
     from dcd_components.losses.segmentation import BatchDiceCELoss
-    from dcd_components.losses.stagewise import StagewiseLoss
     from dcd_components.losses.wavelet_detail import WaveletDetailLoss
     from dcd_components.networks.stage_recorder import StageRecorder
     from dcd_components.networks.weights import InferenceWeights, load_frozen
-    from dcd_components.schedules import constant, cosine_decay, cosine_ramp, linear_ramp, schedule
-    from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, dwt3, idwt3
+    from dcd_components.schedules import constant, cosine_ramp, linear_ramp
+    from dcd_components.wavelets.dwt_matmul import dwt3
+    from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
 __version__ = "0.4.0"
 
@@ -39,32 +40,29 @@ __all__ = [
     "DeepSupervisionLoss",
     "DiskCache",
     "DistillationHandler",
+    "Distiller",
+    "DistributedReplacementSampler",
     "FeatureLoss",
     "GradientClipping",
     "InferenceWeights",
     "LossesForTrackers",
     "MirrorInferer",
     "RigidRegistrationd",
-    "SharedOrder",
     "StageRecorder",
-    "StagewiseLoss",
     "TrainingGuard",
     "TrainingLog",
     "ValidationPicture",
     "WaveletDetailLoss",
     "WeightAverage",
+    "case_sampler",
     "constant",
-    "cosine_decay",
     "cosine_ramp",
     "dwt3",
-    "idwt3",
     "linear_ramp",
     "load_cases",
     "load_frozen",
     "plain_errors",
     "prepare_checkpoint",
-    "schedule",
-    "share_cases",
 ]
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
@@ -73,9 +71,10 @@ MODULES = {
     "data.loading": ("load_cases",),
     "data.registration": ("RigidRegistrationd",),
     "data.samplers": (
-        "SharedOrder",
-        "share_cases",
+        "DistributedReplacementSampler",
+        "case_sampler",
     ),
+    "distiller": ("Distiller",),
     "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
     "handlers.checkpoints": ("prepare_checkpoint",),
@@ -92,7 +91,6 @@ MODULES = {
     "losses.deep_supervision": ("DeepSupervisionLoss",),
     "losses.feature": ("FeatureLoss",),
     "losses.segmentation": ("BatchDiceCELoss",),
-    "losses.stagewise": ("StagewiseLoss",),
     "losses.wavelet_detail": ("WaveletDetailLoss",),
     "networks.stage_recorder": ("StageRecorder",),
     "networks.weights": (
@@ -101,16 +99,13 @@ MODULES = {
     ),
     "schedules": (
         "constant",
-        "cosine_decay",
         "cosine_ramp",
         "linear_ramp",
-        "schedule",
     ),
+    "wavelets.dwt_matmul": ("dwt3",),
     "wavelets.transform": (
         "BANDS",
         "DIRECTIONAL_BANDS",
-        "dwt3",
-        "idwt3",
     ),
 }
 

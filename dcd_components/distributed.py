@@ -1,28 +1,54 @@
-"""What the processes of one training share: sums, the random order of the data, and cases to score.
+"""Sums and means over the processes of one training, by ``torch.distributed``.
 
-Alone, without ``torch.distributed``, a process is all there is.
+Without a process group, a process is all there is.
 """
 
 from __future__ import annotations
 
-import ignite.distributed as idist
+import torch.distributed as dist
 from torch import Tensor
 
 
-def total(x: Tensor) -> Tensor:
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if _grouped() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if _grouped() else 0
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum of a tensor over all processes, the same in each.
 
     Its gradient is multiplied by the number of processes, because ``DistributedDataParallel`` divides by it. Nothing is
     sent during the backward pass.
     """
-    processes: int = idist.get_world_size()
+    processes = world_size()
     if processes == 1:
         return x
-    everywhere: Tensor = idist.all_reduce(x.detach().clone())
+    everywhere = _summed(x.detach())
     return everywhere + processes * (x - x.detach()) if x.requires_grad else everywhere
 
 
-def mean(x: Tensor) -> Tensor:
-    """Mean of a tensor over all processes, the same in each; see :func:`total`."""
-    processes: int = idist.get_world_size()
-    return total(x) / processes
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, the same in each; see :func:`all_reduce_sum`."""
+    processes = world_size()
+    return all_reduce_sum(x) / processes if processes > 1 else x
+
+
+def broadcast(x: Tensor) -> None:
+    """Give a tensor the values that it has in the first process, in place."""
+    if world_size() > 1:
+        dist.broadcast(x, src=0)
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _summed(x: Tensor) -> Tensor:
+    sent = x.to("cuda" if dist.get_backend() == "nccl" else x.device, copy=True)  # NCCL sends what is on a GPU alone
+    dist.all_reduce(sent)
+    return sent.to(x.device)

@@ -1,7 +1,7 @@
 """Weight of the distillation loss by epoch: factories of pure functions ``epoch -> weight``.
 
-Epochs count from 0, as in the paper. Every schedule is zero before ``start`` and ``maximum`` from
-``start + length`` on, except ``cosine_decay``, which goes the other way.
+Epochs count from 0, as in the paper. Every schedule is 0 before ``start``, and the ramps are ``maximum`` from
+``start + length`` on. A config names one as its ``_target_``, such as ``dcd_components.cosine_ramp``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def constant(maximum: float, start: int = 0) -> Schedule:
 
 
 def linear_ramp(maximum: float, start: int, length: int) -> Schedule:
-    """Straight line from 0 at ``start`` to ``maximum`` at ``start + length``."""
+    """Straight line from 0 at ``start`` to ``maximum`` at ``start + length``, to see whether the curve matters."""
     _check(maximum, start, length)
     return lambda epoch: maximum * _progress(epoch, start, length)
 
@@ -30,31 +30,6 @@ def cosine_ramp(maximum: float, start: int, length: int) -> Schedule:
     """The paper's ``w(e) = maximum * (1 - cos(pi * min((e - start) / length, 1))) / 2``."""
     _check(maximum, start, length)
     return lambda epoch: maximum * (1 - math.cos(math.pi * _progress(epoch, start, length))) / 2
-
-
-def cosine_decay(maximum: float, start: int, length: int) -> Schedule:
-    """``maximum`` until ``start``, then along a half cosine to 0 at ``start + length``."""
-    _check(maximum, start, length)
-    return lambda epoch: maximum * (1 + math.cos(math.pi * _progress(epoch, start, length))) / 2
-
-
-SHAPES: dict[str, Callable[..., Schedule]] = {
-    shape.__name__: shape for shape in (constant, linear_ramp, cosine_ramp, cosine_decay)
-}
-
-
-def schedule(shape: str, **settings: float) -> Schedule:
-    """Make a schedule by the name of its shape, for configs.
-
-    Raises:
-        InputError: for an unknown shape, or settings that it does not have.
-    """
-    if shape not in SHAPES:
-        raise InputError(f"unknown schedule {shape!r}; choose from {', '.join(SHAPES)}")
-    try:
-        return SHAPES[shape](**settings)
-    except TypeError as error:
-        raise InputError(f"schedule {shape} got {settings}: {error}") from None
 
 
 def _progress(epoch: int, start: int, length: int) -> float:

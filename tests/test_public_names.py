@@ -5,11 +5,11 @@ import pytest
 import dcd_components
 
 PUBLIC_NAMES = {
-    *("BANDS", "DIRECTIONAL_BANDS", "dwt3", "idwt3"),
-    *("FeatureLoss", "WaveletDetailLoss", "StagewiseLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
-    *("SharedOrder", "share_cases"),
-    *("constant", "linear_ramp", "cosine_ramp", "cosine_decay", "schedule"),
-    *("StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
+    *("BANDS", "DIRECTIONAL_BANDS", "dwt3"),
+    *("FeatureLoss", "WaveletDetailLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
+    *("DistributedReplacementSampler", "case_sampler"),
+    *("constant", "linear_ramp", "cosine_ramp"),
+    *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("InferenceWeights", "load_frozen", "prepare_checkpoint"),

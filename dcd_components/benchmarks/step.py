@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.published_loss import PublishedLoss
-from dcd_components.losses.stagewise import StagewiseLoss
-from dcd_components.losses.wavelet_detail import WaveletDetailLoss
+from dcd_components.distiller import Distiller
 from dcd_components.networks.stage_recorder import StageRecorder
 
 COLUMNS = {
@@ -71,39 +70,48 @@ class _Training:
 
     def steps(self) -> dict[str, Callable[[], None]]:
         """What is timed, each with an optimizer of its own."""
-        ours = StagewiseLoss(WaveletDetailLoss(*pair) for pair in self.pairs).to(self.device)
-        theirs = StagewiseLoss(PublishedLoss(*pair) for pair in self.pairs).to(self.device)
+        image_shape = self.image.shape[1:]
+        ours = Distiller(self.student, self.teacher, self.stages, image_shape=image_shape, weight=0.01)
+        theirs = nn.ModuleList(PublishedLoss(*pair) for pair in self.pairs).to(self.device)
         encoder = StageRecorder(self.teacher, self.stages, stop=True)
         return {
-            STUDENT: partial(self._step, None, None, self._optimizer()),
-            ENCODER: partial(self._step, partial(encoder.features, self._run), None, self._optimizer()),
-            OURS: partial(self._step, partial(encoder.features, self._run), ours, self._optimizer(ours)),
-            PUBLISHED: partial(self._step, self._whole_teacher, theirs, self._optimizer(theirs)),
+            STUDENT: partial(self._step, None, self._optimizer()),
+            ENCODER: partial(self._step, partial(self._run_encoder, encoder), self._optimizer()),
+            OURS: partial(self._distil, ours, self._optimizer(ours)),
+            PUBLISHED: partial(self._distil_as_published, theirs, self._optimizer(theirs)),
         }
 
     def _optimizer(self, loss: nn.Module | None = None) -> torch.optim.Optimizer:
         parameters = [*self.student.parameters(), *(loss.parameters() if loss else ())]
         return torch.optim.SGD(parameters, lr=1e-6, momentum=0.99, nesterov=True)
 
-    def _step(
-        self, targets: Callable[[], list[Tensor]] | None, distance: nn.Module | None, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def _step(self, term: Callable[[], Tensor | float] | None, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        with StageRecorder(self.student, self.stages) as recorder:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                total: Tensor = self.loss(self.student(self.image), self.label)
-                theirs = targets() if targets else []
-            maps = recorder.pop()
-            if distance is not None:
-                total = total + 0.01 * distance(maps, theirs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            total: Tensor = self.loss(self.student(self.image), self.label)
+            total = total + term() if term else total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def _whole_teacher(self) -> list[Tensor]:
-        """Maps of the teacher's stages from a pass through all of it; frozen, it keeps nothing for gradients."""
-        with StageRecorder(self.teacher, self.stages) as recorder:
-            self._run(self.teacher)
-            return recorder.pop()
+    def _distil(self, distiller: Distiller, optimizer: torch.optim.Optimizer) -> None:
+        with distiller:
+            self._step(partial(distiller.loss, self.image, 0), optimizer)
+
+    def _run_encoder(self, encoder: StageRecorder) -> float:
+        encoder.features(self._run)
+        return 0.0
+
+    def _distil_as_published(self, losses: nn.ModuleList, optimizer: torch.optim.Optimizer) -> None:
+        """Run all of the teacher; frozen, it keeps nothing for gradients."""
+        with StageRecorder(self.student, self.stages) as student, StageRecorder(self.teacher, self.stages) as teacher:
+
+            def term() -> Tensor:
+                self._run(self.teacher)
+                pairs = zip(losses, student.pop(), teacher.pop(), strict=True)
+                with torch.autocast(self.device.type, enabled=False):
+                    return 0.01 * torch.stack([loss(ours, theirs) for loss, ours, theirs in pairs]).mean()
+
+            self._step(term, optimizer)
 
     def _run(self, network: nn.Module) -> Tensor:
         result: Tensor = network(self.image)

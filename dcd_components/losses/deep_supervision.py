@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dcd_components.precision import sum_dtype
+
 
 class DeepSupervisionLoss(nn.Module):
     r"""Weighted mean of a segmentation loss over a network's heads, weights halving from head to head.
@@ -28,13 +30,9 @@ class DeepSupervisionLoss(nn.Module):
         if isinstance(input, Tensor):
             input = input.unbind(1) if input.ndim == target.ndim + 1 else [input]
         weights = [0.5**head for head in range(len(input))]
+        target = target.to(sum_dtype(target))
         terms = [
-            weight * self.loss(_widen(head), nn.functional.interpolate(_widen(target), head.shape[2:]))
+            weight * self.loss(head.to(sum_dtype(head)), nn.functional.interpolate(target, head.shape[2:]))
             for weight, head in zip(weights, input, strict=True)
         ]
         return torch.stack(terms).sum() / sum(weights)
-
-
-def _widen(x: Tensor) -> Tensor:
-    """Half precision and integers become float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from dcd_components.distributed import mean
+from dcd_components.distributed import all_reduce_mean
 from dcd_components.errors import InputError
+from dcd_components.precision import sum_dtype
 
 
 class FeatureLoss(_Loss):
@@ -37,17 +38,13 @@ class FeatureLoss(_Loss):
         """Return the loss; ``InputError`` when the spatial sizes or batches differ."""
         check_shapes(input, target)
         with torch.autocast(input.device.type, enabled=False):
-            projected, target = self.projection(widen(input)), widen(target.detach())
+            projected = self.projection(input.to(sum_dtype(input)))
+            target = target.detach().to(sum_dtype(target))
         error: Tensor = (projected - target).square().mean()
         if not self.normalize:
             return error
-        whole = mean(target.square().mean())
+        whole = all_reduce_mean(target.square().mean())
         return relative(error, whole, whole)
-
-
-def widen(x: Tensor) -> Tensor:
-    """Raise half precision to float32; energies are sums that half precision would lose."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def relative(errors: Tensor, energies: Tensor, whole: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dcd_components.distributed import total
+from dcd_components.distributed import all_reduce_sum
 
 
 class BatchDiceCELoss(nn.Module):
@@ -31,7 +31,9 @@ class BatchDiceCELoss(nn.Module):
         truth = target == torch.arange(1, input.shape[1], device=target.device).view(-1, 1, 1, 1)
         probability = input.softmax(1)[:, 1:]
         axes = (0, 2, 3, 4)
-        overlap, size = total(torch.stack([(probability * truth).sum(axes), probability.sum(axes) + truth.sum(axes)]))
+        overlap, size = all_reduce_sum(
+            torch.stack([(probability * truth).sum(axes), probability.sum(axes) + truth.sum(axes)])
+        )
         dice = (2 * overlap + self.smooth) / (size + self.smooth)
         loss: Tensor = (1 - dice).mean() + nn.functional.cross_entropy(input, target[:, 0].long())
         return loss

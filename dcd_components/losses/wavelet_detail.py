@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dcd_components.distributed import mean
+from dcd_components.distributed import all_reduce_mean
 from dcd_components.errors import InputError
 from dcd_components.losses.feature import FeatureLoss, check_shapes, relative
-from dcd_components.wavelets.band_energies import BandEnergy
-from dcd_components.wavelets.projected_energy import projected_distance
+from dcd_components.precision import sum_dtype
+from dcd_components.wavelets.band_energies import BandEnergy, ProjectedEnergy
 from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class WaveletDetailLoss(FeatureLoss):
     1x1x1 projection. Because the transform keeps energy, the term of each level is, up to its constant number of
     coefficients, the squared error of the masked reconstruction: no inverse transform is needed. Because it is linear
     in space and :math:`P` in channels, it is computed on the student's channels, see
-    :mod:`dcd_components.wavelets.projected_energy`. Levels count alike, whatever their number of coefficients.
+    :mod:`dcd_components.wavelets.band_energies`. Levels count alike, whatever their number of coefficients.
 
     Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
     arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
@@ -81,18 +81,17 @@ class WaveletDetailLoss(FeatureLoss):
         with torch.autocast(input.device.type, enabled=False):
             projection = self.projection.weight.flatten(1)
             maps = (input, target.detach())
-            wide = torch.float64 if any(x.dtype == torch.float64 for x in (projection, *maps)) else torch.float32
+            wide = sum_dtype(projection, *maps)
             # bfloat16 has the range of float32 and is read as it is; half precision has not.
             half = all(x.dtype == torch.bfloat16 for x in maps)
             input, target = (x if half else x.to(wide) for x in maps)
-            form = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode)
-            survey = form.survey(target)
-            weights = form.weights(target.shape, wide, target.device)
+            teacher = BandEnergy(self.bands, self.wavelet, self._levels(input), self.mode).measure(target)
             if self.normalize:
-                means = survey.energies * weights * weights.count_nonzero()
-                energies = mean(torch.cat([means, survey.whole.view(1) / target.numel()]))
-                weights = relative(weights, energies[:-1], energies[-1])
-            return projected_distance(input, projection.to(wide), target, survey, weights, form)
+                means = teacher.level_energies * teacher.weights * teacher.weights.count_nonzero()
+                energies = all_reduce_mean(torch.cat([means, teacher.total_energy.view(1) / target.numel()]))
+                teacher.weights = relative(teacher.weights, energies[:-1], energies[-1])
+            value: Tensor = ProjectedEnergy.apply(input, projection.to(wide), teacher)  # type: ignore[no-untyped-call]
+            return value
 
     def _levels(self, x: Tensor) -> int:
         size = tuple(x.shape[-3:])

@@ -14,15 +14,16 @@ from torch.utils.hooks import RemovableHandle
 from dcd_components.errors import InputError
 
 
-class AllStagesRecorded(Exception):  # noqa: N818 - not an error
-    """Raised inside a forward pass to end it once nothing of it is needed any more."""
+class _StopForward(Exception):  # noqa: N818 - not an error
+    """Ends a forward pass of which nothing is needed any more."""
 
 
 class StageRecorder:
-    """Keep the outputs of named sub-modules during forward passes, inside a ``with`` block.
+    """Keep the outputs of named sub-modules during forward passes, from :meth:`open` to :meth:`close`.
 
-    The hooks live as long as the block: they are gone after it, also after an exception. Passes without gradient are
-    recorded only with ``stop``, so that a validation of the student amid its training leaves nothing behind.
+    In a ``with`` block the hooks live as long as the block: they are gone after it, also after an exception. Passes
+    without gradient are recorded only with ``stop``, so that a validation of the student amid its training leaves
+    nothing behind.
 
     Args:
         network: any network; ``DistributedDataParallel`` and ``torch.compile`` are unwrapped. For a compiled
@@ -39,28 +40,38 @@ class StageRecorder:
         self.network = network
         self.stages = tuple(stages)
         self.stop = stop
-        self._modules = [_find(bare(network), stage) for stage in self.stages]
         if not self.stages:
             raise InputError("stages must name at least one sub-module, got none")
+        self._modules = [_find(unwrap(network), stage) for stage in self.stages]
+        if any(_is_compiled(layer) for layer in _layers(network)):
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
         self._maps: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
+    def open(self) -> None:
+        """Register the hooks; harmless when they are."""
+        if not self._handles:
+            pairs = zip(self.stages, self._modules, strict=True)
+            self._handles = [module.register_forward_hook(self._keep(stage)) for stage, module in pairs]
+
+    def close(self) -> None:
+        """Remove the hooks and forget the maps; harmless when there are none."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the maps."""
+        self._maps.clear()
+
     def __enter__(self) -> StageRecorder:
         """Register the hooks."""
-        self.close()
-        for stage, module in zip(self.stages, self._modules, strict=True):
-            self._handles.append(module.register_forward_hook(self._keep(stage)))
+        self.open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the hooks and forget the features."""
+        """Remove the hooks and forget the maps."""
         self.close()
-
-    def close(self) -> None:
-        """Remove the hooks and forget the features; harmless when there are none."""
-        while self._handles:
-            self._handles.pop().remove()
-        self._maps.clear()
 
     def pop(self) -> list[Tensor]:
         """Hand over the recorded maps in the order of ``stages`` and forget them.
@@ -70,16 +81,19 @@ class StageRecorder:
         """
         missing = [stage for stage in self.stages if stage not in self._maps]
         if missing:
-            raise RuntimeError(f"no features recorded for {', '.join(missing)}: run the network inside the recorder")
+            raise RuntimeError(
+                f"no features recorded for {', '.join(missing)}: "
+                "run the network, with gradient, after the recorder is opened"
+            )
         maps = [self._maps[stage] for stage in self.stages]
-        self._maps.clear()
+        self.forget()
         return maps
 
     @torch.no_grad()
     def features(self, forward: Callable[[nn.Module], object]) -> list[Tensor]:
         """Run ``forward(network)`` without gradient, as far as the last stage if ``stop``, and return the maps."""
         with self:
-            with contextlib.suppress(AllStagesRecorded):
+            with contextlib.suppress(_StopForward):
                 forward(self.network)
             return self.pop()
 
@@ -89,22 +103,31 @@ class StageRecorder:
                 return
             self._maps[stage] = output
             if self.stop and len(self._maps) == len(self.stages):
-                raise AllStagesRecorded
+                raise _StopForward
 
         return hook
 
 
-def bare(network: nn.Module) -> nn.Module:
-    """Unwrap a network; and have the compiler look for hooks before every pass, if it is compiled."""
-    while True:
-        if isinstance(network, nn.parallel.DistributedDataParallel):
-            network = network.module
-        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
-            network, torch._dynamo.config.skip_nnmodule_hook_guards = inner, False
-        else:
-            if network._compiled_call_impl is not None:  # by network.compile()
-                torch._dynamo.config.skip_nnmodule_hook_guards = False
-            return network
+def unwrap(network: nn.Module) -> nn.Module:
+    """Return the network itself, without ``DistributedDataParallel`` and ``torch.compile``."""
+    return _layers(network)[-1]
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    """Wrappers of a network, outermost first, and the network."""
+    wrapped = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else _original(network)
+    return [network, *_layers(wrapped)] if wrapped is not None else [network]
+
+
+def _original(network: nn.Module) -> nn.Module | None:
+    """Return what ``torch.compile`` was given, or None."""
+    inner = getattr(network, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    """Whether by ``torch.compile(network)`` or by ``network.compile()``."""
+    return _original(network) is not None or network._compiled_call_impl is not None
 
 
 def _find(network: nn.Module, stage: str) -> nn.Module:

@@ -1,4 +1,4 @@
-r"""Energy of chosen sub-bands of a wavelet transform, and its gradient.
+r"""Energy of chosen sub-bands of a wavelet transform, and the distance of two feature maps in it.
 
 The energy of sub-bands :math:`B` over :math:`J` levels is a quadratic form of the signal,
 
@@ -7,34 +7,38 @@ The energy of sub-bands :math:`B` over :math:`J` levels is a quadratic form of t
 
 Where the transform keeps energy, the bands that are *not* chosen are subtracted from the whole if they are fewer: of
 the paper's six directional bands, ``aaa`` and ``ddd``.
+
+:math:`A` acts on space and a projection :math:`P` on channels, so the two commute, and with :math:`R = A s`
+
+.. math:: E(P s - t) = \langle R,\, P^\top P s - 2 P^\top t \rangle + E(t), \qquad
+          \tfrac{1}{2} \nabla_s = P^\top P R - A P^\top t, \qquad
+          \tfrac{1}{2} \nabla_P = P (s R^\top) - t R^\top.
+
+All but the constant :math:`E(t)` is computed on the student's channels, and inner products of channels are all that
+the value and the gradient of :math:`P` need.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any
 
 import pywt
 import torch
 from torch import Tensor
 
+from dcd_components.precision import sum_dtype
 from dcd_components.wavelets import dwt_matmul
 from dcd_components.wavelets.transform import BANDS, keeps_constants, keeps_energy
 
-
-class Survey(NamedTuple):
-    """What a distance from a map needs of it: constants near its means ``(B, C)`` and energies less these.
-
-    ``energies`` are those of the bands of each level; a millionth of ``whole`` is more than rounding makes of them.
-    """
-
-    centre: Tensor
-    whole: Tensor
-    energies: Tensor
+logger = logging.getLogger(__name__)
+#: Voxels of which inner products are summed at once.
+PART = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -57,67 +61,138 @@ class BandEnergy:
         """One weight a level that makes of energies of ``(B, C, D, H, W)`` the mean over levels of the mean square."""
         return _weights(self, tuple(shape), dtype, device)
 
-    def centre(self, x: Tensor) -> Tensor:
+    def channel_offset(self, x: Tensor) -> Tensor:
         """About the mean of each channel of ``(B, C, D, H, W)``, ``(B, C)``; 0 where the energy of constants counts.
 
         Detail is a small difference of large sums where a map is far from zero, so what is transformed is the map
         less this constant. Any would do: a few voxels tell it well enough.
         """
         if "aaa" in self.bands or not all(keeps_constants(n, self.wavelet, self.mode) for n in x.shape[2:]):
-            return torch.zeros(x.shape[:2], dtype=_wide(x), device=x.device)
+            return torch.zeros(x.shape[:2], dtype=sum_dtype(x), device=x.device)
         some = x[:, :, *(slice(None, None, math.ceil(n / 4)) for n in x.shape[2:])]
-        return some.mean((2, 3, 4), dtype=_wide(x))
+        return some.mean((2, 3, 4), dtype=sum_dtype(x))
 
-    def survey(self, x: Tensor) -> Survey:
-        """Read a map of shape ``(B, C, D, H, W)`` once for its energies."""
-        passes, voxels, wholes, energies = _passes(x), x.shape[2:].numel(), [], []
-        middle: Tensor | None = (centre := self.centre(x))
+    def measure(self, x: Tensor) -> MeasuredMap:
+        """Read a map ``(B, C, D, H, W)`` once for its energies."""
+        original, passes, totals, energies = x, _passes(x), [], []
+        offset: Tensor | None = (channel_offset := self.channel_offset(x))
         for level in range(self.levels):
             sign, counted, bands = self._plan(x.shape[2:], level)
-            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, middle, measure=True)
+            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, offset, measure=True)
             kept = each[1 + len(bands) - len(counted) :].sum()  # what is only there for the next level comes first
-            wholes.append(each[0])
+            totals.append(each[0])
             energies.append(kept if sign > 0 else each[0] - kept)
-            x, middle = (coefficients[0] if bands else x), None
-        whole = wholes[0] + 1e-6 * voxels * centre.square().sum()
-        return Survey(centre, whole, torch.stack(energies))
+            x, offset = (coefficients[0] if bands else x), None
+        total = totals[0] + 1e-6 * original.shape[2:].numel() * channel_offset.square().sum()
+        weights = self.weights(original.shape, sum_dtype(original), original.device)
+        return MeasuredMap(self, original, channel_offset, total, torch.stack(energies), weights)
 
-    def gradient(self, x: Tensor, weights: Tensor, centre: Tensor | None = None) -> Tensor:
-        """Half the gradient of the energy weighted by level, ``A (x - centre)``, of ``(B, C, D, H, W)``."""
-        return self._gradient(x, weights, centre, 0)
+    def gradient(self, x: Tensor, weights: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Half the gradient of the energy weighted by level, ``A (x - offset)``, of ``(B, C, D, H, W)``."""
+        return self._gradient(x, weights, offset, 0)
 
-    def _gradient(self, x: Tensor, weights: Tensor, centre: Tensor | None, level: int) -> Tensor:
+    def _gradient(self, x: Tensor, weights: Tensor, offset: Tensor | None, level: int) -> Tensor:
         sign, counted, bands = self._plan(x.shape[2:], level)
         passes = _passes(x)
-        coefficients, _ = passes.analyse(x, bands, self.wavelet, self.mode, centre)
+        coefficients, _ = passes.analyse(x, bands, self.wavelet, self.mode, offset)
         last = level == self.levels - 1
         deeper = None if last else self._gradient(coefficients[0], weights, None, level + 1)
         coefficients *= sign * weights[level]
         if deeper is not None:
             coefficients[0] = deeper + coefficients[0] if "aaa" in counted else deeper
         scale = weights[level] if sign < 0 else None
-        out: Tensor = passes.adjoin(coefficients, bands, self.wavelet, self.mode, x, centre, scale)
+        out: Tensor = passes.adjoint(coefficients, bands, self.wavelet, self.mode, x, offset, scale)
         return out
 
     def _plan(self, size: Sequence[int], level: int) -> tuple[int, list[str], list[str]]:
         """Whether bands count (1) or are left out of the whole (-1), which, and all that are needed, ``aaa`` first."""
-        chosen = self._chosen(level)
+        chosen = self.bands_of(level)
         others = set(BANDS) - chosen
         fewer = len(others) < len(chosen) and all(keeps_energy(n, self.wavelet, self.mode) for n in size)
         counted = others if fewer else chosen
         needed = counted | (set() if level == self.levels - 1 else {"aaa"})
         return -1 if fewer else 1, sorted(counted), sorted(needed)
 
-    def _chosen(self, level: int) -> set[str]:
+    def bands_of(self, level: int) -> set[str]:
+        """Sub-bands that count on a level, from 0."""
         return {band for band in self.bands if band != "aaa" or level == self.levels - 1}
 
 
+@dataclass
+class MeasuredMap:
+    """The teacher's map, and what a distance from it needs.
+
+    Args:
+        energy: of which bands.
+        map: ``(B, C, D, H, W)``.
+        channel_offset: constants near the means of channels, ``(B, C)``.
+        total_energy: of the map less these; a millionth of it is more than rounding makes of the energy of bands.
+        level_energies: of the bands of each level.
+        weights: of the levels; by default those of :meth:`BandEnergy.weights`.
+    """
+
+    energy: BandEnergy
+    map: Tensor
+    channel_offset: Tensor
+    total_energy: Tensor
+    level_energies: Tensor
+    weights: Tensor
+
+
+class ProjectedEnergy(torch.autograd.Function):
+    """``apply(s, P, t)`` is the energy of ``P s - t``, weighted by level; gradients flow to ``s`` and ``P`` alone.
+
+    ``s`` is a map ``(B, c, D, H, W)``, ``P`` a matrix ``(C, c)``, and ``t`` a :class:`MeasuredMap`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, projection: Tensor, target: MeasuredMap) -> Tensor:
+        """Compute the value, and both gradients with it."""
+        energy, t, weights = target.energy, target.map, target.weights
+        half = projection.T.to(t.dtype)  # rounded as autocast rounds weights
+        middle = half @ target.channel_offset.mean(0).to(t.dtype)
+        pulled = _mix(half, t, middle.expand(len(t), -1)[..., None])
+        both = torch.cat([s, pulled]).contiguous()
+        del pulled  # maps are most of the memory that a step needs
+        response, pulled_response = energy.gradient(both, weights, energy.channel_offset(both)).chunk(2)
+        del both
+        rounded = response.to(t.dtype)
+        inner, outer = _products(rounded, s).T, _products(rounded, t).T
+        gram = projection.T @ projection
+        to_student = _mix(gram, response, pulled_response.flatten(2)).to(s.dtype) if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(to_student, projection @ inner - outer if ctx.needs_input_grad[1] else None)
+        return (gram * inner).sum() - 2 * (projection * outer).sum() + (target.level_energies * weights).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("the wavelet loss has no second derivative: call it without create_graph")
+        return *[None if half is None else 2 * grad * half for half in ctx.saved_tensors], None
+
+
+def _mix(matrix: Tensor, x: Tensor, less: Tensor) -> Tensor:
+    """Multiply the channels of ``(B, C, D, H, W)`` by a matrix, and subtract."""
+    mixed = torch.baddbmm(less, matrix.expand(len(x), *matrix.shape), x.flatten(2), beta=-1)
+    return mixed.view(len(x), -1, *x.shape[2:])
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of the channels of two maps ``(B, channels, D, H, W)``.
+
+    In parts, for products come rounded to bfloat16 where the maps are: their sum in float32 is less so.
+    """
+    pairs = zip(*(torch.split(maps.flatten(2), PART, 2) for maps in (x, y)), strict=True)
+    parts = [one @ other.T for some, others in pairs for one, other in zip(some, others, strict=True)]
+    return torch.stack(parts).sum(0, dtype=sum_dtype(x))
+
+
 @lru_cache(maxsize=256)
-def _weights(form: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _weights(energy: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     size, counts = shape[-3:], []
-    for level in range(form.levels):
-        size = tuple(pywt.dwt_coeff_len(n, pywt.Wavelet(form.wavelet).dec_len, form.mode) for n in size)
-        counts.append(len(form._chosen(level)) * math.prod(size) * math.prod(shape[:-3]))
+    for level in range(energy.levels):
+        size = tuple(pywt.dwt_coeff_len(n, pywt.Wavelet(energy.wavelet).dec_len, energy.mode) for n in size)
+        counts.append(len(energy.bands_of(level)) * math.prod(size) * math.prod(shape[:-3]))
     levels = sum(count > 0 for count in counts)
     with torch.inference_mode(False):  # kept, so it must serve training too
         return torch.tensor([1 / (count * levels) if count else 0.0 for count in counts], dtype=dtype, device=device)
@@ -125,14 +200,14 @@ def _weights(form: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, devic
 
 def _passes(x: Tensor) -> ModuleType:
     """What transforms a map: on a CPU the compiled kernels, elsewhere matrices."""
-    return _kernels() if x.device.type == "cpu" else dwt_matmul
+    return _cpu_passes() if x.device.type == "cpu" else dwt_matmul
 
 
-def _kernels() -> ModuleType:
-    from dcd_components.wavelets import dwt_numba  # compiled code takes a moment to load, and inference needs none
-
+@lru_cache(maxsize=1)
+def _cpu_passes() -> ModuleType:
+    try:
+        from dcd_components.wavelets import dwt_numba  # compiled code takes a moment to load, and inference needs none
+    except ImportError as error:
+        logger.warning("the wavelet loss runs without numba: `pip install numba` makes it faster on a CPU (%s)", error)
+        return dwt_matmul
     return dwt_numba
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

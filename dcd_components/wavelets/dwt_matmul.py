@@ -1,17 +1,55 @@
-"""Sub-bands on any device, by products with the matrices of PyWavelets."""
+"""The wavelet transform on any device, by products with the matrices of PyWavelets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dcd_components.wavelets.transform import half_matrices
+from dcd_components.errors import InputError
+from dcd_components.precision import sum_dtype
+from dcd_components.wavelets.transform import BANDS, check_wavelet, half_matrices
+
+
+class Coefficients(NamedTuple):
+    """A multi-level transform: the last approximation and the details of each level, finest first."""
+
+    approximation: Tensor
+    details: list[dict[str, Tensor]]
+
+
+def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") -> Coefficients:
+    """Transform the last three axes, as ``pywt.wavedecn`` does; differentiable.
+
+    Args:
+        x: tensor of shape ``(..., D, H, W)``; half precision is raised to float32.
+        wavelet: discrete wavelet known to PyWavelets.
+        levels: number of decompositions, at least 1.
+        mode: boundary rule known to PyWavelets.
+
+    Returns:
+        The coefficients of ``pywt.wavedecn(x, wavelet, mode, levels, axes=(-3, -2, -1))``, details finest first.
+
+    Raises:
+        InputError: for ``levels`` below 1, an unknown wavelet or an unknown mode.
+    """
+    check_wavelet(wavelet, mode)
+    if levels < 1:
+        raise InputError(f"levels must be at least 1, got {levels}")
+    details = []
+    for _ in range(levels):
+        coefficients, _ = analyse(x.reshape(1, -1, *x.shape[-3:]), BANDS, wavelet, mode)
+        parts = coefficients.view(len(BANDS), *x.shape[:-3], *coefficients.shape[-3:])
+        bands = dict(zip(BANDS, parts, strict=True))
+        x = bands.pop("aaa")
+        details.append(bands)
+    return Coefficients(x, details)
 
 
 def analyse(
-    x: Tensor, bands: Sequence[str], wavelet: str, mode: str, centre: Tensor | None = None, measure: bool = False
+    x: Tensor, bands: Sequence[str], wavelet: str, mode: str, offset: Tensor | None = None, measure: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Sub-bands of one level of a map less a constant.
 
@@ -20,13 +58,13 @@ def analyse(
         bands: names.
         wavelet: discrete wavelet known to PyWavelets.
         mode: boundary rule known to PyWavelets.
-        centre: ``(B, C)``; 0 by default.
+        offset: ``(B, C)``; 0 by default.
         measure: whether energies are wanted.
 
     Returns:
-        Coefficients ``(bands, B, C, d, h, w)``; and energies ``(1 + bands,)``, that of ``x - centre`` first, or zeros.
+        Coefficients ``(bands, B, C, d, h, w)``; and energies ``(1 + bands,)``, that of ``x - offset`` first, or zeros.
     """
-    wide = _less(x, centre)
+    wide = _less(x, offset)
     parts = {"": wide}
     for axis in range(3):
         matrices = half_matrices(x.shape[axis + 2], wavelet, mode, wide.dtype, x.device)
@@ -38,16 +76,16 @@ def analyse(
     return coefficients, torch.stack([torch.linalg.vector_norm(part).square() for part in (wide, *coefficients)])
 
 
-def adjoin(
+def adjoint(
     coefficients: Tensor,
     bands: Sequence[str],
     wavelet: str,
     mode: str,
     base: Tensor,
-    centre: Tensor | None = None,
+    offset: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Adjoint of the analysis, its inverse where the transform is orthonormal, added to ``scale * (base - centre)``.
+    """Adjoint of the analysis, its inverse where the transform is orthonormal, added to ``scale * (base - offset)``.
 
     Args:
         coefficients: ``(bands, B, C, d, h, w)``.
@@ -55,7 +93,7 @@ def adjoin(
         wavelet: of the analysis.
         mode: of the analysis.
         base: map of shape ``(B, C, D, H, W)``.
-        centre: ``(B, C)``; 0 by default.
+        offset: ``(B, C)``; 0 by default.
         scale: without, ``base`` only tells the size.
 
     Returns:
@@ -70,14 +108,12 @@ def adjoin(
             sums[prefix[:-1]] = sums[prefix[:-1]].add_(back) if prefix[:-1] in sums else back
         parts = sums
     out = parts[""] if parts else torch.zeros(base.shape, dtype=coefficients.dtype, device=base.device)
-    return out if scale is None else out.addcmul_(_less(base, centre), scale)
+    return out if scale is None else out.addcmul_(_less(base, offset), scale)
 
 
-def _less(x: Tensor, centre: Tensor | None) -> Tensor:
-    """``x - centre`` in float32 or wider."""
-    if centre is None:
-        return x if x.dtype == torch.float64 else x.float()
-    return x - centre[..., None, None, None]
+def _less(x: Tensor, offset: Tensor | None) -> Tensor:
+    """``x - offset`` in float32 or wider."""
+    return x.to(sum_dtype(x)) if offset is None else x - offset[..., None, None, None]
 
 
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:

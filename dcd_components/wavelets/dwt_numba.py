@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcd_components.precision import sum_dtype
 from dcd_components.wavelets import numba_kernels
-from dcd_components.wavelets.numba_taps import Taps, taps
+from dcd_components.wavelets.numba_kernels import Taps, taps
 from dcd_components.wavelets.transform import half_matrices
 
 Array = NDArray[Any]
@@ -23,20 +24,20 @@ Array = NDArray[Any]
 WORTH_SHARING = 1 << 16
 
 
-class Layout(NamedTuple):
-    """How ``(B, C, D, H, W)`` lies in memory: channels last or with D, H, W as they are, and planes turned or not."""
+class MemoryLayout(NamedTuple):
+    """How ``(B, C, D, H, W)`` lies in memory: with channels last or not, and with W before H or not."""
 
     channels_last: bool
-    turned: bool
+    transposed: bool
 
     @staticmethod
-    def of(x: Tensor) -> Layout:
+    def of(x: Tensor) -> MemoryLayout:
         """Layout of a map; if it has none of these, that of its contiguous copy."""
-        layouts = [Layout(*flags) for flags in itertools.product((False, True), repeat=2)]
+        layouts = [MemoryLayout(*flags) for flags in itertools.product((False, True), repeat=2)]
         return next((layout for layout in layouts if layout._ordered(x).is_contiguous()), layouts[0])
 
     def _ordered(self, x: Tensor) -> Tensor:
-        x = x.transpose(-1, -2) if self.turned else x
+        x = x.transpose(-1, -2) if self.transposed else x
         return x.movedim(-4, -1) if self.channels_last else x
 
     def planes(self, x: Tensor) -> Tensor:
@@ -47,31 +48,31 @@ class Layout(NamedTuple):
     def maps(self, x: Tensor, channels: int) -> Tensor:
         """Undo :meth:`planes`."""
         x = x.movedim(-1, -4) if self.channels_last else torch.unflatten(x.squeeze(-1), -4, (-1, channels))
-        return x.transpose(-1, -2) if self.turned else x
+        return x.transpose(-1, -2) if self.transposed else x
 
     def places(self, bands: Sequence[str]) -> NDArray[np.int64]:
         """Place of each sub-band by its letters along the axes of the planes; -1 for none."""
         places = np.full((2, 2, 2), -1)
         for place, band in enumerate(bands):
             places[tuple("ad".index(letter) for letter in band)] = place
-        return np.ascontiguousarray(places.transpose(0, 2, 1)) if self.turned else places
+        return np.ascontiguousarray(places.transpose(0, 2, 1)) if self.transposed else places
 
 
 def analyse(
-    x: Tensor, bands: Sequence[str], wavelet: str, mode: str, centre: Tensor | None = None, measure: bool = False
+    x: Tensor, bands: Sequence[str], wavelet: str, mode: str, offset: Tensor | None = None, measure: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Sub-bands of one level, and their energies; see :func:`dcd_components.wavelets.dwt_matmul.analyse`."""
-    layout = Layout.of(x)
+    layout = MemoryLayout.of(x)
     maps = layout.planes(x)
     samples, *size, channels = maps.shape
-    tables = [_taps(n, wavelet, mode, _wide(x), False) for n in size]
+    tables = [_taps(n, wavelet, mode, sum_dtype(x), False) for n in size]
     depth, height, width = (len(table.sources) for table in tables)
-    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=_wide(x), device="cpu")
+    out = torch.empty(len(bands), samples, depth, width, height, channels, dtype=sum_dtype(x), device="cpu")
     energies = np.zeros((1 + len(bands), samples * depth))
     arrays = (
         _array(maps),
-        _planes_of(centre, maps),
-        centre is not None,
+        _planes_of(offset, maps),
+        offset is not None,
         measure,
         *tables,
         layout.places(bands),
@@ -79,49 +80,47 @@ def analyse(
         energies,
     )
     _share(lambda *span: numba_kernels.analyse(*arrays, *span), samples * depth, maps.numel())
-    coefficients = layout._replace(turned=not layout.turned).maps(out, x.shape[1])
-    return coefficients, torch.from_numpy(energies.sum(1)).to(_wide(x))
+    coefficients = layout._replace(transposed=not layout.transposed).maps(out, x.shape[1])
+    return coefficients, torch.from_numpy(energies.sum(1)).to(sum_dtype(x))
 
 
-def adjoin(
+def adjoint(
     coefficients: Tensor,
     bands: Sequence[str],
     wavelet: str,
     mode: str,
     base: Tensor,
-    centre: Tensor | None = None,
+    offset: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Adjoint of the analysis, added to a map; see :func:`dcd_components.wavelets.dwt_matmul.adjoin`."""
-    layout = Layout.of(base)
+    """Adjoint of the analysis, added to a map; see :func:`dcd_components.wavelets.dwt_matmul.adjoint`."""
+    layout = MemoryLayout.of(base)
     maps = layout.planes(base)
-    given = layout._replace(turned=not layout.turned).planes(coefficients).numpy()
+    given = layout._replace(transposed=not layout.transposed).planes(coefficients).numpy()
     samples, *size, channels = maps.shape
     tables = [_taps(n, wavelet, mode, coefficients.dtype, True) for n in size]
     places, planes = layout.places(bands), given.shape[2]
     letters, factor = places.max((1, 2)) >= 0, given.dtype.type(0 if scale is None else scale.item())
     out = torch.empty(samples, *size, channels, dtype=coefficients.dtype, device="cpu")
-    base_and_target = _array(maps), _planes_of(centre, maps), factor, out.numpy()
+    base_and_target = _array(maps), _planes_of(offset, maps), factor, out.numpy()
 
-    def some(first: int, last: int) -> None:
+    def part(first: int, last: int) -> None:
         halves = np.empty((2, last - first, planes, *size[1:], channels), given.dtype)
-        numba_kernels.adjoin_planes(given, *tables[1:], places, halves, first, first * planes, last * planes)
-        numba_kernels.adjoin_depth(halves, tables[0], letters, *base_and_target, first, first * size[0], last * size[0])
+        numba_kernels.adjoint_planes(given, *tables[1:], places, halves, first, first * planes, last * planes)
+        numba_kernels.adjoint_depth(
+            halves, tables[0], letters, *base_and_target, first, first * size[0], last * size[0]
+        )
 
-    _share(some, samples, maps.numel())
+    _share(part, samples, maps.numel())
     return layout.maps(out, base.shape[1])
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _planes_of(centre: Tensor | None, maps: Tensor) -> Array:
+def _planes_of(offset: Tensor | None, maps: Tensor) -> Array:
     """What is subtracted from every plane of ``(N, D, R, S, C)``: ``(N, numbers in a plane)``."""
     samples, _, *size, channels = maps.shape
-    if centre is None:
-        return _zeros(samples, math.prod(size) * channels, _wide(maps))
-    rows = centre.reshape(samples, 1, channels).expand(-1, math.prod(size), -1)
+    if offset is None:
+        return _zeros(samples, math.prod(size) * channels, sum_dtype(maps))
+    rows = offset.reshape(samples, 1, channels).expand(-1, math.prod(size), -1)
     return rows.reshape(samples, -1).contiguous().numpy()
 
 

@@ -24,7 +24,8 @@ from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.networks.stage_recorder import StageRecorder
 from dcd_components.wavelets import dwt_matmul
 from dcd_components.wavelets.band_energies import BandEnergy
-from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, dwt3
+from dcd_components.wavelets.dwt_matmul import dwt3
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
 # Hypothesis keeps what it knows of the code under a folder in the working directory, even without a database.
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))
@@ -37,7 +38,7 @@ FEW = settings(PROPERTY, max_examples=40)
 #: Ways to the same result, each as a context that forces it; every test of values runs on each.
 PATHS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "kernels": contextlib.nullcontext,
-    "matrices": lambda: mock.patch("dcd_components.wavelets.band_energies._kernels", matrices),
+    "matrices": lambda: mock.patch("dcd_components.wavelets.band_energies._cpu_passes", matrices),
 }
 
 #: A rounding of single precision is 1.2e-7; passes along three axes and sums of a million squares add up to some ten
@@ -247,20 +248,20 @@ def test_one_voxel_alone_cannot_be_reflected(mode: str) -> None:
 @given(cases, st.integers(1, 3))
 def test_band_energy_is_a_quadratic_form(case: Case, levels: int) -> None:
     """Also on more levels than the loss would use."""
-    form = BandEnergy(case.bands, case.wavelet, levels, case.mode)
+    energy = BandEnergy(case.bands, case.wavelet, levels, case.mode)
     leaf = case.maps()[1].requires_grad_()
     terms = level_energies(leaf, case, levels)
     value = torch.stack(terms).mean()
     (gradient,) = torch.autograd.grad(value, leaf)
     x = leaf.detach()
-    weights = form.weights(x.shape, x.dtype, x.device)
-    half = form.gradient(x, weights)
+    measured = energy.measure(x)
+    half = energy.gradient(x, measured.weights)
     assert_same([half * 2, (half * x).sum()], [gradient, value.detach()], rtol=1e-9)
-    survey = form.survey(x)
-    shares = [share for share, weight in zip(survey.energies * weights, weights, strict=True) if weight]
+    shares = [e * weight for e, weight in zip(measured.level_energies, measured.weights, strict=True) if weight]
     assert_same(shares, [term.detach() / len(terms) for term in terms], rtol=1e-9)
     spread = (x - x.mean((2, 3, 4), keepdim=True)).square().sum()
-    assert survey.whole >= (1 - 1e-9) * spread  # of the map less a constant, where constants have no detail
+    # Of the map less a constant, where constants have no detail.
+    assert measured.total_energy >= (1 - 1e-9) * spread
 
 
 @on_every_path

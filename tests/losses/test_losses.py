@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from dcd_components.losses.deep_supervision import DeepSupervisionLoss
 from dcd_components.losses.feature import FeatureLoss
-from dcd_components.losses.stagewise import StagewiseLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
@@ -183,30 +182,6 @@ def test_wrong_settings_are_named_when_the_loss_is_built(options: dict[str, Any]
 def test_maps_that_do_not_match_are_refused_with_both_shapes(kind: type[FeatureLoss], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"agree in batch and spatial size, got \(1, 2, 8, 8, 8\) and \(\d, 3,"):
         kind(2, 3)(torch.zeros(1, 2, 8, 8, 8), torch.zeros(shape))
-
-
-def test_one_stage_scores_as_that_stage_and_two_as_their_mean() -> None:
-    first, second = stage_loss(FeatureLoss, 2, 3), stage_loss(WaveletDetailLoss, 3, 4)
-    students, teachers = [noise(1, 2, 8, 8, 8), noise(1, 3, 4, 4, 4)], [noise(1, 3, 8, 8, 8), noise(1, 4, 4, 4, 4)]
-    a, b = first(students[0], teachers[0]), second(students[1], teachers[1])
-    assert torch.equal(StagewiseLoss([first])(students[:1], teachers[:1]), a)
-    loss = StagewiseLoss([first, second])
-    torch.testing.assert_close(loss(students, teachers), (a + b) / 2)
-    assert [term.item() for term in loss.terms] == [a.item(), b.item()]
-    assert not any(term.requires_grad for term in loss.terms)
-
-
-def test_projections_of_all_stages_are_parameters() -> None:
-    loss = StagewiseLoss([FeatureLoss(2, 3), WaveletDetailLoss(3, 4)])
-    assert [tuple(p.shape) for p in loss.parameters()] == [(3, 2, 1, 1, 1), (4, 3, 1, 1, 1)]
-
-
-@pytest.mark.parametrize(("students", "teachers"), [(1, 1), (1, 2), (2, 1), (3, 3)], ids=lambda count: f"{count} maps")
-def test_another_number_of_maps_than_stages_is_refused(students: int, teachers: int) -> None:
-    loss = StagewiseLoss([FeatureLoss(1, 1), FeatureLoss(1, 1)])
-    x = torch.zeros(1, 1, 2, 2, 2)
-    with pytest.raises(ValueError, match=f"2 stage losses got {students} and {teachers} feature maps"):
-        loss([x] * students, [x] * teachers)
 
 
 def mean_square(logits: Tensor, label: Tensor) -> Tensor:
