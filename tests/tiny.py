@@ -19,11 +19,13 @@ TINY: dict[str, Any] = {
     "patch_size": [16, 16, 16],
     "teacher_widths": [16, 16, 32],
     "batch_size": 2,
-    "epochs": 1,
-    "iterations": 2,
+    "max_epochs": 1,
+    "epoch_length": 2,
     "val_interval": 1,
     "num_workers": 0,
 }
+#: Configs of the trainings.
+TRAININGS = ("train_teacher", "train_student", "distill")
 Workflow = Callable[..., ConfigWorkflow]
 
 

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import glob
 import json
-import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dcd_components.data.file_naming import Layout, files_of, make_layout, places
+import numpy as np
+
+from dcd_components.data.file_naming import Layout, files_of, listed, places
 from dcd_components.errors import InputError
 
 Case = dict[str, Any]
 Found = Mapping[str, Sequence[str]]
-KEYS, LABEL = ("image", "case", "patient", "fold"), "label"
+IMAGE, LABEL = "image", "label"
+KEYS = (IMAGE, "case", "patient", "fold")
 
 
 @dataclass(frozen=True)
 class DataList:
-    """Cases, with the layout of their files.
+    """Cases with the paths of all their files, relative to the data set's folder.
 
     Args:
-        cases: each with ``image`` (path of the reference sequence), ``case``, ``patient``, ``fold`` and perhaps
-            ``label``; paths are relative to the data set's folder.
-        layout: how their files are named.
+        cases: each with ``image`` (the paths of its sequences, in their order), ``case``, ``patient``, ``fold`` and
+            perhaps ``label``.
+        sequences: names of the sequences.
+        reference: the sequence on whose grid the others and the label lie.
+        resampled: those that need not lie on it.
+        labels: values of the labels by their names; none when not declared.
         description: the command that made the list.
     """
 
     cases: Sequence[Case]
-    layout: Layout
-    description: str
+    sequences: Sequence[str]
+    reference: str
+    resampled: Sequence[str] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    description: str = ""
 
 
 def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str]]:
@@ -45,43 +53,45 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
 
     Returns:
         The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
-        there twice, files that do not lie where the layout has them, a name without a patient.
+        there twice, a name without a patient.
 
     Raises:
         InputError: when there is no such folder, or nothing fits the layout.
     """
     if not (root := Path(folder)).is_dir():
         raise InputError(f"no folder {root}")
-    patterns = {**layout.files, **({LABEL: layout.label_file} if layout.label_file else {})}
+    patterns = {**layout.sequences, **({LABEL: layout.label_file} if layout.label_file else {})}
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
         for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
             found[case][key].append(path)
-    if not any(layout.files.keys() & files.keys() for files in found.values()):
-        raise InputError(f"no file below {root} fits {', '.join(chain.from_iterable(layout.files.values()))}")
+    if not any(layout.sequences.keys() & files.keys() for files in found.values()):
+        several = chain.from_iterable(map(listed, layout.sequences.values()))
+        raise InputError(f"no file below {root} fits {', '.join(several)}")
     cases, faults = [], []
     for case, files in sorted(found.items()):
-        wrong = _faults(case, files, layout, root)
+        wrong = _faults(files, layout) or _unnamed(case, layout)
         faults += [f"{case}: {fault}" for fault in wrong]
         if not wrong:
             label = {LABEL: files[LABEL][0]} if LABEL in files else {}
             names = {"case": case, "patient": layout.patient_of(case)}
-            cases.append({"image": files[layout.reference][0], **label, **names})
+            cases.append({IMAGE: [files[sequence][0] for sequence in layout.sequences], **label, **names})
     return cases, faults
 
 
-def _faults(case: str, files: Found, layout: Layout, root: Path) -> list[str]:
-    expected = {*layout.files, *([LABEL] if layout.label_file else [])}
-    missing = [
-        f"no {key}" if set(files) != {LABEL} else f"a label without {key}" for key in sorted(expected - set(files))
-    ]
+def _faults(files: Found, layout: Layout) -> list[str]:
     doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
-    unnamed = [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient!r}"]
-    if missing or doubled or unnamed:
-        return missing + doubled + unnamed
-    follow = files_of(str(root / files[layout.reference][0]), layout.files)
-    strays = [(key, files[key][0]) for key in layout.files if Path(follow[key]) != root / files[key][0]]
-    return [f"{key} lies at {path}, which does not follow from its {layout.reference}" for key, path in strays]
+    if not layout.sequences.keys() & files.keys():
+        return [f"{files[LABEL][0]}: a label without images"]
+    known = files.get(layout.reference) or next(files[key] for key in layout.sequences if key in files)
+    expected = files_of(known[0], layout.sequences)
+    missing = [f"{path}: missing" for key, path in expected.items() if key not in files]
+    missing += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
+    return missing + doubled
+
+
+def _unnamed(case: str, layout: Layout) -> list[str]:
+    return [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient_regex!r}"]
 
 
 def make_datalist(
@@ -115,28 +125,32 @@ def make_datalist(
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)
-    return DataList([{**c, "fold": f} for c, f in zip(cases, assigned, strict=True)], layout, description), faults
+    listed_cases = [{**case, "fold": fold} for case, fold in zip(cases, assigned, strict=True)]
+    header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)
+    return DataList(listed_cases, *header, description), faults
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
-    """Fold of each case, all cases of a patient in one, balanced in cases.
-
-    Patients with most cases go first, each into the fold that is smallest so far; ties are in random order.
+    """Fold of each case, all cases of a patient in one, balanced in cases; ties are in random order.
 
     Raises:
-        InputError: for less than one fold.
+        InputError: for less than one fold, or fewer patients than folds.
     """
-    if folds < 1:
-        raise InputError(f"folds must be at least 1, got {folds}")
-    counts = Counter(str(case["patient"]) for case in cases)
-    order = sorted(counts)
-    random.Random(seed).shuffle(order)
-    sizes = [0] * folds
-    assigned = {}
-    for patient in sorted(order, key=lambda name: -counts[name]):
-        assigned[patient] = sizes.index(min(sizes))
-        sizes[assigned[patient]] += counts[patient]
-    return [assigned[str(case["patient"])] for case in cases]
+    patients = sorted({str(case["patient"]) for case in cases})
+    if not 1 <= folds <= len(patients):
+        raise InputError(f"folds must be from 1 to the number of patients, {len(patients)}, got {folds}")
+    if folds == 1:
+        return [0] * len(cases)
+    from sklearn.model_selection import GroupKFold
+
+    # Without shuffling, GroupKFold balances the folds; of patients with as many cases, it takes the last number first.
+    number = dict(zip(patients, np.random.default_rng(seed).permutation(len(patients)), strict=True))
+    assigned = [0] * len(cases)
+    groups = [number[str(case["patient"])] for case in cases]
+    for fold, (_, tested) in enumerate(GroupKFold(folds).split(cases, groups=groups)):
+        for index in tested:
+            assigned[index] = fold
+    return assigned
 
 
 def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
@@ -161,15 +175,13 @@ def write_datalist(datalist: DataList, path: str | Path) -> None:
     Raises:
         InputError: when another list is there already.
     """
-    layout = datalist.layout
-    values = {0: "background", **{value: name for name, value in layout.labels.items()}} if layout.labels else {}
+    names = {0: "background", **{value: name for name, value in datalist.labels.items()}} if datalist.labels else {}
     content = {
         "description": datalist.description,
-        "modality": {str(channel): name for channel, name in enumerate(layout.files)},
-        "labels": {str(value): name for value, name in sorted(values.items())},
-        "reference": layout.reference,
-        "own_grid": list(layout.own_grid),
-        "files": {name: list(patterns) for name, patterns in layout.files.items()},
+        "modality": {str(channel): name for channel, name in enumerate(datalist.sequences)},
+        "labels": {str(value): name for value, name in sorted(names.items())},
+        "reference": datalist.reference,
+        "resampled": list(datalist.resampled),
         "training": [case for case in datalist.cases if LABEL in case],
         "test": [case for case in datalist.cases if LABEL not in case],
     }
@@ -187,15 +199,18 @@ def read_datalist(path: str | Path) -> DataList:
         InputError: when it is no such list, or one of its cases lacks a key.
     """
     if not Path(path).is_file():
-        raise InputError(f"no data list at {path}: write one with `python -m dcd_components datalist`")
+        raise InputError(f"no data list at {path}: write one with `dcd datalist`")
     try:
         content = json.loads(Path(path).read_text())
         labels = {name: int(value) for value, name in content["labels"].items() if value != "0"}
         cases: list[Case] = [*content["training"], *content.get("test", [])]
         lacking = next((set(KEYS) - set(case) for case in cases if not set(KEYS) <= set(case)), None)
-        layout = make_layout({**content, "labels": labels})
+        sequences = [content["modality"][str(channel)] for channel in range(len(content["modality"]))]
+        if not lacking and any(isinstance(c[IMAGE], str) or len(c[IMAGE]) != len(sequences) for c in cases):
+            raise ValueError(f"{IMAGE} of every case must be the paths of {', '.join(sequences)}")
+        header = (sequences, content["reference"], content["resampled"], labels, content.get("description", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no data list that `python -m dcd_components datalist` wrote: {error!r}") from None
+        raise InputError(f"{path} is no data list that `dcd datalist` wrote: {error!r}") from None
     if lacking:
         raise InputError(f"every case in {path} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(lacking))}")
-    return DataList(cases, layout, content.get("description", ""))
+    return DataList(cases, *header)

@@ -17,11 +17,13 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
 
     Args:
         network: network in training.
+        average: copy of the network that takes up the average, for others to use.
         decay: what the average keeps of itself per iteration.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:
         super().__init__(network, momentum=1 - decay)
+        self.ema_model = average.eval().requires_grad_(False)
         self._waits = False
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:

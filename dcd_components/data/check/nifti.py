@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import itertools
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.affines import voxel_sizes
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-SPACING_TOLERANCE_MM = 1e-3
-# Largest displacement of a corner. Two affines written in single precision were up to 2e-5 mm apart, an affine and its
-# quaternion in a qform 0.015 mm in 99 of 100 orientations drawn near that of a head.
-DISPLACEMENT_TOLERANCE_MM = 0.1
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a volume lie."""
-
-    shape: tuple[int, ...]
-    affine: Array
-
-    @property
-    def spacing_mm(self) -> Array:
-        """Edges of a voxel."""
-        return np.asarray(voxel_sizes(self.affine))
-
-    @property
-    def placed(self) -> bool:
-        """Whether the affine gives every voxel a place and a volume."""
-        return not affine_faults(self.affine)
-
-    def corners(self, affine: Array) -> Array:
-        """Outer corners of the volume under some affine, ``(8, 3)``."""
-        index = np.array(list(itertools.product(*((-0.5, length - 0.5) for length in self.shape))))
-        return np.asarray(index @ affine[:3, :3].T + affine[:3, 3])
-
-    def displacement_mm(self, other: Array) -> float:
-        """How far another affine moves the corner that it moves most."""
-        return float(np.linalg.norm(self.corners(self.affine) - self.corners(other), axis=1).max())
-
-    def gap_mm(self, other: Grid) -> float:
-        """Distance to another field of view along an axis that separates the two; 0 or less where they meet."""
-        gaps = []
-        for one, two in ((self, other), (other, self)):
-            index = two.corners(np.linalg.inv(one.affine) @ two.affine)
-            beyond = np.maximum(index.min(0) - np.array(one.shape) + 0.5, -0.5 - index.max(0))
-            gaps.append((beyond * one.spacing_mm).max())
-        return float(max(gaps))
+from dcd_components.data.grids import DISPLACEMENT_TOLERANCE_MM, Array, Grid, affine_faults, structure_faults
 
 
 @dataclass
@@ -105,14 +61,17 @@ def read_volume(path: Path) -> Volume:
         Exception: of many kinds, for a header that nibabel refuses.
     """
     if not path.is_file():
-        return Volume(faults=["is not a file" if path.exists() else "missing"])
+        return Volume(faults=["is no file" if path.exists() else "missing"])
     content, fault = _content(path)
     kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
     kind = next((kind for kind in kinds if kind.header_class.may_contain_header(content)), None)
     if fault or kind is None:
         return Volume(faults=[fault or "is not a NIfTI file: no such header at its start"])
     image = kind.from_bytes(content)
-    structure = list(_structure_faults(image, len(content) - image.dataobj.offset))
+    structure = list(structure_faults(image.shape, image.get_data_dtype()))
+    size, expected = len(content) - image.dataobj.offset, math.prod(image.shape) * image.get_data_dtype().itemsize
+    if size < expected:
+        structure.append(f"truncated: {max(size, 0)} bytes of voxels, expected {expected}")
     volume = Volume(faults=structure + affine_faults(image.affine))
     if len(image.shape) == 3 and min(image.shape) > 0:
         volume.grid = Grid(image.shape, image.affine)
@@ -140,30 +99,6 @@ def _content(path: Path) -> tuple[bytes, str | None]:
         return b"", f"damaged: {error}"
 
 
-def _structure_faults(image: Any, size: int) -> Iterator[str]:
-    """Why an image with ``size`` bytes of voxels is not one volume of numbers."""
-    shape, dtype = image.shape, image.get_data_dtype()
-    if len(shape) != 3:
-        volumes = f" (volumes: {math.prod(shape[3:])})" if len(shape) > 3 else ""
-        yield f"is {len(shape)}D{volumes}, shape {times(shape)}, expected one 3D volume"
-    if any(length < 1 for length in shape):
-        yield f"has no voxels, shape {times(shape)}"
-    if dtype.kind not in "iuf":
-        yield f"holds {'colours' if dtype.fields else 'complex numbers'}, expected one real number in each voxel"
-    if size < (expected := math.prod(shape) * dtype.itemsize):
-        yield f"truncated: {max(size, 0)} bytes of voxels, expected {expected}"
-
-
-def affine_faults(affine: Array) -> list[str]:
-    """Why an affine places no volume in space."""
-    if bad := np.count_nonzero(~np.isfinite(affine)):
-        return [f"its affine holds {bad} numbers that are NaN or Inf"]
-    spacing_mm, volume = voxel_sizes(affine), abs(np.linalg.det(affine[:3, :3]))
-    if not volume > 1e-6 * np.prod(spacing_mm):
-        return [f"its affine is singular: voxels of {times(spacing_mm)} mm have a volume of {volume:.3g} mm3"]
-    return []
-
-
 def _orientation_conflict(header: Any, grid: Grid) -> str | None:
     """How far the qform displaces a corner against the sform, where both are set and it matters."""
     if not (header["qform_code"] > 0 and header["sform_code"] > 0 and grid.placed):
@@ -187,8 +122,3 @@ def _number_faults(values: Array) -> Iterator[str]:
     if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
         nans = np.count_nonzero(np.isnan(values))
         yield f"{nans} NaN and {values.size - np.count_nonzero(finite) - nans} Inf among {values.size} voxels"
-
-
-def times(lengths: Iterable[float]) -> str:
-    """Write a shape or a spacing, such as ``240x240x155``."""
-    return "x".join(f"{length:.6g}" for length in lengths)

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dcd_components.data.check.nifti import (
-    DISPLACEMENT_TOLERANCE_MM,
-    SPACING_TOLERANCE_MM,
-    Array,
-    Grid,
-    read_volume,
-    times,
-)
-from dcd_components.data.datalists import LABEL, Case
-from dcd_components.data.file_naming import Layout
+from dcd_components.data.check.nifti import read_volume
+from dcd_components.data.datalists import IMAGE, LABEL, Case
+from dcd_components.data.grids import Array, Grid, grid_faults, overlap_faults
 
-RULES = 1  # raise it with every change of a check, so that cases in tables of older rules are read again
+RULES = 2  # raise it with every change of a check, so that cases in tables of older rules are read again
 MAX_VALUES = 256  # that a label without declared values may have; an image in its place has more
 SHOWN = 5  # values in one sentence
 
@@ -33,12 +26,16 @@ class CaseFiles:
     Args:
         root: folder that the paths start from.
         paths: by sequence, and by ``label`` where there is one.
-        layout: reference, own grids and declared labels.
+        reference: the sequence on whose grid the others must lie.
+        resampled: those that need not lie on it.
+        labels: declared values by name; none when nothing is declared.
     """
 
     root: str
     paths: Mapping[str, str]
-    layout: Layout
+    reference: str
+    resampled: Sequence[str]
+    labels: Mapping[str, int]
 
 
 @dataclass
@@ -61,7 +58,7 @@ class Finding:
 def check_case(case: CaseFiles) -> Finding:
     """Read every file of a case once, one at a time, and find all faults; whatever a file raises is its fault."""
     found, contents = Finding(), dict[bytes, str]()
-    for key in sorted(case.paths, key=lambda key: key != case.layout.reference):
+    for key in sorted(case.paths, key=lambda key: key != case.reference):
         try:
             for fault in _check_file(key, case, found, contents):
                 found.faults.append(f"{case.paths[key]}: {fault}")
@@ -73,20 +70,20 @@ def check_case(case: CaseFiles) -> Finding:
 
 def _check_file(key: str, case: CaseFiles, found: Finding, contents: dict[bytes, str]) -> Iterator[str]:
     """Faults of a file by itself, against the reference, and against the contents of the files before it."""
-    path, layout = case.paths[key], case.layout
+    path = case.paths[key]
     volume = read_volume(Path(case.root, path))
     yield from volume.faults
     if volume.conflict:
         found.warnings.append(f"sform and qform disagree: {path}, {volume.conflict}")
-    if key == layout.reference:
+    if key == case.reference:
         found.grid = volume.grid
     elif volume.grid and found.grid:
-        compare = overlap_faults if key in layout.own_grid else grid_faults
-        yield from compare(volume.grid, found.grid, layout.reference)
+        compare = overlap_faults if key in case.resampled else grid_faults
+        yield from compare(volume.grid, found.grid, case.reference)
     if volume.values is None:
         return
     if key == LABEL:
-        found.voxels, faults = count_labels(volume.values, layout.labels)
+        found.voxels, faults = count_labels(volume.values, case.labels)
         yield from faults
         if not volume.values.any():
             found.warnings.append(f"no labelled voxel: {path}")
@@ -94,32 +91,6 @@ def _check_file(key: str, case: CaseFiles, found: Finding, contents: dict[bytes,
         yield f"all {volume.values.size} voxels are {one:g}, expected an image"
     if (digest := volume.digest) and (first := contents.setdefault(digest, key)) != key:
         yield f"has the same voxels as {first}, {case.paths[first]}"
-
-
-def grid_faults(grid: Grid, reference: Grid, name: str) -> Iterator[str]:
-    """How a grid differs from that of the reference, called ``name``.
-
-    Spacing is left out of the comparison of origin and rotation, so that either is reported by itself.
-    """
-    if grid.shape != reference.shape:
-        yield f"shape {times(grid.shape)}, expected {times(reference.shape)} as {name}"
-    if not (grid.placed and reference.placed):
-        return
-    ratio = reference.spacing_mm / grid.spacing_mm
-    if np.abs(grid.spacing_mm - reference.spacing_mm).max() > SPACING_TOLERANCE_MM:
-        yield f"spacing {times(grid.spacing_mm)} mm, expected {times(reference.spacing_mm)} mm as {name}"
-    moved = reference.displacement_mm(grid.affine * np.append(ratio, 1))
-    if moved > DISPLACEMENT_TOLERANCE_MM:
-        yield (
-            f"another origin or rotation than {name}: moves a corner by {moved:.3g} mm, "
-            f"expected at most {DISPLACEMENT_TOLERANCE_MM} mm"
-        )
-
-
-def overlap_faults(grid: Grid, reference: Grid, name: str) -> Iterator[str]:
-    """Whether a grid of its own lies apart from the reference, called ``name``."""
-    if grid.placed and reference.placed and (gap := grid.gap_mm(reference)) > 0:
-        yield f"does not overlap {name} in space: the fields of view are {gap:.3g} mm apart"
 
 
 def count_labels(values: Array, labels: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
@@ -168,17 +139,23 @@ def check_listing(cases: Sequence[Case]) -> list[Finding]:
     folds, owners = defaultdict(set), defaultdict(set)
     for case in cases:
         folds[case["patient"]].add(str(case["fold"]))
-        for key in {"image", LABEL} & set(case):
-            owners[key, normpath(case[key])].add(case["case"])
+        for key, path in _files(case):
+            owners[key, normpath(path)].add(case["case"])
     findings = []
     for case in cases:
         finding = Finding()
         if (times_listed := names[str(case["case"])]) > 1:
-            finding.faults.append(f"{case['image']}: {case['case']} is in the list {times_listed} times, expected once")
-        for key in ("image", LABEL):
-            if key in case and (others := owners[key, normpath(case[key])] - {case["case"]}):
-                finding.faults.append(f"{case[key]}: is the {key} of {', '.join(sorted(others))} too")
+            finding.faults.append(
+                f"{case[IMAGE][0]}: {case['case']} is in the list {times_listed} times, expected once"
+            )
+        for key, path in _files(case):
+            if others := owners[key, normpath(path)] - {case["case"]}:
+                finding.faults.append(f"{path}: is the {key} of {', '.join(sorted(others))} too")
         if len(of_patient := folds[case["patient"]]) > 1:
             finding.warnings.append(f"leak: patient {case['patient']} is in folds {', '.join(sorted(of_patient))}")
         findings.append(finding)
     return findings
+
+
+def _files(case: Case) -> list[tuple[str, str]]:
+    return [*((IMAGE, path) for path in case[IMAGE]), *((LABEL, case[LABEL]) for _ in {LABEL} & set(case))]

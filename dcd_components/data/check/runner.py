@@ -16,11 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dcd_components.data.check.nifti import times
 from dcd_components.data.check.rules import RULES, CaseFiles, Finding, check_case, check_listing
 from dcd_components.data.check.table import SEPARATOR, VOXELS, Row, Table, list_faults, read_rows, summarise
-from dcd_components.data.datalists import LABEL, Case, read_datalist
-from dcd_components.data.file_naming import Layout, files_of
+from dcd_components.data.datalists import IMAGE, LABEL, Case, DataList, read_datalist
+from dcd_components.data.grids import times
 from dcd_components.errors import InputError
 
 
@@ -43,7 +42,7 @@ class Task:
     digest: str
 
 
-def run(
+def check_datalist(
     datalist: str | Path, dataset_dir: str | Path, out: str | Path | None = None, workers: int | None = None
 ) -> Report:
     """Read every file of every case of a data list, and say what is wrong with which.
@@ -74,30 +73,24 @@ def run(
         if not folder.is_dir():
             raise InputError(f"no folder {folder} {purpose}")
     known = {row["digest"]: row for row in read_rows(path) if "digest" in row}
-    tasks = _tasks(listed.cases, listed.layout, root)
-    table = Table(path, [*listed.layout.labels], [row for digest, row in known.items() if digest in tasks])
+    tasks = _tasks(listed, root)
+    table = Table(path, [*listed.labels], [row for digest, row in known.items() if digest in tasks])
     _check_all([task for digest, task in tasks.items() if digest not in known], workers, table.add)
     table.write()
     labelled = sum(LABEL in task.case for task in tasks.values())
     return Report(table.filled(), len(list_faults(table.rows)), summarise(table, labelled))
 
 
-def _tasks(cases: Sequence[Case], layout: Layout, root: Path) -> dict[str, Task]:
+def _tasks(listed: DataList, root: Path) -> dict[str, Task]:
     """What is to be done, by digest; an entry that is repeated as it is comes once."""
     tasks = {}
-    for case, listing in zip(cases, check_listing(cases), strict=True):
-        try:
-            found = files_of(str(root / case["image"]), layout.files)
-            paths = {name: Path(os.path.relpath(file, root)).as_posix() for name, file in found.items()}
-        except ValueError:
-            patterns = ", ".join(one for several in layout.files.values() for one in several)
-            listing.faults.append(f"{case['image']}: fits none of the patterns {patterns}")
-            paths = {layout.reference: case["image"]}
+    for case, listing in zip(listed.cases, check_listing(listed.cases), strict=True):
+        paths = dict(zip(listed.sequences, case[IMAGE], strict=True))
         if LABEL in case:
             paths[LABEL] = case[LABEL]
-        files = CaseFiles(str(root), paths, layout)
+        files = CaseFiles(str(root), paths, listed.reference, listed.resampled, listed.labels)
         stamps = [_stamp(root / file) for file in paths.values()]
-        content = json.dumps([RULES, case, asdict(layout), paths, listing.faults, listing.warnings, stamps])
+        content = json.dumps([RULES, case, asdict(files), listing.faults, listing.warnings, stamps])
         digest = blake2b(content.encode(), digest_size=8).hexdigest()
         tasks[digest] = Task(case, files, listing, digest)
     return tasks

@@ -1,0 +1,111 @@
+"""Configs that each run alone, though what they share is written once.
+
+MONAI reads one file for a workflow, or a list whose later files change the earlier; MONAI Label reads one. So every
+config of a bundle is whole. Its head, above the first line such as ``# ---- inference.yaml ----``, is written by hand.
+What follows such a line is the head of the file that it names: of another config of the bundle, or of a part below
+``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes all
+this; a test holds that nobody edits it elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dcd_components.bundle.configs import BUNDLES
+from dcd_components.errors import InputError
+
+MARK = re.compile(r"^# ---- (\S+) ----\n", re.M)
+KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
+COMMON = BUNDLES / "common"
+
+
+def assembled(config: Path) -> str:
+    """Write out what a config's lines ``# ---- FILE ----`` stand for.
+
+    Args:
+        config: file of a bundle, whose head and such lines are read.
+
+    Raises:
+        InputError: for a line that names no file.
+    """
+    text = config.read_text(encoding="utf-8")
+    whole = head(text)
+    known = {key for key, _ in blocks(whole) if key}
+    for name in MARK.findall(text):
+        part = next((one for one in (config.parent / name, BUNDLES / name) if one.is_file()), None)
+        if part is None:
+            raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {BUNDLES}")
+        kept = [block for key, block in blocks(head(part.read_text(encoding="utf-8"))) if key not in known]
+        known |= {key for key, _ in blocks(head(part.read_text(encoding="utf-8"))) if key}
+        title = _title(part.read_text(encoding="utf-8")) if part.is_relative_to(COMMON) else ""
+        whole += f"# ---- {name} ----\n{title}{''.join(kept).strip()}\n\n"
+    return whole.rstrip() + "\n"
+
+
+def head(text: str) -> str:
+    """What stands above the first mark."""
+    return MARK.split(text, maxsplit=1)[0]
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Settings of the uppermost level with the comments above them, by key; the first comment, a title, has none.
+
+    A title ends with an empty line.
+    """
+    rest = text[len(_title(text)) :]
+    starts = [match.start() for match in KEY.finditer(rest)]
+    begins = [_with_comments(rest, start) for start in starts]
+    for begin, end, start in zip(begins, [*begins[1:], len(rest)], starts, strict=True):
+        found = KEY.match(rest, start)
+        yield found[2] if found else "", rest[begin:end]
+
+
+def _title(text: str) -> str:
+    return text.partition("\n\n")[0] + "\n" if text.startswith("#") else ""
+
+
+def _with_comments(text: str, start: int) -> int:
+    """Begin of the comment lines that stand right above a line."""
+    while start and (line := text.rfind("\n", 0, start - 1) + 1) < start and text[line] == "#":
+        start = line
+    return start
+
+
+def laid_over(config: str, overlay: str) -> str:
+    """Text of a config as another one changes it: the overlay's settings replace the config's, or follow them.
+
+    Settings of the overlay for which the config has no place are left out.
+    """
+    ours = [(key, block) for key, block in blocks(config) if key]
+    places = {re.split("::", key.removeprefix("+"))[0] for key, _ in ours}
+    theirs = [(key, block) for key, block in blocks(overlay) if re.split("::", key.removeprefix("+"))[0] in places]
+    replaced = {key for key, _ in theirs if re.fullmatch(r"\w+", key)}
+    title = config.partition("\n\n")[0]
+    kept = "".join(block for key, block in ours if key not in replaced)
+    return f"{title}\n\n{kept.strip()}\n\n{''.join(block for _, block in theirs).strip()}\n"
+
+
+def write_configs() -> list[Path]:
+    """Assemble the configs of all bundles of the repository, and copy the overlays that they share.
+
+    Returns:
+        The files that changed.
+    """
+    changed = []
+    for bundle in sorted(path.parent for path in BUNDLES.glob("*/configs")):
+        for path, text in wanted_files(bundle).items():
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                path.write_text(text, encoding="utf-8")
+                changed.append(path)
+    return changed
+
+
+def wanted_files(bundle: Path) -> dict[Path, str]:
+    """Text of each file of a bundle that is made from others."""
+    configs = bundle / "configs"
+    copied = {configs / path.name: path.read_text(encoding="utf-8") for path in (COMMON / "overlays").iterdir()}
+    own = [path for path in configs.glob("*.yaml") if path not in copied and MARK.search(path.read_text())]
+    licence = {bundle / "LICENSE": (BUNDLES.parent / "LICENSE").read_text(encoding="utf-8")}
+    return {**{path: assembled(path) for path in sorted(own)}, **copied, **licence}

@@ -1,0 +1,252 @@
+"""The cases of a training, an evaluation or an inference: found, checked by their headers, and loaded.
+
+Everything that reads images does it through this module, so there is one rule for names (:mod:`.file_naming`), one
+tolerance for grids (:mod:`.grids`) and one wording for each fault: ``path: what is wrong, expected what``.
+``dcd check`` reads the voxels too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+from monai.transforms import LoadImage, Transform
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from dcd_components.data.datalists import IMAGE, LABEL, find_cases, read_datalist
+from dcd_components.data.file_naming import Layout, Patterns, case_name, files_of
+from dcd_components.data.grids import Grid, affine_faults, grid_faults, structure_faults
+from dcd_components.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Case = dict[str, Any]
+SHOWN = 8  # faults in one message
+#: What nibabel raises for a file that is damaged, or no image at all.
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+
+
+class LoadCased(Transform):  # type: ignore[misc]
+    """Find the files of a case, check that they fit together, and load each sequence under its own name.
+
+    ``image`` of an item is the path of any one file of a case, as MONAI Label gives it, from which the paths of the
+    others follow; or a file of all sequences as channels; or the paths of all sequences, in their order.
+
+    Adds the sequences, ``(1, D, H, W)`` each in float32 on its own grid, and ``case``, the name of the case, to the
+    item and to ``meta`` of each image. Not random, and not invertible.
+
+    Args:
+        layout: names of the files; the sequences, all but the resampled ones, must lie on the grid of the reference.
+
+    Raises:
+        InputError: for files that are missing or cannot be read, or that differ in shape or affine; in MONAI Label's
+            server, whose clients are told nothing else, FastAPI's ``HTTPException`` 400.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.load = LoadImage(image_only=True, ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the sequences of an item."""
+        files = sequence_files(data[IMAGE], self.layout.sequences)
+        if faults := case_faults(files, self.layout.reference, self.layout.resampled):
+            raise _refusal(shortened(faults))
+        case = data.get("case") or case_name(files[self.layout.reference], self.layout.sequences)
+        loaded = {path: self.load(path) for path in dict.fromkeys(files.values())}
+        item = {**data, "case": case}
+        for channel, (sequence, path) in enumerate(files.items()):
+            item[sequence] = loaded[path][[channel % len(loaded[path])]]
+            item[sequence].meta["case"] = case
+        return item
+
+
+def _refusal(text: str) -> Exception:
+    if "uvicorn" in sys.modules and "fastapi" in sys.modules:
+        return sys.modules["fastapi"].HTTPException(400, text)  # type: ignore[no-any-return]
+    return InputError(text)
+
+
+def sequence_files(image: str | Sequence[str], sequences: Patterns) -> dict[str, str]:
+    """Path of each sequence of a case, from ``image`` of an item as :class:`LoadCased` takes it."""
+    if isinstance(image, str):
+        return files_of(image, sequences)
+    if len(image) != len(sequences):
+        raise InputError(f"image must have a path for each of {', '.join(sequences)}, got {', '.join(map(str, image))}")
+    return dict(zip(sequences, map(str, image), strict=True))
+
+
+def case_faults(files: Mapping[str, str], reference: str, resampled: Iterable[str] = ()) -> list[str]:
+    """What is wrong with the files of a case by their headers, ``path: reason`` each.
+
+    Args:
+        files: paths by sequence, and by ``label`` where there is one; one path for all sequences is a 4D file.
+        reference: the sequence whose grid the others must have.
+        resampled: those that need not have it.
+    """
+    if absent := [f"{path}: {fault}" for path in dict.fromkeys(files.values()) if (fault := absence(Path(path)))]:
+        return absent
+    sequences = [key for key in files if key != LABEL]
+    channels = len(sequences) if len(sequences) > 1 and len({files[key] for key in sequences}) == 1 else 1
+    grids: dict[str, Grid] = {}
+    faults = []
+    for key in sorted(files, key=lambda key: key != reference):
+        if files[key] in {files[other] for other in grids}:
+            continue
+        reasons, grid = _header_faults(files[key], 1 if key == LABEL else channels, sequences)
+        if grid and key != reference and key not in resampled and reference in grids:
+            reasons += grid_faults(grid, grids[reference], reference)
+        grids |= {key: grid} if grid else {}
+        faults += [f"{files[key]}: {reason}" for reason in reasons]
+    return faults
+
+
+def absence(path: Path) -> str | None:
+    """Why there is no file to read."""
+    if not path.is_file():
+        return "is no file" if path.exists() else "missing"
+    return None if path.stat().st_size else "is empty, 0 bytes"
+
+
+def _header_faults(path: str, channels: int, sequences: Sequence[str]) -> tuple[list[str], Grid | None]:
+    try:
+        image = nibabel.load(path)
+    except UNREADABLE as error:
+        return [f"cannot be read: {type(error).__name__}: {error}"], None
+    shape = image.shape
+    if channels > 1:
+        if len(shape) != 4 or shape[3] != channels:
+            size = "x".join(map(str, shape))
+            names = ", ".join(sequences)
+            return [f"is {len(shape)}D, shape {size}, expected the name of a sequence, or 4D with {names}"], None
+        shape = shape[:3]
+    if faults := list(structure_faults(shape, image.get_data_dtype())):
+        return faults, None
+    return affine_faults(image.affine), Grid(shape, image.affine)
+
+
+def shortened(faults: Sequence[str]) -> str:
+    """Faults in one sentence, the first of many."""
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return "; ".join(faults[:SHOWN]) + more
+
+
+def inference_cases(dataset_dir: str | Path, layout: Layout, datalist: str | Path | None = None) -> list[Case]:
+    """Find the cases to segment, and check them by their headers.
+
+    Args:
+        dataset_dir: folder that has them at any depth, or from which the list's paths start.
+        layout: names of the files, see :class:`LoadCased`.
+        datalist: data list whose cases under ``test`` are meant, instead of all below the folder; ``image`` of each is
+            what :class:`LoadCased` takes.
+
+    Returns:
+        Items of ``image``, the paths of all sequences or of a 4D file, and ``case``.
+
+    Raises:
+        InputError: for no case, files that are missing or do not fit together, and two cases of one name.
+    """
+    root = Path(str(dataset_dir))
+    if datalist:
+        images = [_below(root, case[IMAGE]) for case in _listed_under_test(Path(str(datalist)))]
+    else:
+        cases, faults = find_cases(root, replace(layout, label_file=()))
+        if faults:
+            raise InputError(shortened(faults))
+        images = [_below(root, case[IMAGE]) for case in cases]
+    files = [sequence_files(image, layout.sequences) for image in images]
+    names = [case_name(one[layout.reference], layout.sequences) for one in files]
+    faults = [fault for one in files for fault in case_faults(one, layout.reference, layout.resampled)]
+    faults += [f"{count} cases are called {name}" for name, count in Counter(names).items() if count > 1]
+    if faults:
+        raise InputError(shortened(faults))
+    return [{IMAGE: image, "case": name} for image, name in zip(images, names, strict=True)]
+
+
+def _listed_under_test(path: Path) -> list[Case]:
+    try:
+        cases: list[Case] = json.loads(path.read_text(encoding="utf-8"))["test"]
+        if not cases or not all(IMAGE in case for case in cases):
+            raise KeyError(IMAGE)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} must be a data list with at least one image under test: {error!r}") from None
+    return cases
+
+
+def _below(root: Path, image: str | Sequence[str]) -> str | list[str]:
+    return str(root / image) if isinstance(image, str) else [str(root / one) for one in image]
+
+
+def labelled_cases(
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    layout: Layout,
+    folds: Sequence[int] | None,
+    held_out: Sequence[int] = (),
+) -> list[Case]:
+    """Read the labelled cases of some folds, and check them by their headers.
+
+    Args:
+        datalist: file that ``dcd datalist`` wrote.
+        dataset_dir: folder that its paths start from.
+        layout: its sequences must be the list's; the label must lie on the grid of the reference, unless it is among
+            the resampled.
+        folds: of the cases; None for all that are not held out.
+        held_out: folds that should not be among them; if one is, a warning is logged.
+
+    Returns:
+        Items of ``image`` (the paths of all sequences), ``label`` and ``case``.
+
+    Raises:
+        InputError: for a list of other sequences, a fold without a case, and files that are missing or do not fit
+            together, the first faults of all cases at once.
+    """
+    content = read_datalist(datalist)
+    if list(content.sequences) != list(layout.sequences):
+        ours = ", ".join(layout.sequences)
+        raise InputError(f"{datalist} lists the sequences {', '.join(content.sequences)}, the bundle has {ours}")
+    labelled = [case for case in content.cases if LABEL in case]
+    if folds is None:
+        folds = sorted({case["fold"] for case in labelled} - set(held_out))
+        if not folds:
+            raise InputError(f"{datalist} has no labelled case outside the held out folds {sorted(set(held_out))}")
+    if not isinstance(folds, Sequence):
+        raise InputError(f"folds must be a list, such as [0], got {folds!r}")
+    cases = [case for case in labelled if case["fold"] in folds]
+    if (empty := set(folds) - {case["fold"] for case in cases}) or not cases:
+        raise InputError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
+    if shared := sorted(set(folds) & set(held_out)):
+        logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
+    root, items, faults = Path(str(dataset_dir)), [], []
+    for case in cases:
+        item = {IMAGE: _below(root, case[IMAGE]), LABEL: str(root / case[LABEL]), "case": case["case"]}
+        files = {**sequence_files(item[IMAGE], layout.sequences), LABEL: item[LABEL]}
+        faults += case_faults(files, layout.reference, layout.resampled)
+        items.append(item)
+    if faults:
+        raise InputError(shortened(faults))
+    return items
+
+
+def check_output(ckpt_path: str | Path, output_dir: str | Path) -> None:
+    """Make sure, before the work of an inference, that there are weights, and that masks can be written.
+
+    Raises:
+        InputError: when there are none, or they cannot.
+    """
+    if not Path(ckpt_path).is_file():
+        raise InputError(f"{ckpt_path}: missing, expected the weights of the network")
+    folder = Path(output_dir).absolute()
+    parent = next(one for one in (folder, *folder.parents) if one.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write into {parent}")
