@@ -87,9 +87,8 @@ def _refuse_unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> No
     for name in (word.partition("=")[0] for word in words if word.startswith("--")):
         if name not in known:
             near = difflib.get_close_matches(f"--{name[2:].replace('-', '_')}", known, n=1)
-            hint = (
-                f"; did you mean {near[0]}?" if near else f"; it has {', '.join(one for one in known if one[1] == '-')}"
-            )
+            options = ", ".join(one for one in known if one.startswith("--"))
+            hint = f"did you mean {near[0]}?" if near else parser.epilog or f"it has {options}"
             parser.error(f"unknown option {name}; {hint}")
 
 
@@ -174,7 +173,13 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
 def _new_bundle_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", help="of the bundle and its new folder")
-    add("--channels", nargs="+", metavar="NAME", help="the sequences, where the files are called {case}-NAME.nii.gz")
+    add(
+        "--channels",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="the sequences, where their files are called {case}-NAME.nii.gz",
+    )
     _naming_options(parser, "; {case}-seg.nii.gz by default")
     add(
         "--labels",

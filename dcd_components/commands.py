@@ -73,8 +73,8 @@ def check(
 
 def new_bundle(
     name: str,
-    labels: Sequence[str] | Mapping[str, int],
-    channels: Sequence[str] | None = None,
+    channels: str | Sequence[str] | None,
+    labels: str | Sequence[str] | Mapping[str, int],
     sequences: Mapping[str, str | Sequence[str]] | None = None,
     label_file: str | Sequence[str] = "{case}-seg.nii.gz",
     resampled: Sequence[str] = (),
@@ -87,11 +87,11 @@ def new_bundle(
     """Write a bundle for other sequences and labels, ready to train."""
     from dcd_components.bundle import new_bundles
 
-    if (channels is None) == (sequences is None):
+    if channels is None and sequences is None:
         raise InputError("name the network's channels: --channels, or --sequences with the patterns of their files")
     folder = new_bundles.free_folder(name, out)
     layout = new_bundles.plan_layout(
-        channels or [*(sequences or {})],
+        [*(sequences or {})] if channels is None else channels,
         labels,
         sequences=sequences,
         label_file=label_file,

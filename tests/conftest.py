@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from dcd_components.cli import phantom
+from dcd_components.commands import phantom
 
 
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten tiny glioma phantoms in five folds."""
     folder = tmp_path_factory.mktemp("patients") / "brats"
-    phantom("brats_gli", str(folder), cases=10, spacing_mm=4.0, size=(40, 48, 40), workers=1)
+    phantom("brats_gli", folder, cases=10, spacing_mm=4.0, size=(40, 48, 40), workers=1)
     return folder
 
 
@@ -19,5 +19,5 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten tiny stroke phantoms in five folds."""
     folder = tmp_path_factory.mktemp("patients") / "isles"
-    phantom("isles22", str(folder), cases=10, spacing_mm=4.0, size=(40, 48, 36), workers=1)
+    phantom("isles22", folder, cases=10, spacing_mm=4.0, size=(40, 48, 36), workers=1)
     return folder

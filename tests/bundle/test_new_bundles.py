@@ -18,7 +18,7 @@ from tiny import BRATS, BUNDLES
 
 from dcd_components.bundle import new_bundles, templates
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.cli import new_bundle
+from dcd_components.commands import new_bundle
 from dcd_components.data.file_naming import make_layout
 from dcd_components.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from tiny import BRATS, BUNDLES, ISLES, TINY, Workflow, config_files
 
-from dcd_components import cli
+from dcd_components import commands
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new bundle for two of the glioma phantoms' sequences."""
     parent = tmp_path_factory.mktemp("bundles")
     labels = {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": 4}
-    cli.new_bundle("two", ["t1c", "t2f"], labels, patient=r"(.+)-\d{3}$", out=str(parent))
+    commands.new_bundle("two", ["t1c", "t2f"], labels, patient_regex=r"(.+)-\d{3}$", out=str(parent))
     return parent / "two"
 
 
@@ -32,7 +32,7 @@ def two_patients(two: Path, patients: Path, tmp_path_factory: pytest.TempPathFac
     """The glioma phantoms with the files that ``two`` wants, and its own data list."""
     others = shutil.ignore_patterns("*-t1n*", "*-t2w*", "*.json")
     folder = shutil.copytree(patients, tmp_path_factory.mktemp("patients") / "two", ignore=others)
-    cli.datalist(str(folder), bundle=str(two))
+    commands.datalist(str(folder), bundle=str(two))
     return Path(folder)
 
 

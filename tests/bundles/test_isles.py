@@ -17,7 +17,7 @@ from nibabel.processing import resample_from_to
 from tiny import ISLES, TINY, Workflow
 from trees import isles_files
 
-from dcd_components.cli import datalist
+from dcd_components.commands import datalist
 from dcd_components.tables import read_csv
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "isles2022"

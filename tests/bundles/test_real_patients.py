@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import Workflow
 
-from dcd_components import cli
+from dcd_components import commands
 from dcd_components.data.check import runner
 from dcd_components.tables import read_csv
 
@@ -34,9 +34,9 @@ def test_a_new_bundle_for_two_sequences_and_float_labels(workflow: Workflow, tmp
     patients, listed = DATA / "brats2013", tmp_path / "list.json"
     files = {name: f"{{case}}/{name}_subtrMeanDivStd.nii.gz" for name in ("Flair", "T1c")}
     told: dict[str, Any] = {"files": files, "label_file": "{case}/OTMultiClass.nii.gz", "dataset_dir": str(patients)}
-    cli.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
+    commands.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
     bundle = tmp_path / "gliomas"
-    cli.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
+    commands.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
     assert runner.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
 
     def run(*names: str, **overrides: Any) -> None:
