@@ -1,7 +1,7 @@
 """Configs that each run alone, though what they share is written once.
 
 MONAI reads one file for a workflow, or a list whose later files change the earlier; MONAI Label reads one. So every
-config of a bundle is whole. Its head, above the first line such as ``# ---- inference.yaml ----``, is written by hand.
+config of a bundle is whole. Its head, above the first line ``# ---- from FILE (make configs) ----``, is written by hand.
 What follows such a line is the head of the file that it names: of another config of the bundle, or of a part below
 ``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes all
 this; a test holds that nobody edits it elsewhere.
@@ -10,19 +10,19 @@ this; a test holds that nobody edits it elsewhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.errors import InputError
 
-MARK = re.compile(r"^# ---- (\S+) ----\n", re.M)
+MARK = re.compile(r"^# ---- from (\S+) \(make configs\) ----\n", re.M)
 KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
 COMMON = BUNDLES / "common"
 
 
 def assembled(config: Path) -> str:
-    """Write out what a config's lines ``# ---- FILE ----`` stand for.
+    """Write out what a config's lines ``# ---- from FILE (make configs) ----`` stand for.
 
     Args:
         config: file of a bundle, whose head and such lines are read.
@@ -32,15 +32,16 @@ def assembled(config: Path) -> str:
     """
     text = config.read_text(encoding="utf-8")
     whole = head(text)
-    known = {key for key, _ in blocks(whole) if key}
+    known = {key for key, _ in blocks(whole)}
     for name in MARK.findall(text):
         part = next((one for one in (config.parent / name, BUNDLES / name) if one.is_file()), None)
         if part is None:
             raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {BUNDLES}")
-        kept = [block for key, block in blocks(head(part.read_text(encoding="utf-8"))) if key not in known]
-        known |= {key for key, _ in blocks(head(part.read_text(encoding="utf-8"))) if key}
-        title = _title(part.read_text(encoding="utf-8")) if part.is_relative_to(COMMON) else ""
-        whole += f"# ---- {name} ----\n{title}{''.join(kept).strip()}\n\n"
+        theirs = head(part.read_text(encoding="utf-8"))
+        title = _title(theirs) if part.is_relative_to(COMMON) else ""
+        new = [(key, block) for key, block in blocks(theirs) if key not in known]
+        known |= {key for key, _ in new}
+        whole += f"# ---- from {name} (make configs) ----\n{title}{''.join(block for _, block in new).strip()}\n\n"
     return whole.rstrip() + "\n"
 
 
@@ -50,16 +51,15 @@ def head(text: str) -> str:
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Settings of the uppermost level with the comments above them, by key; the first comment, a title, has none.
+    """Settings of the uppermost level by key, each with the comments right above it; without the title.
 
-    A title ends with an empty line.
+    The title is the first comment, up to an empty line.
     """
     rest = text[len(_title(text)) :]
-    starts = [match.start() for match in KEY.finditer(rest)]
-    begins = [_with_comments(rest, start) for start in starts]
-    for begin, end, start in zip(begins, [*begins[1:], len(rest)], starts, strict=True):
-        found = KEY.match(rest, start)
-        yield found[2] if found else "", rest[begin:end]
+    found = list(KEY.finditer(rest))
+    begins = [_with_comments(rest, match.start()) for match in found]
+    for match, begin, end in zip(found, begins, [*begins[1:], len(rest)], strict=True):
+        yield match[2], rest[begin:end]
 
 
 def _title(text: str) -> str:
@@ -78,13 +78,23 @@ def laid_over(config: str, overlay: str) -> str:
 
     Settings of the overlay for which the config has no place are left out.
     """
-    ours = [(key, block) for key, block in blocks(config) if key]
-    places = {re.split("::", key.removeprefix("+"))[0] for key, _ in ours}
-    theirs = [(key, block) for key, block in blocks(overlay) if re.split("::", key.removeprefix("+"))[0] in places]
-    replaced = {key for key, _ in theirs if re.fullmatch(r"\w+", key)}
-    title = config.partition("\n\n")[0]
+    ours, theirs = list(blocks(config)), list(blocks(overlay))
+    known = {_root(key) for key, _ in ours}
+    while more := [key for key, _ in theirs if _root(key) not in known and _is_used(key, theirs, known)]:
+        known |= {_root(key) for key in more}
+    laid = [(key, block) for key, block in theirs if _root(key) in known]
+    replaced = {key for key, _ in laid}
     kept = "".join(block for key, block in ours if key not in replaced)
-    return f"{title}\n\n{kept.strip()}\n\n{''.join(block for _, block in theirs).strip()}\n"
+    return f"{_title(config)}\n{kept.strip()}\n\n{''.join(block for _, block in laid).strip()}\n"
+
+
+def _root(key: str) -> str:
+    return key.removeprefix("+").partition("::")[0]
+
+
+def _is_used(key: str, settings: Iterable[tuple[str, str]], known: Container[str]) -> bool:
+    """Whether a setting that has a place refers to a key."""
+    return any(re.search(rf"[@%]{key}\b", block) for other, block in settings if _root(other) in known)
 
 
 def write_configs() -> list[Path]:

@@ -1,4 +1,4 @@
-"""A bundle's configs by name, in the YAML of the repository or the JSON of a release."""
+"""A bundle's configs by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from dcd_components.errors import InputError
 
 #: The bundles of the repository, where the package lies in it.
 BUNDLES = Path(__file__).parents[2] / "bundles"
-SUFFIXES = (".json", ".yaml")
 
 
 def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
@@ -34,11 +33,10 @@ def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
 
 
 def _config_file(bundle: Path, name: str) -> Path:
-    files = [bundle / "configs" / f"{name}{suffix}" for suffix in SUFFIXES]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise InputError(f"{bundle} is no bundle with this config: there is no {' or '.join(map(str, files))}")
-    return found
+    path = bundle / "configs" / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"{bundle} is no bundle with this config: there is no {path}")
+    return path
 
 
 def literal(value: object) -> str:
@@ -47,10 +45,10 @@ def literal(value: object) -> str:
 
 
 def bundle_settings(bundle: str | Path) -> dict[str, Any]:
-    """Read what ``inference.yaml``, or a release's ``inference.json``, says of the files, for :func:`make_layout`.
+    """Read what a bundle says of the files of its cases, for :func:`.make_layout`.
 
     Raises:
-        InputError: when there is no such file.
+        InputError: when there is no such bundle.
     """
-    parser = read_configs(Path(bundle), ["inference"])
+    parser = read_configs(Path(bundle), ["train_student"])
     return {one.name: parser.get_parsed_content(one.name) for one in fields(Layout)}

@@ -1,6 +1,6 @@
 """A bundle for other data: its task from a few names, all else as in the bundle for BraTS.
 
-``python -m dcd_components new_bundle`` calls :func:`plan_layout`, :func:`plan_task` and :func:`write_bundle`.
+``dcd new_bundle`` calls :func:`plan_layout`, :func:`plan_task` and :func:`write_bundle`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from nibabel.spatialimages import HeaderDataError
 
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.bundle.templates import Task, write_files
-from dcd_components.data.datalists import KEYS, find_cases
-from dcd_components.data.file_naming import CASE, Layout, make_layout
+from dcd_components.data.datalists import IMAGE, KEYS, find_cases
+from dcd_components.data.file_naming import CASE, Layout, listed, make_layout
 from dcd_components.errors import InputError
 
 #: What a case has next to its channels while it is loaded and trained on.
-TAKEN = {*KEYS, "stamp", "label_cls_indices"}
+TAKEN = {*KEYS, "label_cls_indices"}
 #: What a pattern cannot hold: MONAI's configs turn # into ::, the rest has a meaning for glob.
 NO_PATTERN = "#*?[]"
 HEADERS = 50
@@ -44,8 +44,8 @@ def plan_layout(channels: Names, labels: Names | Mapping[str, int], **settings: 
     Args:
         channels: names of the sequences, in the order of the network's channels.
         labels: names of the labels, of values 1, 2 and so on, or their values by name.
-        settings: what else :func:`.make_layout` takes; where it is none, a file is called by its
-            case and its channel.
+        settings: what else :func:`.make_layout` takes; without ``sequences``, a file is called by its case and its
+            channel.
 
     Raises:
         InputError: for a name, value or pattern that no bundle can have.
@@ -56,12 +56,12 @@ def plan_layout(channels: Names, labels: Names | Mapping[str, int], **settings: 
     wrong = [value for value in values.values() if type(value) is not int or not 1 <= value <= LARGEST_LABEL]
     if wrong or len(set(values.values())) < len(values):
         raise InputError(f"values of labels must be different whole numbers from 1 to {LARGEST_LABEL}, got {values}")
-    files = settings.pop("files", None) or {name: f"{CASE}-{name}.nii.gz" for name in names}
-    if isinstance(files, Mapping):
-        if set(files) != set(names):
-            raise InputError(f"files must have a pattern for each of {', '.join(names)}, got {', '.join(files)}")
-        files = {name: files[name] for name in names}
-    layout = make_layout({**settings, "files": files, "labels": values})
+    sequences = settings.pop("sequences", None) or {name: f"{CASE}-{name}.nii.gz" for name in names}
+    if isinstance(sequences, Mapping):
+        if set(sequences) != set(names):
+            raise InputError(f"sequences must give each of {', '.join(names)} a pattern, got {', '.join(sequences)}")
+        sequences = {name: sequences[name] for name in names}
+    layout = make_layout({**settings, "sequences": sequences, "labels": values})
     _check_layout(layout)
     return layout
 
@@ -80,24 +80,26 @@ def _names(kind: str, given: object) -> list[str]:
 
 
 def _check_layout(layout: Layout) -> None:
-    if taken := sorted(TAKEN & set(layout.files)):
+    if taken := sorted(TAKEN & set(layout.sequences)):
         raise InputError(f"no channel may be called {' or '.join(taken)}, as other data of a case are")
-    if layout.reference in layout.own_grid:
-        raise InputError(f"{layout.reference} cannot be in own_grid: it is the reference, whose grid the others share")
+    if layout.reference in layout.resampled:
+        raise InputError(f"{layout.reference} cannot be resampled: it is the reference, whose grid the others share")
     if not layout.label_file:
         raise InputError("label_file must be a pattern: a training needs labels")
-    patterns = [*chain.from_iterable(layout.files.values()), *layout.label_file]
+    patterns = [*chain.from_iterable(map(listed, layout.sequences.values())), *layout.label_file]
     for pattern in patterns:
         if set(NO_PATTERN) & set(pattern) or pattern[0] in "$@%/":
             raise InputError(f"a pattern may hold none of {' '.join(NO_PATTERN)}, nor begin with $ @ % /: {pattern!r}")
         if patterns.count(pattern) > 1:
             raise InputError(f"the pattern {pattern!r} is there twice, but fits one file of a case")
     try:
-        groups = re.compile(layout.patient).groups
+        groups = re.compile(layout.patient_regex).groups
     except re.error as error:
-        raise InputError(f"patient must be a regular expression, got {layout.patient!r}: {error}") from None
-    if not groups or "#" in layout.patient or layout.patient[0] in "$@%":
-        raise InputError(f"patient must have a group, no #, and begin with none of $ @ %, got {layout.patient!r}")
+        raise InputError(f"patient_regex must be a regular expression, got {layout.patient_regex!r}: {error}") from None
+    if not groups or "#" in layout.patient_regex or layout.patient_regex[0] in "$@%":
+        raise InputError(
+            f"patient_regex must have a group, no #, and begin with none of $ @ %, got {layout.patient_regex!r}"
+        )
 
 
 def plan_task(
@@ -146,7 +148,8 @@ def _reference_grids(layout: Layout, folder: Path) -> np.ndarray[Any, np.dtype[n
     cases, faults = find_cases(folder, layout)
     if not cases:
         raise InputError(f"no complete case below {folder}: {'; '.join(faults[:SHOWN])}")
-    return np.array([_grid(folder / case["image"]) for case in cases[:: math.ceil(len(cases) / HEADERS)]])
+    sequence = list(layout.sequences).index(layout.reference)
+    return np.array([_grid(folder / case[IMAGE][sequence]) for case in cases[:: math.ceil(len(cases) / HEADERS)]])
 
 
 def _grid(path: Path) -> list[list[float]]:

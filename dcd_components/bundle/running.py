@@ -15,7 +15,6 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
-from dcd_components.bundle.configs import SUFFIXES
 from dcd_components.errors import InputError
 
 
@@ -75,14 +74,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def _config_file(bundle: Path, name: str) -> Path:
-    stem = Path(name).stem
-    files = [bundle / "configs" / f"{stem}{suffix}" for suffix in SUFFIXES]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        there = sorted(path.stem for path in (bundle / "configs").glob("*.*") if path.suffix in SUFFIXES)
+    path = (bundle / "configs" / name).with_suffix(".yaml")
+    if not path.is_file():
+        there = sorted(one.stem for one in (bundle / "configs").glob("*.yaml"))
         has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
-        raise InputError(f"the bundle {bundle} has no config {stem}: {has}")
-    return found
+        raise InputError(f"the bundle {bundle} has no config {path.stem}: {has}")
+    return path
 
 
 def _refuse_unknown(key: str, config: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from dcd_components.bundle.assemble import MARK, blocks, head, wanted_files
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.data.file_naming import Layout
 
 TEMPLATE = BUNDLES / "brats_gli_dcd"
-COMMON = "# From here on, every bundle says the same."
 NETWORK = "A residual U-Net a quarter as wide as its teacher"
 README = """\
 # {name}
@@ -29,7 +28,7 @@ It is trained with Detail Consistent Distillation (MICCAI 2026, arXiv:2605.26382
 
 - here: what the data are, how many cases of how many patients, the scores on patients that no training saw
 - in `docs/data_license.txt`: who may use the data, and weights trained on them (the code is under Apache-2.0)
-- in `configs`: `name`, `authors`, `copyright`, `data_source` (`metadata.json`); `regions`, `lesions` (`inference.yaml`)
+- in `metadata.json`: `name`, `authors`, `copyright`, `data_source`; in `evaluate.yaml`: `regions`, `lesion_labels`
 
 ## Data
 
@@ -39,8 +38,8 @@ Anywhere below `DIR`, `{{case}}` being the case's name and the label on the grid
 
 Write the data list, with folds that keep each patient in one, and check every file:
 
-    python -m dcd_components datalist DIR --bundle .
-    python -m dcd_components check DIR/datalist.json --dataset_dir DIR
+    dcd datalist DIR --bundle .
+    dcd check DIR/datalist.json --dataset_dir DIR
 
 ## Input and output
 
@@ -76,6 +75,12 @@ class Task:
         return max(n for n in range(9) if all(size % 2**n == 0 and size // 2**n >= 4 for size in self.patch_size))
 
     @property
+    def teacher_widths(self) -> list[int]:
+        """As many of the widths in the bundle for BraTS as the patch can be halved, and one."""
+        widths = yaml.safe_load(head(_theirs("configs/inference.yaml")))["teacher_widths"]
+        return list(widths[: self.halvings + 1])
+
+    @property
     def classes(self) -> dict[str, str]:
         """What the channels of the output mean, those without a label included."""
         names = {0: "background", **{value: name for name, value in self.layout.labels.items()}}
@@ -87,16 +92,15 @@ def write_files(folder: Path, task: Task) -> None:
     configs, docs, models = (folder / name for name in ("configs", "docs", "models"))
     for made in (folder, configs, docs, models):
         made.mkdir()
-    shutil.copyfile(TEMPLATE / "LICENSE", folder / "LICENSE")
-    for path in (BUNDLES / "common").glob("*.*"):
-        shutil.copyfile(path, configs / path.name)
-    theirs, mark, rest = _theirs("configs/inference.yaml").partition(COMMON)
+    for name, settings in _settings(task).items():
+        path = configs / f"{name}.yaml"
+        path.write_text(_head(name, task, settings) + _marks(name), encoding="utf-8")
     texts = {
-        configs / "inference.yaml": (ours := task_block(theirs, task)) + mark + rest,
-        configs / "metadata.json": _metadata(folder.name, task, 2 ** len(yaml.safe_load(ours)["teacher_widths"])),
+        configs / "metadata.json": _metadata(folder.name, task),
         docs / "README.md": _readme(folder.name, task),
         docs / "data_license.txt": DATA_LICENSE,
         models / ".gitkeep": "",
+        **wanted_files(folder),
     }
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
@@ -106,41 +110,58 @@ def _theirs(path: str) -> str:
     return (TEMPLATE / path).read_text(encoding="utf-8")
 
 
-def task_block(theirs: str, task: Task) -> str:
-    """Put a task into the block of another bundle, whose order, comments and other settings stay.
+def _marks(name: str) -> str:
+    return "\n".join(
+        f"# ---- from {part} (make configs) ----\n" for part in MARK.findall(_theirs(f"configs/{name}.yaml"))
+    )
 
-    Args:
-        theirs: what ``inference.yaml`` of the other bundle says before its common part.
-        task: what the new bundle segments.
-    """
-    layout, labels = task.layout, task.layout.labels
-    values = {
-        "files": "".join(f"\n  {_yaml(name)}: {_yaml(patterns)}" for name, patterns in layout.files.items()),
-        "reference": _yaml(layout.reference),
-        "own_grid": _yaml(layout.own_grid),
-        "labels": _yaml(labels),
-        "spacing": _yaml(task.spacing),
-        "patch_size": _yaml(task.patch_size),
-        "teacher_widths": _yaml(yaml.safe_load(theirs)["teacher_widths"][: task.halvings + 1]),
-        "label_file": _yaml(layout.label_file),
-        "patient": "'" + layout.patient.replace("'", "''") + "'",
-        "regions": _yaml({name: [value] for name, value in labels.items()}),
-        "lesions": _yaml(sorted(labels.values())),
+
+def _settings(task: Task) -> dict[str, dict[str, Any]]:
+    """Settings of each config that are other ones than in the bundle for BraTS."""
+    layout, labels = task.layout, dict(task.layout.labels)
+    return {
+        "inference": {
+            "sequences": {name: _single(patterns) for name, patterns in layout.sequences.items()},
+            "reference": layout.reference,
+            "resampled": list(layout.resampled),
+            "labels": labels,
+            "spacing": list(task.spacing),
+            "patch_size": list(task.patch_size),
+            "teacher_widths": task.teacher_widths,
+        },
+        "train_student": {"label_file": _single(layout.label_file), "patient_regex": layout.patient_regex},
+        "train_teacher": {},
+        "distill": {},
+        "evaluate": {
+            "regions": {name: [value] for name, value in labels.items()},
+            "lesion_labels": sorted(labels.values()),
+        },
     }
-    text = f"# The task: {_listing(labels)} in {_listing(layout.files)}.\n" + theirs.partition("\n")[2]
-    for key, value in values.items():
-        text = _with(text, key, value)
-    return text
 
 
-def _with(text: str, key: str, value: str) -> str:
-    """Give a key another value and keep its comment, which stands before a value of several keys."""
+def _single(patterns: str | Sequence[str]) -> str | Sequence[str]:
+    """One pattern as it is, several as a list."""
+    return patterns[0] if len(patterns) == 1 else patterns
 
-    def write(old: re.Match[str]) -> str:
-        comment = old[1] or ""
-        return f"{key}:{comment}{value}" if value.startswith("\n") else f"{key}: {value}{comment}"
 
-    return re.sub(rf"(?m)^{key}:[^#\n]*?(  #.*)?(\n  .*)*$", write, text)
+def _head(name: str, task: Task, settings: Mapping[str, Any]) -> str:
+    """What is written by hand in the other bundle, with other settings, whose comments stay."""
+    theirs = head(_theirs(f"configs/{name}.yaml"))
+    if name == "inference":
+        what = f"# Segment {_listing(task.layout.labels)} in {_listing(task.layout.sequences)}.\n"
+        theirs = what + theirs.partition("\n")[2]
+    text, _, _ = theirs.partition("\n\n")
+    parts = [f"{text}\n\n"]
+    for key, block in blocks(theirs):
+        parts.append(_changed(key, block, settings[key]) if key in settings else block)
+    return "".join(parts)
+
+
+def _changed(key: str, block: str, value: Any) -> str:
+    """Put another value into the block of a setting: the comments above it and behind it stay."""
+    above, line = re.fullmatch(rf"(?s)((?:#[^\n]*\n)*)({key}:.*)", block).groups()  # type: ignore[union-attr]
+    comment = re.search(r"  #.*", line)
+    return f"{above}{key}: {_yaml(value)}{comment[0] if comment else ''}\n" + "\n" * block.endswith("\n\n")
 
 
 def _yaml(value: Any) -> str:
@@ -161,22 +182,22 @@ def _values(layout: Layout) -> str:
     return ", ".join(f"{value} {name}" for name, value in layout.labels.items())
 
 
-def _metadata(name: str, task: Task, multiple: int) -> str:
-    layout, classes = task.layout, task.classes
-    channels, labels = _listing(layout.files), _listing(layout.labels)
+def _metadata(name: str, task: Task) -> str:
+    layout, classes, multiple = task.layout, task.classes, 2 ** len(task.teacher_widths)
+    channels, labels = _listing(layout.sequences), _listing(layout.labels)
     ours = {
         **json.loads(_theirs("configs/metadata.json")),
         "version": "0.1.0",
-        "changelog": {"0.1.0": "made by python -m dcd_components new_bundle"},
+        "changelog": {"0.1.0": "made by dcd new_bundle"},
         "name": name,
         "task": f"Segmentation of {labels} in {channels} by a distilled network",
         "description": f"{NETWORK}, trained with Detail Consistent Distillation, that segments {labels} in {channels}",
         "data_source": "to be stated, see docs/data_license.txt",
-        "image_classes": f"sequences, zero outside the head: {', '.join(layout.files)}",
+        "image_classes": f"sequences, zero outside the head: {', '.join(layout.sequences)}",
         "label_classes": f"one label map: {_values(layout)}",
         "pred_classes": f"{len(classes)} channels: {', '.join(classes.values())}",
     }
-    data_format, named = ours["network_data_format"], {str(n): name for n, name in enumerate(layout.files)}
+    data_format, named = ours["network_data_format"], {str(n): name for n, name in enumerate(layout.sequences)}
     for data, meaning in ((data_format["inputs"]["image"], named), (data_format["outputs"]["pred"], classes)):
         data |= {"num_channels": len(meaning), "spatial_shape": [f"{multiple}*n"] * 3, "channel_def": meaning}
     # These stand in one line, as in the other bundles.
@@ -187,11 +208,11 @@ def _metadata(name: str, task: Task, multiple: int) -> str:
 def _readme(name: str, task: Task) -> str:
     layout = task.layout
     _, title, commands = _theirs("docs/README.md").partition("## Commands")
-    files = {**layout.files, "label": layout.label_file}
+    files = {**layout.sequences, "label": layout.label_file}
     return README.format(
         name=name,
         labels=_listing(layout.labels),
-        channels=_listing(layout.files),
+        channels=_listing(layout.sequences),
         reference=layout.reference,
         files="\n".join(f"    {key}: {' or '.join(patterns)}" for key, patterns in files.items()),
         spacing=" x ".join(map(str, task.spacing)),

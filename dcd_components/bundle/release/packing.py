@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
 
+from dcd_components.bundle.assemble import laid_over
 from dcd_components.bundle.release.archives import refuse_personal_paths, split_large, write_zip
-from dcd_components.bundle.release.flattening import SETTINGS, Config, flatten, overlay, to_json
 from dcd_components.bundle.release.metadata import fill_metadata
 from dcd_components.bundle.release.weights import flat_weights, scripted
 from dcd_components.errors import InputError
 
-#: The configs of a release: the bundle's of which each is made, and the kind of its workflow.
-CONFIGS = {
-    "inference": (("inference",), "infer"),
-    "evaluate": (("inference", "evaluate"), "infer"),
-    "train": (("inference", "train"), "train"),
-}
-#: Those that stay overlays, where the bundle has them, and on which of the above each may be laid.
-OVERLAYS = {
-    "mirror": ("mirror", ("inference", "evaluate")),
-    "multi_gpu_train": ("multi_gpu", ("train",)),  # what MONAI Label and the model zoo look for
-    "multi_gpu_evaluate": ("multi_gpu", ("evaluate",)),
-    "teacher": ("teacher", ("inference", "evaluate")),
-    "tensorboard": ("tensorboard", ("train",)),
-}
+Config = dict[str, Any]
+WORKFLOWS = ("inference", "train_teacher", "train_student", "distill")
+#: Overlays of a release; the others are for the making of weights.
+OVERLAYS = ("evaluate", "mirror", "multi_gpu", "teacher", "tensorboard")
+#: What is said at the command line, and so is no part of a release.
+PLACES = ("dataset_dir", "output_dir", "datalist", "ckpt_path", "cache_dir", "teacher_path")
 MODEL, TEACHER = "models/model.pt", "models/teacher/model.pt"
 #: Rooms of the package that no release needs.
 AT_HOME = ("benchmarks", "demo", "simulation")
 LICENCES = ("LICENSE", "docs/data_license.txt")
-
-
-def run(
-    bundle: str,
-    out: str,
-    overlays: str | Sequence[str] = (),
-    teacher: bool = False,
-    scores: str | None = None,
-    url: str | None = None,
-) -> str:
-    """Pack a bundle and its trained weights into a zip to publish.
-
-    Args:
-        bundle: its folder, with models/model.pt.
-        out: folder for NAME_vVERSION.zip.
-        overlays: configs that the weights were trained with, in their order, "['quick.yaml']".
-        teacher: pack models/teacher/model.pt too, so that others can distil from it.
-        scores: scores.csv of the weights' evaluation; its means go into the metadata.
-        url: address below which files above 25 MB will be published, beside the zip.
-    """
-    names = [overlays] if isinstance(overlays, str) else list(overlays)
-    return str(
-        pack(
-            Path(str(bundle)),
-            Path(str(out)),
-            overlays=names,
-            teacher=teacher,
-            scores=Path(str(scores)) if scores else None,
-            url=url,
-        )
-    )
 
 
 def pack(
@@ -75,24 +39,33 @@ def pack(
     scores: Path | None = None,
     url: str | None = None,
 ) -> Path:
-    """Pack a bundle, see :func:`run`: all its files, or none.
+    """Pack a bundle and its trained weights into a zip to publish: all its files, or none.
+
+    Args:
+        bundle: its folder, with ``models/model.pt``.
+        out: folder for ``NAME_vVERSION.zip``.
+        overlays: configs that the weights were trained with, by name and in their order, such as ``quick``.
+        teacher: pack ``models/teacher/model.pt`` too, so that others can distil from it.
+        scores: ``scores.csv`` of the weights' evaluation; its means go into the metadata.
+        url: address below which files above 25 MB will be published, beside the zip.
 
     Returns:
         The zip; files too large for it lie beside it.
 
     Raises:
-        InputError: when weights are missing.
-        InputError: for weights that do not fit, a version without a word in the changelog, files that name places on
-            this machine, missing licences, scores of another task, and a release that is there already.
+        InputError: for weights that are missing or do not fit, a version without a word in the changelog, files that
+            name places on this machine, missing licences, scores of another task, and a release that is there already.
     """
-    configs = flat_configs(bundle, overlays, teacher=teacher)
+    texts = config_texts(bundle, overlays)
+    configs = json_configs(texts, teacher=teacher)
     _refuse_places(configs)
     metadata = fill_metadata(bundle / "configs" / "metadata.json", configs["evaluate"]["regions"], scores)
     name = f"{_checked_name(bundle)}_v{metadata['version']}"
     _refuse_loss(out / f"{name}.zip")
-    texts = {f"configs/{key}.json": f"{to_json(one)}\n" for key, one in {**configs, "metadata": metadata}.items()}
-    files = _copied(bundle) | {path: text.encode() for path, text in texts.items()}
-    files |= _weights(bundle, configs, metadata)
+    files = _copied(bundle) | {f"configs/{key}.yaml": text.encode() for key, text in texts.items()}
+    for key, config in {**configs, "metadata": metadata}.items():
+        files[f"configs/{key}.json"] = f"{json.dumps(config, indent=2, ensure_ascii=False)}\n".encode()
+    files |= _weights(bundle, texts, metadata, teacher=teacher)
     refuse_personal_paths(files, [bundle.resolve(), bundle.absolute(), Path.home()])
     small, large = split_large(files, name, url)
     for one in large:
@@ -107,26 +80,49 @@ def pack(
     return out / f"{name}.zip"
 
 
-def flat_configs(bundle: Path, overlays: Sequence[str] = (), *, teacher: bool = False) -> dict[str, Config]:
-    """Flatten a bundle's configs, by their names in the release.
+def config_texts(bundle: Path, overlays: Sequence[str] = ()) -> dict[str, str]:
+    """Text of each config of a release, by name: the bundle's own, with the overlays laid over those that each run.
 
-    Args:
-        bundle: its folder.
-        overlays: names of the configs that are laid on all others, as in :func:`run`.
-        teacher: the training distils from the teacher, whose overlay is there too.
+    Raises:
+        InputError: for a config that is not there.
     """
-    folder, last = bundle / "configs", [Path(name).with_suffix(".yaml").name for name in overlays]
-    lists = {}
-    for key, (names, kind) in CONFIGS.items():
-        distil = ("distill",) if teacher and key == "train" else ()
-        lists[key] = ([folder / f"{name}.yaml" for name in (*names, *distil)] + [folder / name for name in last], kind)
-    flat = {key: flatten(*one) for key, one in lists.items()}
-    # A federated client lays one over the other.
-    flat["evaluate"]["imports"] = list(dict.fromkeys([*flat["evaluate"]["imports"], *flat["train"]["imports"]]))
-    for key, (name, bases) in OVERLAYS.items():
-        if (folder / f"{name}.yaml").is_file() and (key != "teacher" or teacher):
-            flat[key] = overlay(folder / f"{name}.yaml", [lists[base] for base in bases])
-    return flat
+    folder = bundle / "configs"
+    names = [*WORKFLOWS, *(name for name in OVERLAYS if (folder / f"{name}.yaml").is_file())]
+    laid = [_text(folder / f"{name}.yaml") for name in overlays]
+    texts = {name: _text(folder / f"{name}.yaml") for name in names}
+    for name in (*WORKFLOWS, "evaluate"):
+        for overlay in laid:
+            texts[name] = laid_over(texts[name], overlay)
+    return texts
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"no config {path}")
+    return path.read_text(encoding="utf-8")
+
+
+def json_configs(texts: Mapping[str, str], *, teacher: bool) -> dict[str, Config]:
+    """Configs as MONAI's programs ask for them by name, each in one JSON file.
+
+    ``monai.bundle.load`` reads ``inference.json``; MONAI Label and MONAI FL train by ``train.json``, which distils
+    where the teacher is there; MONAI FL lays ``evaluate.json`` over it.
+    """
+    return {
+        "inference": merged(texts["inference"]),
+        "train": merged(texts["distill" if teacher else "train_student"]),
+        "evaluate": merged(texts["inference"], texts["evaluate"]),
+        "multi_gpu_train": dict(yaml.safe_load(texts["multi_gpu"])),
+    }
+
+
+def merged(*texts: str) -> Config:
+    """Merge texts of configs as MONAI merges files, the later over the earlier."""
+    parser = ConfigParser({})
+    for text in texts:
+        for key, value in yaml.safe_load(text).items():
+            merge_kv(parser, key, value)
+    return dict(parser.get())
 
 
 def _checked_name(bundle: Path) -> str:
@@ -138,7 +134,7 @@ def _checked_name(bundle: Path) -> str:
 
 def _refuse_places(configs: Mapping[str, Config]) -> None:
     for name, config in configs.items():
-        if found := [key for key in SETTINGS if Path(str(config.get(key, ""))).is_absolute()]:
+        if found := [key for key in PLACES if Path(str(config.get(key, ""))).is_absolute()]:
             said = f"configs/{name}.json would say {found[0]}: {config[found[0]]}"
             raise InputError(f"{said}, a place on this machine; leave it to the command line")
 
@@ -161,12 +157,12 @@ def _copied(bundle: Path) -> dict[str, bytes]:
     return copied | {f"{package.name}/{path.as_posix()}": (package / path).read_bytes() for path in travels}
 
 
-def _weights(bundle: Path, configs: Mapping[str, Config], metadata: Mapping[str, Any]) -> dict[str, bytes]:
+def _weights(bundle: Path, texts: Mapping[str, str], metadata: Config, *, teacher: bool) -> dict[str, bytes]:
     """The student's weights, alone and compiled, and those of the teacher where it is packed."""
-    config = configs["inference"]
+    config = merged(texts["inference"])
     student = ConfigParser(dict(config)).get_parsed_content("network_def")
     files = {MODEL: flat_weights(student, bundle / MODEL)}
-    if "teacher" in configs:
-        network = ConfigParser({**config, **configs["teacher"]}).get_parsed_content("network_def")
+    if teacher:
+        network = ConfigParser(merged(texts["inference"], texts["teacher"])).get_parsed_content("network_def")
         files[TEACHER] = flat_weights(network, bundle / TEACHER)
     return {**files, "models/model.ts": scripted(config, files[MODEL], metadata)}
