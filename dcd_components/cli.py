@@ -25,8 +25,8 @@ EXTRAS = {
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),
 }
+SETTINGS = "key=value sets a key of the configs, nested ones as trainer::max_epochs=3"
 WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
-PARTS = ("loss", "step", "inference")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,28 +56,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the words of a command; options that are not given are absent, so that the function's defaults hold."""
     parser = argparse.ArgumentParser("dcd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"%(prog)s {dcd_components.__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for function, summary, describe in COMMANDS:
-        one = subparsers.add_parser(
-            function.__name__,
-            help=summary,
-            description=function.__doc__,
-            argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    known: dict[str, argparse.ArgumentParser] = {}
+    for name, function, summary, describe in COMMANDS:
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            of_group = groups[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            groups[group] = of_group.add_subparsers(metavar="WHAT", required=True)
+        known[name] = groups[group].add_parser(
+            last, help=summary, description=function.__doc__, argument_default=argparse.SUPPRESS, allow_abbrev=False
         )
-        one.set_defaults(function=function)
-        describe(one)
-    if arguments and arguments[0] in subparsers.choices:
-        _refuse_unknown(arguments[1:], subparsers.choices[arguments[0]])
+        known[name].set_defaults(function=function)
+        describe(known[name])
+    one = known.get(" ".join(arguments[:1])) or known.get(" ".join(arguments[:2])) or parser
+    _refuse_unknown(arguments, one)
     found, rest = parser.parse_known_args(arguments)
-    if found.function is commands.run:
+    if one.epilog == SETTINGS:
         # Words with = are settings, wherever they stand, also behind an option that takes several words.
         words = [*getattr(found, "overlay", ()), *rest]
         found.settings = [word for word in words if "=" in word]
         found.overlay = [word for word in getattr(found, "overlay", ()) if "=" not in word]
         rest = [word for word in rest if "=" not in word]
     if rest:
-        subparsers.choices[arguments[0]].error(f"unexpected word {rest[0]!r}")
+        one.error(f"unexpected word {rest[0]!r}")
     return found
 
 
@@ -197,7 +198,7 @@ def _new_bundle_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "dcd run WORKFLOW BUNDLE --dataset_dir DIR [options] [key=value ...]"
-    parser.epilog = "key=value sets a key of the configs, nested ones as trainer::max_epochs=3"
+    parser.epilog = SETTINGS
     add = parser.add_argument
     add("workflow", choices=WORKFLOWS, help="teacher, student (alone) and distill train; segment writes masks")
     add("bundle", type=Path, help="its folder, in the repository or unpacked from a release")
@@ -242,46 +243,55 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     add("--task", choices=TASKS, help="brats_gli by default")
 
 
-def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+def _benchmark_loss_options(parser: argparse.ArgumentParser) -> None:
+    _measurement_options(parser)
     add = parser.add_argument
-    add("parts", nargs="+", choices=PARTS, help="what is measured")
-    add("--out", type=Path, required=True, help="new folder for the tables and the picture")
-    add("--repeats", type=int, help="rounds of which the median is taken; 7 by default")
-    add("--bundle", type=Path, help="whose networks are measured; the repository's for BraTS by default")
-    add = parser.add_argument_group("the loss").add_argument
     add("--sizes", type=int, nargs="+", metavar="N", help="voxels along the axes of the patches; 32 64 by default")
     add("--levels", type=int, nargs="+", metavar="N", help="of the wavelet transform; 1 2 3 by default")
-    add = parser.add_argument_group("inference").add_argument
-    add("--patch", type=int, nargs=3, metavar="N", help="voxels along each axis of a patch; the bundle's by default")
-    add("--case", type=int, nargs=3, metavar="N", help="voxels of a whole case; 240 240 155 by default")
-    add("--weights", type=Path, help="of the student; random ones by default, which cost the same")
-    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs that the weights were trained with")
-    add(
-        "--dataset_dir", type=Path, help="data set that int8 is calibrated on and Dice measured with, besides --weights"
-    )
+
+
+def _measurement_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the table and its picture")
+    parser.add_argument("--repeats", type=int, help="rounds of which the median is taken")
+
+
+def _benchmark_step_options(parser: argparse.ArgumentParser) -> None:
+    _measurement_options(parser)
+    parser.add_argument("--bundle", type=Path, help="whose networks are measured; that for BraTS by default")
+
+
+def _benchmark_inference_options(parser: argparse.ArgumentParser) -> None:
+    _benchmark_step_options(parser)
+    parser.usage = "dcd benchmark inference --out OUT [options] [key=value ...]"
+    parser.epilog = SETTINGS
+    add = parser.add_argument
+    add("--case_size", type=int, nargs=3, metavar="N", help="voxels of a whole case; 240 240 155 by default")
+    _overlay_option(parser)
 
 
 def _benchmark_data_options(parser: argparse.ArgumentParser) -> None:
+    _benchmark_step_options(parser)
     add = parser.add_argument
     add("--dataset_dir", type=Path, required=True, help="with its datalist.json; all its cases are trained on")
-    add("--out", type=Path, required=True, help="new folder for the table")
-    add("--bundle", type=Path, help="whose student is trained; the repository's for BraTS by default")
-    add("--iterations", type=int, help="of one epoch; 6 by default")
-    add("--repeats", type=int, help="epochs that are measured once the caches are full; 3 by default")
-    add("--workers", type=int, help="processes that load data; 2 by default")
+    add("--epoch_length", type=int, help="iterations per epoch; 6 by default")
+    add("--num_workers", type=int, help="processes that load data; 2 by default")
 
 
-#: The commands: the function, whose name is the command's, a summary, and what declares the options.
-COMMANDS: list[tuple[Callable[..., str | None], str, Callable[[argparse.ArgumentParser], None]]] = [
-    (commands.datalist, "list the cases of a folder, in folds", _datalist_options),
-    (commands.check, "read every case and say what would break a training", _check_options),
-    (commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
-    (commands.run, "train a teacher, distil, evaluate or segment", _run_options),
-    (commands.pack, "pack a bundle and its weights into a zip", _pack_options),
-    (commands.export, "write a network as ONNX, checked against PyTorch", _export_options),
-    (commands.segment, "segment with an ONNX file, on a CPU", _segment_options),
-    (commands.phantom, "simulate patients", _phantom_options),
-    (commands.demo, "the whole story on simulated patients", _demo_options),
-    (commands.benchmark, "measure loss, training step and inference", _benchmark_options),
-    (commands.benchmark_data, "measure the time spent waiting for data", _benchmark_data_options),
+#: What holds several commands.
+GROUPS = {"benchmark": "measure loss, training step, inference or loading of data"}
+#: The commands: a name, the function, a summary, and what declares the options.
+COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.ArgumentParser], None]]] = [
+    ("datalist", commands.datalist, "list the cases of a folder, in folds", _datalist_options),
+    ("check", commands.check, "read every case and say what would break a training", _check_options),
+    ("new_bundle", commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
+    ("run", commands.run, "train a teacher, distil, evaluate or segment", _run_options),
+    ("pack", commands.pack, "pack a bundle and its weights into a zip", _pack_options),
+    ("export", commands.export, "write a network as ONNX, checked against PyTorch", _export_options),
+    ("segment", commands.segment, "segment with an ONNX file, on a CPU", _segment_options),
+    ("phantom", commands.phantom, "simulate patients", _phantom_options),
+    ("demo", commands.demo, "the whole story on simulated patients", _demo_options),
+    ("benchmark loss", commands.benchmark_loss, "the loss, forward and backward", _benchmark_loss_options),
+    ("benchmark step", commands.benchmark_step, "a training step", _benchmark_step_options),
+    ("benchmark inference", commands.benchmark_inference, "inference on a CPU", _benchmark_inference_options),
+    ("benchmark data", commands.benchmark_data, "the time spent waiting for data", _benchmark_data_options),
 ]

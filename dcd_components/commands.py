@@ -5,6 +5,7 @@ Modules are imported by the command that needs them: what one needs, another nee
 
 from __future__ import annotations
 
+import ast
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -122,8 +123,7 @@ def run(
     folders = {"dataset_dir": str(dataset_dir.absolute())}
     folders |= {"output_dir": str(output_dir.absolute())} if output_dir else {}
     overlays = [*overlay, *(["quick"] if quick else [])]
-    given = {key: value for key, _, value in (word.partition("=") for word in settings)}
-    running.run(running.command_line(workflow, bundle, overlays, folders | given))
+    running.run(running.command_line(workflow, bundle, overlays, folders | _pairs(settings)))
 
 
 def pack(
@@ -151,7 +151,7 @@ def segment(cases: Sequence[str], model: Path, out: Path) -> str:
     """Segment cases on a CPU with the ONNX file that export wrote; no mask that is there already is touched."""
     from dcd_components.deploy import onnx_inference
 
-    return onnx_inference.run(*cases, model=str(model), out=str(out))
+    return onnx_inference.run(cases, model, out)
 
 
 def phantom(
@@ -187,20 +187,48 @@ def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli") -> No
     whole.run(str(out), seed, task)
 
 
-def benchmark(parts: Sequence[str], out: Path, overlay: Sequence[str] = (), **options: Any) -> str:
-    """Measure the loss and a training step against the published algorithm, and inference on the CPU."""
-    from dcd_components.benchmarks import benchmark as measurement
+def benchmark_loss(**options: Any) -> str:
+    """Measure the loss against the published algorithm and, where installed, ptwt."""
+    from dcd_components.benchmarks import benchmark
 
-    texts: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return measurement.run(str(out), parts=parts, overlays=overlay, **texts)
+    return benchmark.run_loss(**options)
 
 
-def benchmark_data(dataset_dir: Path, out: Path, **options: Any) -> str:
+def benchmark_step(**options: Any) -> str:
+    """Measure a training step of the student alone, of distillation, and of the published algorithm."""
+    from dcd_components.benchmarks import benchmark
+
+    return benchmark.run_step(**options)
+
+
+def benchmark_inference(overlay: Sequence[str] = (), settings: Sequence[str] = (), **options: Any) -> str:
+    """Measure teacher and student on the CPU in every runtime that is installed: patches, whole cases and Dice."""
+    from dcd_components.benchmarks import benchmark
+    from dcd_components.bundle import running
+
+    given = _pairs(settings)
+    running.check_settings(running.config_files(options.get("bundle", benchmark.BRATS), ["inference", *overlay]), given)
+    values = {key: _literal(text) for key, text in given.items()}
+    return benchmark.run_inference(overlays=overlay, settings=values, **options)
+
+
+def benchmark_data(**options: Any) -> str:
     """Measure how much of a training's time is spent waiting for data, with and without the cache on disk."""
-    from dcd_components.benchmarks import data
+    from dcd_components.benchmarks import benchmark
 
-    texts: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    return data.run(str(dataset_dir), str(out), **texts)
+    return benchmark.run_data(**options)
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def _literal(text: str) -> Any:
+    """A number or a list, as MONAI's own command takes it, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:

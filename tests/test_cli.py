@@ -10,20 +10,21 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from dcd_components import cli, commands
+from dcd_components.benchmarks import benchmark
 from dcd_components.bundle import running
 from dcd_components.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SHOW = "$print(*(f'{k}={v}' for k, v in @shown.items()), sep='; ')"
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "inference": {
         "bundle_root": ".",
         "dataset_dir": "/data",
@@ -50,7 +51,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "a bundle"
     (folder / "configs").mkdir(parents=True)
     trained = {
-        name: {**CONFIGS["inference"], "training": SHOW, "shown": {**CONFIGS["inference"]["shown"], "workflow": name}}  # type: ignore[dict-item]
+        name: {**CONFIGS["inference"], "training": SHOW, "shown": {**CONFIGS["inference"]["shown"], "workflow": name}}
         for name in ("train_teacher", "train_student", "distill")
     }
     for name, config in {**CONFIGS, **trained}.items():
@@ -79,7 +80,7 @@ def dcd(*words: str, cwd: Path | None = None, before: str = "") -> subprocess.Co
         pytest.param("datalist D --labels necrosis=1 oedema=2", "labels", {"necrosis": 1, "oedema": 2}, id="values"),
         pytest.param("new_bundle b --labels necrosis oedema", "labels", ["necrosis", "oedema"], id="names of labels"),
         pytest.param("datalist D --label_file ''", "label_file", [""], id="no label"),
-        pytest.param("benchmark loss step --out O --levels 1 2", "parts", ["loss", "step"], id="parts"),
+        pytest.param("benchmark inference --out O lr=[8,8]", "settings", ["lr=[8,8]"], id="setting"),
         pytest.param("benchmark loss --out O --levels 1 2", "levels", [1, 2], id="numbers"),
         pytest.param("new_bundle b --labels a --spacing 1 1 0.5", "spacing", [1.0, 1.0, 0.5], id="mm"),
         pytest.param("segment a b --model m --out o", "cases", ["a", "b"], id="cases"),
@@ -109,7 +110,10 @@ def test_words_become_values(words: str, name: str, value: object) -> None:
         pytest.param("datalist D --labels necrosis=1 oedema", "words name=1 with whole numbers", id="half of values"),
         pytest.param("datalist D --labels necrosis=one", "words name=1 with whole numbers", id="no number"),
         pytest.param("datalist D --sequences t1n", "must be words name=value, got 't1n'", id="no pattern"),
-        pytest.param("benchmark lost --out O", "invalid choice: 'lost'", id="choice"),
+        pytest.param("benchmark lost --out O", "unknown option --out", id="no such part"),
+        pytest.param("benchmark", "the following arguments are required: WHAT", id="no part"),
+        pytest.param("benchmark loss --out O --size 8", "--size; did you mean --sizes?", id="of a part"),
+        pytest.param("phantom ixi --out O --cases 1", "invalid choice: 'ixi'", id="choice"),
         pytest.param("chek", "invalid choice: 'chek' (choose from 'datalist', 'check'", id="command"),
         pytest.param("", "the following arguments are required: COMMAND", id="none"),
     ],
@@ -123,16 +127,19 @@ def test_wrong_words_are_refused_with_what_is_near(
 
 
 @pytest.mark.parametrize(
-    ("function", "summary", "describe"), cli.COMMANDS, ids=lambda one: getattr(one, "__name__", "")
+    ("name", "function", "summary", "describe"), cli.COMMANDS, ids=[one[0] for one in cli.COMMANDS]
 )
 def test_every_option_is_a_parameter_and_has_a_help(
-    function: Callable[..., str | None], summary: str, describe: Callable[[argparse.ArgumentParser], None]
+    name: str,
+    function: Callable[..., str | None],
+    summary: str,
+    describe: Callable[[argparse.ArgumentParser], None],
 ) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     describe(parser)
-    behind = {"benchmark": "benchmark", "benchmark_data": "data"}.get(function.__name__)
-    passed_on = [import_module(f"dcd_components.benchmarks.{behind}").run] if behind else []
-    known = {name for one in (function, *passed_on) for name in inspect.signature(one).parameters}
+    known = {*inspect.signature(function).parameters}
+    if "options" in known:  # which are passed on
+        known |= {*inspect.signature(getattr(benchmark, name.replace("benchmark ", "run_"))).parameters}
     assert {action.dest for action in parser._actions} <= known
     assert all(action.help or action.choices for action in parser._actions)
     assert summary
@@ -173,8 +180,13 @@ def test_errors_of_input_are_one_line(tmp_path: Path) -> None:
 
 def test_a_list_says_the_command_that_makes_it_again(patients: Path, tmp_path: Path) -> None:
     sequences = {"t1c": ["{case}-t1c.nii.gz", "{case} t1c.nii.gz"], "t2f": "{case}-t2f.nii.gz"}
-    given = {"sequences": sequences, "label_file": "{case}-seg.nii.gz", "labels": {"necrosis": 1}, "folds": 2}
-    commands.datalist(patients, **given, nnunet_folds=True, out=tmp_path / "a.json")  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "sequences": sequences,
+        "label_file": "{case}-seg.nii.gz",
+        "labels": {"necrosis": 1},
+        "folds": 2,
+    }
+    commands.datalist(patients, **given, nnunet_folds=True, out=tmp_path / "a.json")
     description = json.loads((tmp_path / "a.json").read_text())["description"]
     program, *words = shlex.split(description.replace("DIR", str(patients)))
     assert program == "dcd"

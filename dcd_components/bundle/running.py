@@ -7,7 +7,7 @@ import inspect
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,6 @@ WORKFLOWS = {
 def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings: Mapping[str, str]) -> list[str]:
     """Words of the MONAI command that runs a workflow of a bundle, with paths that hold in any folder.
 
-    MONAI takes a misspelt setting in silence, and then runs without it. Here every setting must be one that a config
-    has; below a component (``_target_``) it may also be a new argument, which the component itself checks.
-
     Args:
         workflow: a name in :data:`WORKFLOWS`.
         bundle: folder of the bundle, in the repository or unpacked from a release.
@@ -51,15 +48,41 @@ def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings:
         InputError: for a config that the bundle does not have, and for a setting that no config has.
     """
     chosen, root = WORKFLOWS[workflow], bundle.absolute()
-    files = [_config_file(root, name) for name in [*chosen.configs, *overlays]]
+    files = config_files(root, [*chosen.configs, *overlays])
+    check_settings(files, settings)
+    named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
+    words = ["run", *([chosen.name] if chosen.name else []), "--bundle_root", str(root), "--config_file", named]
+    return [*words, *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:
+    """Files of a bundle's configs, by name.
+
+    Raises:
+        InputError: for one that the bundle does not have.
+    """
+    return [_config_file(bundle, name) for name in names]
+
+
+def check_settings(files: Sequence[Path], settings: Iterable[str]) -> None:
+    """Refuse a setting that no config has.
+
+    MONAI takes a misspelt setting in silence, and then runs without it. Every setting must be a key of a config; below
+    a component (``_target_``) it may also be a new argument, which the component itself checks, and at the top an
+    option of MONAI's ``run``.
+
+    Args:
+        files: the configs, from the lowest up.
+        settings: keys, such as ``trainer::max_epochs``.
+
+    Raises:
+        InputError: for the first that none has, with the nearest that there is.
+    """
     config = ConfigParser.load_config_files(files)
     options = set(inspect.signature(monai_run).parameters) - {"override"}
     for key in settings:
         if key not in options:
             _refuse_unknown(key, config)
-    named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
-    words = ["run", *([chosen.name] if chosen.name else []), "--bundle_root", str(root), "--config_file", named]
-    return [*words, *(f"--{key}={value}" for key, value in settings.items())]
 
 
 def run(words: Sequence[str]) -> None:
@@ -74,12 +97,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def _config_file(bundle: Path, name: str) -> Path:
-    path = (bundle / "configs" / name).with_suffix(".yaml")
-    if not path.is_file():
-        there = sorted(one.stem for one in (bundle / "configs").glob("*.yaml"))
-        has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
-        raise InputError(f"the bundle {bundle} has no config {path.stem}: {has}")
-    return path
+    path = bundle / "configs" / f"{name}.yaml"
+    if path.is_file():
+        return path
+    there = sorted(one.stem for one in path.parent.glob("*.yaml"))
+    has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
+    raise InputError(f"the bundle {bundle} has no config {name}: {has}")
 
 
 def _refuse_unknown(key: str, config: Any) -> None:
