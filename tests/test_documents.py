@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import shlex
 import shutil
@@ -12,11 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from monai.bundle import ConfigParser
 from tiny import BRATS, BUNDLES, ISLES, TINY
 
-from dcd_components import __main__
-from dcd_components.bundle.release.packing import flat_configs
+from dcd_components import cli
+from dcd_components.bundle import running
 from dcd_components.tables import read_csv
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +22,9 @@ OWN_DATA = BUNDLES / "own_data.md"
 BUNDLE_PAGES = [path for bundle in (BRATS, ISLES) for path in sorted((bundle / "docs").glob("*.md"))]
 PAGES = [*BUNDLE_PAGES, OWN_DATA, ROOT / "data_lists" / "README.md"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
-#: What monai.bundle run itself takes, next to overrides of config keys.
-RUN_OPTIONS = {"config_file", "run_name", "tracking"}
+COMMANDS = ("dcd ", "python -m dcd_components ")
+#: What MONAI's tracking takes, next to the options of run and the keys of configs.
+TRACKING = {"run_name"}
 
 
 def commands(program: str) -> list[str]:
@@ -53,21 +52,13 @@ def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
     given = options(shlex.split(command))
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    assert set(given) - RUN_OPTIONS - set().union(*map(config_keys, names)) == set()
+    running.check_settings([BRATS / name for name in names], set(given) - TRACKING)
 
 
-def config_keys(name: str) -> set[str]:
-    """Keys of a config of the bundle, or of its release, whose configs are JSON."""
-    if name.endswith(".json"):
-        return set(flat_configs(BRATS, teacher=True)[Path(name).stem])
-    return set(ConfigParser.load_config_file(str(BRATS / name)))
-
-
-@pytest.mark.parametrize("command", commands("python -m dcd_components"))
-def test_package_commands_name_existing_options(command: str) -> None:
-    _, _, _, name, *words = shlex.split(command)
-    function = __main__.command(name)
-    assert set(options(words)) <= set(inspect.signature(function).parameters)
+@pytest.mark.parametrize("command", [one for program in COMMANDS for one in commands(program)])
+def test_package_commands_are_understood(command: str) -> None:
+    words = shlex.split(command.partition(" #")[0])
+    cli.parse(words[3:] if words[0] == "python" else words[1:])
 
 
 @pytest.mark.parametrize("command", commands("make"))
@@ -125,7 +116,7 @@ def test_the_page_on_own_data_runs(patients: Path, brats: Path, tmp_path: Path) 
 
 def test_the_documents_hold_commands_of_each_kind() -> None:
     assert len(commands("python -m monai.bundle run")) >= 4
-    assert len(commands("python -m dcd_components")) >= 2
+    assert sum(len(commands(program)) for program in COMMANDS) >= 2
     assert len(commands("make")) >= 3
 
 
