@@ -1,4 +1,4 @@
-"""What distillation costs while training, and what the networks cost afterwards: tables and a picture."""
+"""The benchmarks: what distillation costs while training, and what the networks cost afterwards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dcd_components.benchmarks import data as data_benchmark
 from dcd_components.benchmarks import inference as inference_benchmark
 from dcd_components.benchmarks import loss as loss_benchmark
 from dcd_components.benchmarks import step as step_benchmark
@@ -19,103 +20,137 @@ from dcd_components.bundle.configs import BUNDLES
 from dcd_components.errors import InputError
 from dcd_components.tables import markdown_table, write_csv
 
-LOSS, STEP, INFERENCE = "loss", "step", "inference"
-HEADINGS = {LOSS: "The loss, forward and backward, float32", STEP: "A training step, bfloat16", INFERENCE: "Inference"}
-COLUMNS = {LOSS: loss_benchmark.COLUMNS, STEP: step_benchmark.COLUMNS, INFERENCE: inference_benchmark.COLUMNS}
 Rows = Sequence[Mapping[str, Any]]
+BRATS = BUNDLES / "brats_gli_dcd"
 
 
-def run(
-    out: str,
-    sizes: Sequence[int] = (32, 64),
-    levels: Sequence[int] = (1, 2, 3),
-    repeats: int = 7,
-    bundle: str = str(BUNDLES / "brats_gli_dcd"),
-    parts: Sequence[str] = (LOSS, STEP, INFERENCE),
-    overlays: Sequence[str] = (),
-    patch: Sequence[int] | None = None,
-    case: Sequence[int] = (240, 240, 155),
-    weights: str | None = None,
-    dataset_dir: str | None = None,
-    datalist: str | None = None,
-    test_folds: Sequence[int] | None = None,
-    val_folds: Sequence[int] | None = None,
-) -> str:
-    """Measure the loss and the step against the published algorithm and, where installed, ptwt; then inference.
+def run_loss(out: Path, sizes: Sequence[int] = (32, 64), levels: Sequence[int] = (1, 2, 3), repeats: int = 7) -> str:
+    """Measure the loss, forward and backward, against the published algorithm and, where installed, ptwt.
 
     Args:
-        out: new folder for the tables and the picture.
-        sizes: voxels along the axes of the patches of the loss, "(32,64)".
-        levels: of the wavelet transform, "(1,2,3)".
+        out: new folder for ``loss.csv``, ``loss.md`` and ``loss.png``.
+        sizes: voxels along the axes of the patches.
+        levels: of the wavelet transform.
         repeats: rounds of which the median is taken.
-        bundle: folder of the bundle whose networks are measured.
-        parts: what is measured, "('loss','step','inference')".
-        overlays: configs of the bundle on top of inference.yaml that made the weights, "('quick',)"; for inference, as
-            is all that follows.
-        patch: voxels along each axis of a patch, "(128,128,128)"; the bundle's by default.
-        case: voxels along each axis of a whole case, "(240,240,155)".
-        weights: of the student; random ones by default, which cost the same.
-        dataset_dir: the data set that int8 is calibrated on and Dice measured with; noise and no Dice by default.
-        datalist: its cases; DATASET_DIR/datalist.json by default.
-        test_folds: folds for Dice; the bundle's by default.
-        val_folds: folds neither for Dice nor for calibration; the bundle's by default.
 
     Returns:
-        The tables in Markdown.
+        The table in Markdown.
 
     Raises:
-        InputError: when ``out`` exists, an option that is a list is none, or a part is unknown.
+        InputError: when ``out`` exists.
     """
-    folder = Path(str(out))
-    if folder.exists():
-        raise InputError(f"{folder} exists: name a new folder with --out")
-    optional = {"overlays": overlays or None, "patch": patch, "test_folds": test_folds, "val_folds": val_folds}
-    chosen = {name: values for name, values in optional.items() if values is not None}
-    _check_lists(sizes=sizes, levels=levels, parts=parts, case=case, **chosen)
-    if unknown := sorted(set(parts) - set(HEADINGS)):
-        raise InputError(f"unknown part {unknown[0]!r}; choose from {', '.join(HEADINGS)}")
-    given = {"ckpt_path": weights, "dataset_dir": dataset_dir, "datalist": datalist}
-    folds = {"test_folds": test_folds, "val_folds": val_folds, "patch_size": patch}
-    overrides = {key: value for key, value in {**given, **folds}.items() if value is not None}
-    setting = Setting(Path(bundle), overlays, overrides, case)
+    _refuse_existing(out)
     torch.manual_seed(0)
-    measures: dict[str, Callable[[], Rows]] = {
-        LOSS: lambda: loss_benchmark.measure(sizes, levels, repeats),
-        STEP: lambda: step_benchmark.measure(Path(bundle), repeats),
-        INFERENCE: lambda: inference_benchmark.measure(setting, repeats),
-    }
-    tables = {part: measure() for part, measure in measures.items() if part in parts}
-    text = _text(tables, setting, repeats)
-    folder.mkdir(parents=True)
-    for part, rows in tables.items():
-        write_csv(rows, folder / f"{part}.csv")
-    _plot(tables, folder / "benchmark.png")
-    (folder / "benchmark.md").write_text(text)
-    return text
+    rows = loss_benchmark.measure(sizes, levels, repeats)
+    heading = "The loss, forward and backward, float32"
+    return _write(out, "loss", rows, f"## {heading}\n\n{_table(rows, loss_benchmark.COLUMNS, repeats)}", _plot_loss)
 
 
-def _check_lists(**given: Sequence[object]) -> None:
-    for name, values in given.items():
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise InputError(f"--{name} must be a list, such as '(32,64)', got {values!r}")
-        if name in ("patch", "case") and len(values) != 3:
-            raise InputError(f"--{name} must be three numbers of voxels, such as '(64,64,64)', got {values}")
+def run_step(out: Path, bundle: Path = BRATS, repeats: int = 7) -> str:
+    """Measure a training step of the student alone, of distillation, and of the published algorithm.
+
+    Args:
+        out: new folder for ``step.csv``, ``step.md`` and ``step.png``.
+        bundle: folder of the bundle whose networks are trained.
+        repeats: rounds of which the median is taken.
+
+    Returns:
+        The table in Markdown.
+
+    Raises:
+        InputError: when ``out`` exists.
+    """
+    _refuse_existing(out)
+    torch.manual_seed(0)
+    rows = step_benchmark.measure(bundle, repeats)
+    heading = "A training step, bfloat16"
+    return _write(out, "step", rows, f"## {heading}\n\n{_table(rows, step_benchmark.COLUMNS, repeats)}", _plot_step)
 
 
-def _text(tables: Mapping[str, Rows], setting: Setting, repeats: int) -> str:
-    sections = [f"## {HEADINGS[part]}\n\n{markdown_table(rows, COLUMNS[part])}\n" for part, rows in tables.items()]
+def run_inference(
+    out: Path,
+    bundle: Path = BRATS,
+    overlays: Sequence[str] = (),
+    case_size: Sequence[int] = (240, 240, 155),
+    repeats: int = 7,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Measure teacher and student on the CPU in every runtime that is installed: patches, whole cases and Dice.
+
+    Args:
+        out: new folder for ``inference.csv``, ``inference.md`` and ``inference.png``.
+        bundle: folder of the bundle whose networks are measured.
+        overlays: its configs that made the weights, on top of the inference, by name, such as ``quick``.
+        case_size: voxels along each axis of a whole case.
+        repeats: rounds of which the median is taken.
+        settings: of the configs, by key. With the student's weights (``ckpt_path``) and a data set (``dataset_dir``,
+            ``datalist``, ``val_folds``, ``test_folds``) int8 is calibrated on training cases and Dice measured on test
+            cases; by default weights are random, which costs the same, and int8 is calibrated on noise.
+
+    Returns:
+        The table in Markdown.
+
+    Raises:
+        InputError: when ``out`` exists, for a case without three axes, and for a data set without weights.
+    """
+    _refuse_existing(out)
+    if len(case_size) != 3:
+        raise InputError(f"case_size must be three numbers of voxels, got {list(case_size)}")
+    setting = Setting(bundle, overlays, settings or {}, case_size)
+    torch.manual_seed(0)
+    rows = inference_benchmark.measure(setting, repeats)
+    table = _table(rows, inference_benchmark.COLUMNS, repeats)
+    return _write(out, "inference", rows, f"## Inference\n\n{table}\n{setting.note()}\n", _plot_inference)
+
+
+def run_data(
+    out: Path,
+    dataset_dir: Path,
+    bundle: Path = BRATS,
+    epoch_length: int = 6,
+    num_workers: int = 2,
+    repeats: int = 3,
+) -> str:
+    """Measure how much of a training's time is spent waiting for data, with and without the cache on disk.
+
+    Args:
+        out: new folder for ``data.csv`` and ``data.md``.
+        dataset_dir: the data set, with its datalist.json; all its cases are trained on.
+        bundle: folder of the bundle whose student is trained.
+        epoch_length: iterations per epoch.
+        num_workers: processes that load data.
+        repeats: epochs that are measured once the caches are full.
+
+    Returns:
+        The table in Markdown.
+
+    Raises:
+        InputError: when ``out`` exists.
+    """
+    _refuse_existing(out)
+    settings = {"dataset_dir": str(dataset_dir), "epoch_length": epoch_length, "num_workers": num_workers}
+    return data_benchmark.measure(bundle, out, repeats, settings)
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise InputError(f"{out} exists: name a new folder")
+
+
+def _table(rows: Rows, columns: Mapping[str, tuple[str, str]], repeats: int) -> str:
     rounds = f"Medians of {repeats} rounds, three for what takes more than 2 s, all rows of a patch in turns"
-    note = f"\n{setting.note()}\n" if INFERENCE in tables else ""
-    return "\n".join([*sections, f"{rounds}; {timing.machine()}.\n{note}"])
+    return f"{markdown_table(rows, columns)}\n\n{rounds}; {timing.machine()}.\n"
 
 
-def _plot(tables: Mapping[str, Rows], path: Path) -> None:
-    """Draw a panel for each table."""
-    figure = Figure(figsize=(5.5 * len(tables), 4.5), layout="constrained")
-    panels: dict[str, Callable[[Axes, Rows], None]] = {LOSS: _plot_loss, STEP: _plot_step, INFERENCE: _plot_inference}
-    for axes, (part, rows) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
-        panels[part](axes, rows)
-    figure.savefig(path, dpi=120)
+def _write(out: Path, name: str, rows: Rows, text: str, plot: Callable[[Axes, Rows], None]) -> str:
+    """Write the rows, the text and a picture; the text."""
+    out.mkdir(parents=True)
+    write_csv(rows, out / f"{name}.csv")
+    (out / f"{name}.md").write_text(text)
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    plot(figure.subplots(), rows)
+    figure.savefig(out / f"{name}.png", dpi=120)
+    return text
 
 
 def _plot_loss(axes: Axes, rows: Rows) -> None:

@@ -10,13 +10,11 @@ from statistics import median
 from typing import Any
 
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
 from dcd_components.benchmarks import timing
-from dcd_components.bundle.configs import BUNDLES
+from dcd_components.benchmarks.training import Training
 from dcd_components.data.datalists import read_datalist
-from dcd_components.errors import InputError
 from dcd_components.tables import markdown_table, write_csv
 
 DATASETS: dict[str, dict[str, Any]] = {
@@ -27,41 +25,11 @@ DATASETS: dict[str, dict[str, Any]] = {
 COLUMNS = {
     "dataset": ("Data from", ""),
     "epoch": ("Epoch", ""),
-    "seconds": ("Seconds an iteration", ".2f"),
+    "seconds": ("Seconds per iteration", ".2f"),
     "waiting": ("of which waiting for data", ".2f"),
     "share": ("Share", ".0%"),
-    "gigabytes": ("On disk, GB a case", ".3f"),
+    "gigabytes": ("On disk, GB per case", ".3f"),
 }
-
-
-def run(
-    dataset_dir: str,
-    out: str,
-    bundle: str = str(BUNDLES / "brats_gli_dcd"),
-    iterations: int = 6,
-    repeats: int = 3,
-    workers: int = 2,
-) -> str:
-    """Measure how much of a training's time is spent waiting for data, with and without the cache on disk.
-
-    Args:
-        dataset_dir: the data set, with its datalist.json; all its cases are trained on.
-        out: new folder for the table.
-        bundle: folder of the bundle whose student is trained.
-        iterations: of one epoch.
-        repeats: epochs that are measured once the caches are full.
-        workers: processes that load data.
-
-    Returns:
-        A table in Markdown.
-
-    Raises:
-        InputError: when ``out`` exists.
-    """
-    if Path(out).exists():
-        raise InputError(f"{out} exists: name a new folder with --out")
-    settings = {"dataset_dir": str(dataset_dir), "iterations": iterations, "num_workers": workers}
-    return measure(Path(bundle), Path(out), repeats, settings)
 
 
 def measure(bundle: Path, out: Path, repeats: int, settings: Mapping[str, Any]) -> str:
@@ -71,14 +39,14 @@ def measure(bundle: Path, out: Path, repeats: int, settings: Mapping[str, Any]) 
         bundle: folder of the bundle.
         out: new folder for ``data.csv``, ``data.md`` and the caches, which are deleted at the end.
         repeats: epochs of each kind, the first apart, since it fills the cache.
-        settings: of the bundle, among them ``dataset_dir``, ``iterations`` and ``num_workers``.
+        settings: of the bundle, among them ``dataset_dir``, ``epoch_length`` and ``num_workers``.
 
     Returns:
         A table in Markdown: medians over the repeats, with the machine.
     """
     rows: list[dict[str, Any]] = []
     (out / "caches").mkdir(parents=True)
-    trainings = {name: _Training(bundle, name, out / "caches" / name, settings) for name in DATASETS}
+    trainings = {name: _TimedTraining(bundle, name, out / "caches" / name, settings) for name in DATASETS}
     with tqdm(total=(1 + repeats) * len(trainings), unit="epoch") as progress:
         for epoch in range(1 + repeats):
             for name, training in trainings.items():
@@ -86,29 +54,31 @@ def measure(bundle: Path, out: Path, repeats: int, settings: Mapping[str, Any]) 
                 progress.update()
     shutil.rmtree(out / "caches")
     write_csv(rows, out / "data.csv")
-    setting = f"Medians of {repeats} epochs of {settings['iterations']} iterations after the first"
+    setting = f"Medians of {repeats} epochs of {settings['epoch_length']} iterations after the first"
     processes = f"{settings['num_workers']} loading processes; {timing.machine()}"
     text = f"{markdown_table(_summarise(rows), COLUMNS)}\n\n{setting}; {processes}.\n"
     (out / "data.md").write_text(text)
     return text
 
 
-class _Training:
+class _TimedTraining:
     """A training of the plain student that can be run an epoch at a time, with a clock on its data."""
 
     def __init__(self, bundle: Path, name: str, cache: Path, settings: Mapping[str, Any]) -> None:
         self.cache = cache
         self.waits: list[float] = []
-        configs = [str(bundle / "configs" / f"{config}.yaml") for config in ("inference", "train")]
+        configs = [str(bundle / "configs" / "train_student.yaml")]
         folds = sorted({case["fold"] for case in read_datalist(Path(settings["dataset_dir"], "datalist.json")).cases})
-        data = ConfigParser.load_config_files(configs)["train"]["dataset"]["data"]
-        dataset = {**DATASETS[name], "data": data, "transform": "@train::preprocessing"}
-        training = {"train_folds": folds, "cache_dir": str(cache), "train::dataset": dataset, "train::handlers": []}
-        flow = ConfigWorkflow(configs, workflow_type="train", logging_file=False, **settings, **training)
-        self.trainer = flow.parser.get_parsed_content("train::trainer")
-        self.trainer.logger.setLevel("ERROR")
-        self.trainer.add_event_handler(Events.GET_BATCH_STARTED, self._start)
-        self.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, self._stop)
+        training = {
+            "train_folds": folds,
+            "train::data::held_out": [],
+            "train::dataset": {**DATASETS[name], "data": "@train::data", "transform": "@train::preprocessing"},
+            "train::handlers": [],
+            "cache_dir": str(cache),
+        }
+        self.training = Training(configs, **settings, **training)
+        self.training.trainer.add_event_handler(Events.GET_BATCH_STARTED, self._start)
+        self.training.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, self._stop)
 
     def _start(self, engine: Engine) -> None:
         self._since = time.perf_counter()
@@ -119,9 +89,8 @@ class _Training:
     def epoch(self) -> dict[str, float]:
         """Seconds of one more epoch, an iteration, and those spent waiting."""
         self.waits.clear()
-        self.trainer.state.max_epochs = self.trainer.state.epoch + 1
         start = time.perf_counter()
-        self.trainer.run()
+        self.training.epoch()
         count, seconds = len(self.waits), time.perf_counter() - start
         files = [path.stat().st_size for path in self.cache.glob("*.pt")]
         size = sum(files) / len(files) / 1e9 if files else 0.0

@@ -26,20 +26,20 @@ COLUMNS = {
     "network": ("Network", ""),
     "runtime": ("Runtime", ""),
     "parameters": ("Parameters, M", ".3f"),
-    "gmac": ("GMAC a patch", ".2f"),
-    "patch_seconds": ("Seconds a patch", ".3f"),
+    "gmac": ("GMAC per patch", ".2f"),
+    "patch_seconds": ("Seconds per patch", ".3f"),
     "patch_of_eager": ("of eager float32", ".3f"),
     "patch_of_teacher": ("of the teacher", ".3f"),
-    "case_seconds": ("Seconds a case", ".2f"),
+    "case_seconds": ("Seconds per case", ".2f"),
     "case_of_eager": ("of eager float32", ".3f"),
     "case_of_teacher": ("of the teacher", ".3f"),
-    "megabytes": ("Extra memory a patch, MB", ".0f"),
+    "megabytes": ("Extra memory per patch, MB", ".0f"),
     "dice": ("Mean Dice", ".4f"),
 }
 TEACHER, STUDENT = "teacher", "student"
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
 #: Dice that int8 may lose against eager float32.
-TOLERANCE = 0.005
+DICE_TOLERANCE = 0.005
 #: Patches of noise for calibration, and their largest side.
 NOISE_PATCHES, NOISE_SIZE = 4, 64
 #: A whole case that takes more seconds is timed once.
@@ -60,22 +60,23 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     Returns:
         Rows with the keys of ``COLUMNS``; NaN is what was not measured.
     """
-    student, teacher = setting.parser(), setting.parser("teacher")
+    student, teacher = setting.parser("inference"), setting.parser("inference", "teacher")
     pair = {TEACHER: _network(teacher), STUDENT: _network(student)}
-    if "ckpt_path" in setting.overrides:
-        load_frozen(pair[STUDENT], setting.overrides["ckpt_path"])
-    shape = [len(student["files"]), *student.get_parsed_content("patch_size")]
+    if "ckpt_path" in setting.settings:
+        load_frozen(pair[STUDENT], setting.settings["ckpt_path"])
+    shape = [len(student["sequences"]), *student.get_parsed_content("patch_size")]
     costs = {name: cost(network, shape) for name, network in pair.items()}
     image = torch.randn(1, *shape)
     loaded, megabytes = _load(pair, image, _calibration(setting, shape))
     names = {" ".join(key): key for key in loaded}
     seconds = timing.seconds({name: _call(loaded[key], image) for name, key in names.items()}, repeats, least=2.0)
     patches = {names[name]: taken for name, taken in seconds.items()}
-    whole = torch.randn(1, shape[0], *setting.case)
+    whole = torch.randn(1, shape[0], *setting.case_size)
     window = student.get_parsed_content("sliding_window")
     cases = _cases({key: _case(window, whole, loaded[key]) for key in _chosen(patches)}, min(repeats, 3))
+    test_folds = setting.parser("inference", "evaluate")["test_folds"]
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
-    dice = int8_dice.mean_dice(setting.parser("train"), students) if setting.scored else {}
+    dice = int8_dice.mean_dice(setting.parser("train_student"), test_folds, students) if setting.scored else {}
     return [
         {
             "network": name,
@@ -97,7 +98,7 @@ def _network(parser: ConfigParser) -> nn.Module:
 
 def _calibration(setting: Setting, shape: Sequence[int]) -> list[Tensor]:
     if setting.scored:
-        return int8_dice.training_patches(setting.parser("train"), inference_setting.PATCHES)
+        return int8_dice.training_patches(setting.parser("train_student"), inference_setting.PATCHES)
     return [torch.randn(1, shape[0], *(min(size, NOISE_SIZE) for size in shape[1:])) for _ in range(NOISE_PATCHES)]
 
 
@@ -165,4 +166,4 @@ def _label(runtime: str, dice: Mapping[str, float], scored: bool) -> str:
         return runtime
     if not scored:
         return runtime + NOISE
-    return runtime + LOSSY * (dice[runtime] < dice[runtimes.EAGER] - TOLERANCE)
+    return runtime + LOSSY * (dice[runtime] < dice[runtimes.EAGER] - DICE_TOLERANCE)

@@ -24,41 +24,41 @@ class Setting:
     Args:
         bundle: folder of the bundle.
         overlays: its configs on top of ``inference``, by name, such as ``quick``.
-        overrides: of its settings: ``patch_size``; ``ckpt_path``, the student's weights; ``dataset_dir`` and what else
+        settings: of its configs: ``patch_size``; ``ckpt_path``, the student's weights; ``dataset_dir`` and what else
             says which cases train and which are held out.
-        case: voxels of a whole case along the axes.
+        case_size: voxels of a whole case along the axes.
     """
 
     bundle: Path
     overlays: Sequence[str] = ()
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    case: Sequence[int] = (240, 240, 155)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    case_size: Sequence[int] = (240, 240, 155)
 
     def __post_init__(self) -> None:
         """Raise a ``InputError`` for cases without weights, whose Dice would say nothing."""
-        if "dataset_dir" in self.overrides and not self.scored:
-            raise InputError("Dice wants trained weights: name them with --weights, or leave out --dataset_dir")
+        if "dataset_dir" in self.settings and not self.scored:
+            raise InputError("Dice wants trained weights: name them with ckpt_path, or leave out dataset_dir")
 
     @property
     def scored(self) -> bool:
         """Whether there are weights and cases, for Dice."""
-        return {"ckpt_path", "dataset_dir"} <= self.overrides.keys()
+        return {"ckpt_path", "dataset_dir"} <= self.settings.keys()
 
     def parser(self, *configs: str) -> ConfigParser:
-        """The bundle's inference on the CPU, with further configs below the overlays."""
-        parser = read_configs(self.bundle, ("inference", *configs, *self.overlays))
-        parser.update({"device": "$torch.device('cpu')", **self.overrides})
+        """Configs of the bundle, by name, with the overlays and settings, on the CPU."""
+        parser = read_configs(self.bundle, (*configs, *self.overlays))
+        parser.update({"device": "$torch.device('cpu')", **self.settings})
         return parser
 
     def note(self) -> str:
         """The patch, the case, what is left out and what int8 was calibrated on, as sentences."""
-        patch = " x ".join(map(str, self.parser().get_parsed_content("patch_size")))
+        patch = " x ".join(map(str, self.parser("inference").get_parsed_content("patch_size")))
         lacking = {name for one in runtimes.NEEDS for name in runtimes.missing_packages(one)}
         absent = f" Left out, since not installed: what needs {', '.join(sorted(lacking))}." if lacking else ""
         if self.scored:
             data = f"int8 is calibrated on {PATCHES} patches of training cases; Dice is the student's on held-out ones."
         else:
             data = "int8 is calibrated on noise, so it counts for time alone; Dice was not measured."
-        size = " x ".join(map(str, self.case))
+        size = " x ".join(map(str, self.case_size))
         case = f"a case of {size} voxels, in at most three rounds, one where it takes a minute"
         return f"Patches of {patch}, {case}; on the CPU. {data}{absent}"

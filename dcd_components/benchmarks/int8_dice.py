@@ -11,7 +11,7 @@ from monai.transforms import Compose, CropForeground, RandSpatialCrop, SpatialPa
 from torch import Tensor
 from tqdm import tqdm
 
-from dcd_components.data.loading import load_cases
+from dcd_components.data.cases import labelled_cases
 from dcd_components.deploy.runtimes import Runtime
 
 
@@ -19,38 +19,38 @@ def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
     """Draw patches from the brains of the training cases, each of another case as long as there are any.
 
     Args:
-        parser: a bundle's configs ``inference`` and ``train`` with ``dataset_dir``.
+        parser: a bundle's config ``train_student`` with ``dataset_dir``.
         count: of the patches.
 
     Returns:
         Images of shape ``(1, C, D, H, W)``, as the network sees them, the same ones each time.
     """
     size = parser.get_parsed_content("patch_size")
-    cases = parser.get_parsed_content("train::dataset::data")
-    prepare = parser.get_parsed_content("preprocessing")
+    cases = parser.get_parsed_content("train::data")
+    prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     crop = Compose([CropForeground(allow_smaller=True), SpatialPad(size), RandSpatialCrop(size, random_size=False)])
     crop.set_random_state(0)
     chosen = [cases[number * len(cases) // count] for number in range(count)]
     return [crop(prepare(case)["image"]).as_tensor()[None].float() for case in tqdm(chosen, unit="patch", leave=False)]
 
 
-def mean_dice(parser: ConfigParser, runtimes: Mapping[str, Runtime]) -> dict[str, float]:
+def mean_dice(parser: ConfigParser, folds: Sequence[int], runtimes: Mapping[str, Runtime]) -> dict[str, float]:
     """Mean Dice over labels and held-out cases, on the network's grid, for each runtime.
 
     As in :func:`.case_scores`, a label absent from truth and prediction is left out, and one absent from
     either scores 0.
 
     Args:
-        parser: a bundle's configs ``inference`` and ``train`` with ``dataset_dir``; the cases are of ``test_folds``.
+        parser: a bundle's config ``train_student`` with ``dataset_dir``.
+        folds: of the cases.
         runtimes: by name.
     """
-    settings = [
-        parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "files", "test_folds", "own_grid")
-    ]
-    prepare, labels = parser.get_parsed_content("preprocessing"), list(parser.get_parsed_content("labels").values())
+    places = [parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout")]
+    prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
+    labels = list(parser.get_parsed_content("labels").values())
     window: Inferer = parser.get_parsed_content("sliding_window")
     scores: dict[str, list[Tensor]] = {name: [] for name in runtimes}
-    for case in tqdm(load_cases(*settings), unit="case", leave=False):
+    for case in tqdm(labelled_cases(*places, folds), unit="case", leave=False):
         prepared = prepare(case)
         image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
         for name, runtime in runtimes.items():

@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcd_components.bundle.configs import BUNDLES
+from monai.bundle import ConfigParser
+
+from dcd_components.benchmarks import training
+from dcd_components.bundle.configs import BUNDLES, read_configs
 from dcd_components.demo import report
+from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, file_name
 from dcd_components.errors import InputError
 from dcd_components.handlers.training_log import clock
-from dcd_components.tables import read_csv
 
-CASES, FOLDS = 120, 12  # ten cases a fold
-TEST_FOLDS, VAL_FOLDS, TRAIN_FOLDS = [0, 1, 2, 3, 4], [5], [6, 7, 8, 9, 10, 11]
-TEACHER_EPOCHS, STUDENT_EPOCHS = 20, 14
-
-#: What is trained, and with which configs on top of inference.yaml.
-MODELS = {
-    "teacher": ["train", "teacher"],
-    "plain": ["train"],
-    "distilled": ["train", "distill"],
-    "plain, same time": ["train"],
+#: The config that each model is trained with; quick.yaml comes on top.
+TRAININGS = {
+    TEACHER: ["train_teacher"],
+    PLAIN: ["train_student"],
+    DISTILLED: ["distill"],
+    EQUAL_COST: ["train_student"],
 }
 #: Steps with their typical minutes on two cores, from which the time left follows.
 STEPS = {
     "simulate patients": 1.0,
     "simulate a new case": 0.2,
     "train teacher": 4.0,
+    "time an iteration of plain and distilled, in turns": 0.5,
     "train plain": 2.2,
-    "train distilled": 3.2,
-    "train plain, same time": 3.2,
+    "train distilled": 2.8,
+    "train plain, equal cost": 2.8,
     "evaluate teacher": 0.9,
     "evaluate plain": 0.6,
     "evaluate distilled": 0.6,
-    "evaluate plain, same time": 0.6,
+    "evaluate plain, equal cost": 0.6,
     "segment the new case": 0.2,
 }
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does.
+
+    Args:
+        cases: simulated patients' visits; ten a fold by default.
+        folds: of the data list.
+        test_folds: folds of the reported scores.
+        val_folds: folds that choose the checkpoint; all others train.
+        teacher_epochs: of the teacher's training.
+        student_epochs: of the plain and of the distilled student's training.
+        rounds: turns in which the iterations are timed.
+        images: further options of the command ``phantom``, such as ``--spacing_mm=4``.
+        settings: of the configs, over quick.yaml, for all models.
+    """
+
+    cases: int = 120
+    folds: int = 12
+    test_folds: Sequence[int] = (0, 1, 2, 3, 4)
+    val_folds: Sequence[int] = (5,)
+    teacher_epochs: int = 20
+    student_epochs: int = 14
+    rounds: int = 15
+    images: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
@@ -58,75 +88,117 @@ def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
     bundle = BUNDLES / f"{task}_dcd"
     if not BUNDLES.is_dir():
         raise InputError(f"the demo needs the bundles at {BUNDLES}: run it in a clone of the repository")
-    if not bundle.is_dir():
+    if task not in ("brats_gli", "isles22"):
         raise InputError(f"unknown task {task!r}; choose brats_gli or isles22")
-    Demo(folder.absolute(), seed, task, bundle).run()
+    Demo(folder.absolute(), bundle, seed).run()
 
 
 class Demo:
-    """One run of the demo in one folder; every step is a command that can be run by hand."""
+    """One run of the demo in one folder; every step but the timing is a command that can be run by hand.
 
-    def __init__(self, folder: Path, seed: int, task: str, bundle: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: new or empty; everything is written there.
+        bundle: folder of ``<task>_dcd``.
+        seed: of the simulated patients and of the networks' first weights.
+        size: how much is done.
+    """
+
+    def __init__(self, folder: Path, bundle: Path, seed: int = 0, size: Size | None = None) -> None:
+        self.folder = _short(folder)
+        self.bundle = _short(bundle)
         self.seed = seed
-        self.task = task
-        self.bundle = bundle
+        self.size = size or Size()
         self.start = time.monotonic()
         self.left = dict(STEPS)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
         """Do all steps."""
-        self._simulate("simulate patients", "patients", CASES, self.seed)
-        self._simulate("simulate a new case", "new_case", 1, 10_000 + self.seed)
-        for model, epochs in ("teacher", TEACHER_EPOCHS), ("plain", STUDENT_EPOCHS), ("distilled", STUDENT_EPOCHS):
-            self._train(model, epochs)
-        seconds = {model: float(read_csv(self._log(model))[-1]["seconds"]) for model in ("plain", "distilled")}
-        self._train("plain, same time", round(STUDENT_EPOCHS * seconds["distilled"] / seconds["plain"]))
+        self._simulate("simulate patients", "patients", self.size.cases, self.size.folds, self.seed)
+        self._simulate("simulate a new case", "new_case", 1, 1, 10_000 + self.seed)
+        self._train(TEACHER, self.size.teacher_epochs)
+        seconds = self._time_iterations()
+        self._train(PLAIN, self.size.student_epochs)
+        self._train(DISTILLED, self.size.student_epochs)
+        self._train(EQUAL_COST, equal_cost_epochs(self.size.student_epochs, seconds))
         shutil.rmtree(self.folder / "cache")
-        for model in MODELS:
+        for model in TRAININGS:
             self._evaluate(model)
-        case = self.folder / "new_case"
-        options = {"dataset_dir": case, "output_dir": case, "ckpt_path": self._weights("distilled")}
-        self._bundle("segment the new case", [], **options)
-        table = report.write(self.folder, self._configs([]), {model: self._log(model) for model in MODELS})
+        self._segment()
+        evaluations = {model: self._read(_evaluation(model)) for model in TRAININGS}
+        table = report.write(self.folder, evaluations, self._read(TRAININGS[DISTILLED]), seconds)
         self._say(f"\n{table}\n\nTable, pictures, scores, masks and weights are in {self.folder}")
 
-    def _simulate(self, step: str, name: str, cases: int, seed: int) -> None:
-        options = [f"--out={self.folder / name}", f"--cases={cases}", f"--seed={seed}", f"--folds={min(FOLDS, cases)}"]
-        self._step(step, ["dcd_components", "phantom", self.task, *options])
+    def _simulate(self, step: str, name: str, cases: int, folds: int, seed: int) -> None:
+        options = _words({"out": self.folder / name, "cases": cases, "seed": seed, "folds": folds})
+        task = self.bundle.name.removesuffix("_dcd")
+        self._step(step, ["dcd_components", "phantom", task, *options, *self.size.images])
+
+    def _time_iterations(self) -> dict[str, float]:
+        """Seconds an iteration of the plain and of the distilled student's training takes."""
+        step = "time an iteration of plain and distilled, in turns"
+        self._announce(step)
+        files = {model: self._configs(TRAININGS[model]) for model in (PLAIN, DISTILLED)}
+        settings = {"bundle_root": str(self.bundle), **self._training_settings(DISTILLED), **self.size.settings}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = training.seconds(files, self.size.rounds, **settings)
+        self._say("    " + ", ".join(f"{model} {seconds:.3f} s" for model, seconds in found.items()))
+        del self.left[step]
+        return found
 
     def _train(self, model: str, epochs: int) -> None:
-        options: dict[str, Any] = {"ckpt_path": self._weights(model), "log_path": self._log(model)}
-        if model == "distilled":
-            options["teacher_path"] = self._weights("teacher")
-        folds = {"train_folds": TRAIN_FOLDS, "val_folds": VAL_FOLDS}
-        options |= {"dataset_dir": self.folder / "patients", "cache_dir": self.folder / "cache"}
-        self._bundle(f"train {model}", MODELS[model], epochs=epochs, seed=self.seed, **options, **folds)
+        settings = {"max_epochs": epochs, **self._training_settings(model)}
+        self._bundle(f"train {model}", ["training"], TRAININGS[model], settings)
+
+    def _training_settings(self, model: str) -> dict[str, Any]:
+        held_out = {*self.size.test_folds, *self.size.val_folds}
+        return {
+            "seed": self.seed,
+            "ckpt_path": self._weights(model),
+            "log_path": str(self.folder / "logs" / f"{file_name(model)}.csv"),
+            **({"teacher_path": self._weights(TEACHER)} if model == DISTILLED else {}),
+            "dataset_dir": str(self.folder / "patients"),
+            "cache_dir": str(self.folder / "cache"),
+            "train_folds": [fold for fold in range(self.size.folds) if fold not in held_out],
+            "val_folds": list(self.size.val_folds),
+        }
 
     def _evaluate(self, model: str) -> None:
-        configs = ["evaluate", "teacher"] if model == "teacher" else ["evaluate"]
-        options = {"dataset_dir": self.folder / "patients", "output_dir": self.folder / "masks" / model}
-        self._bundle(f"evaluate {model}", configs, ckpt_path=self._weights(model), test_folds=TEST_FOLDS, **options)
+        settings = {
+            "dataset_dir": self.folder / "patients",
+            "output_dir": self.folder / "masks" / file_name(model),
+            "ckpt_path": self._weights(model),
+            "test_folds": list(self.size.test_folds),
+        }
+        self._bundle(f"evaluate {model}", ["evaluating"], _evaluation(model), settings)
 
-    def _weights(self, model: str) -> Path:
-        return self.folder / "weights" / f"{model}.pt"
+    def _segment(self) -> None:
+        case = self.folder / "new_case"
+        settings = {"dataset_dir": case, "output_dir": case, "ckpt_path": self._weights(DISTILLED)}
+        self._bundle("segment the new case", [], ["inference"], settings)
 
-    def _log(self, model: str) -> Path:
-        return self.folder / "logs" / f"{model}.csv"
+    def _weights(self, model: str) -> str:
+        return str(self.folder / "weights" / f"{file_name(model)}.pt")
 
     def _configs(self, names: Sequence[str]) -> list[str]:
-        return [str(self.bundle / "configs" / f"{name}.yaml") for name in ("inference", *names, "quick")]
+        return [str(self.bundle / "configs" / f"{name}.yaml") for name in (*names, "quick")]
 
-    def _bundle(self, step: str, configs: Sequence[str], **overrides: Any) -> None:
-        options = [f"--{key}={value}" for key, value in overrides.items()]
-        files = [f"--config_file={self._configs(configs)}", f"--bundle_root={self.bundle}"]
-        self._step(step, ["monai.bundle", "run", *files, *options])
+    def _read(self, names: Sequence[str]) -> ConfigParser:
+        parser = read_configs(self.bundle, (*names, "quick"))
+        parser.update(dict(self.size.settings))
+        return parser
+
+    def _bundle(self, step: str, run_id: Sequence[str], configs: Sequence[str], settings: Mapping[str, Any]) -> None:
+        files = {"config_file": self._configs(configs), "bundle_root": self.bundle}
+        options = _words({**files, **settings, **self.size.settings})
+        self._step(step, ["monai.bundle", "run", *run_id, *options])
 
     def _step(self, step: str, arguments: Sequence[str]) -> None:
         """Run a module in a process of its own, its output in a log file and its progress on the screen."""
-        number, command = len(STEPS) - len(self.left) + 1, ["python", "-W", "ignore", "-m", *arguments]
-        self._say(f"\n[{number}/{len(STEPS)}] {step}: {clock(self._seconds_left())} left in all\n{shlex.join(command)}")
+        command = ["python", "-W", "ignore", "-m", *arguments]
+        number = self._announce(step)
+        self._say(shlex.join(command))
         log = self.folder / "logs" / f"{number:02d} {step}.txt"
         with (
             log.open("w") as file,
@@ -141,13 +213,19 @@ class Demo:
             for line in process.stdout or ():
                 file.write(line)
                 bar = "%|" in line  # a progress bar's line comes many times a second
-                if " left" in line or (bar and time.monotonic() - shown > 10):
+                if " left" in line or "means of" in line or (bar and time.monotonic() - shown > 10):
                     self._say("    " + line.split(": ", 1)[-1].strip())
                     shown = time.monotonic()
         if process.returncode:
             last = log.read_text().strip().splitlines()[-1]
             raise InputError(f"step {step!r} failed, see {log}: {last}")
         del self.left[step]
+
+    def _announce(self, step: str) -> int:
+        """Say which step comes and how long all that are left take; its number."""
+        number = len(STEPS) - len(self.left) + 1
+        self._say(f"\n[{number}/{len(STEPS)}] {step}: {clock(self._seconds_left())} left in all")
+        return number
 
     def _seconds_left(self) -> float:
         """Typical time of the steps to come, at the speed of this machine so far."""
@@ -158,3 +236,29 @@ class Demo:
     @staticmethod
     def _say(text: str) -> None:
         print(text, flush=True)
+
+
+def equal_cost_epochs(epochs: int, seconds: Mapping[str, float]) -> int:
+    """Epochs of the plain student that cost what the distilled one's ``epochs`` do.
+
+    Args:
+        epochs: of the distilled student.
+        seconds: an iteration of each of the two takes.
+    """
+    return max(1, round(epochs * seconds[DISTILLED] / seconds[PLAIN]))
+
+
+def _short(path: Path) -> Path:
+    """Path from the current folder where it lies below it, which makes the commands easier to read."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _evaluation(model: str) -> list[str]:
+    """Configs that a model is evaluated with."""
+    return ["inference", "evaluate", *(["teacher"] if model == TEACHER else [])]
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line; texts within lists in double quotes, to stand within single ones."""
+    texts = {name: json.dumps(value) if isinstance(value, list) else value for name, value in options.items()}
+    return [f"--{name}={value}" for name, value in texts.items()]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,98 +16,135 @@ from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
 from dcd_components.data.datalists import read_datalist
-from dcd_components.data.file_naming import files_of
 from dcd_components.handlers.pictures import CasePicture, case_figure, plot_curves
 from dcd_components.metrics.summary import summarise
 from dcd_components.networks.cost import cost
 from dcd_components.tables import markdown_table, read_csv, write_csv
 
-#: Heading and format of the table's columns; those of the labels stand where the mean over them does.
+TEACHER, PLAIN, DISTILLED, EQUAL_COST = "teacher", "plain", "distilled", "plain, equal cost"
+
+#: Heading and format of the table's columns.
 COLUMNS = {
     "model": ("Model", ""),
     "parameters": ("Parameters, M", ".3f"),
-    "gmac": ("GMAC a patch", ".2f"),
-    "iterations": ("Iterations", ".0f"),
-    "minutes": ("Training, min", ".1f"),
     "mean_dice": ("Mean Dice", ".3f"),
     "mean_hd95_mm": ("HD95, mm", ".1f"),
     "mean_nsd": ("NSD at {tolerance:g} mm", ".3f"),
+    "small_lesion_recall": ("Small-lesion recall", ".2f"),
+}
+#: What else table_all.md has, in three tables; the Dice of each label goes before the lesions.
+COST_COLUMNS = {
+    "gmac": ("GMAC per patch", ".2f"),
+    "iterations": ("Iterations", ".0f"),
+    "iteration_seconds": ("Seconds per iteration", ".3f"),
+    "minutes": ("Training, min", ".1f"),
+    "seconds": ("Inference, seconds per case", ".2f"),
+}
+LESION_COLUMNS = {
     "lesion_f1": ("Lesion F1", ".2f"),
-    "small_lesion_recall": ("Small lesions found", ".2f"),
-    "false_lesions": ("False lesions a case", ".1f"),
-    "lesion_count_difference": ("Lesion count off by", ".1f"),
-    "volume_difference_ml": ("Volume off by, ml", ".1f"),
-    "seconds": ("Seconds a case", ".2f"),
+    "fp_lesions": ("FP lesions per case", ".1f"),
+    "lesion_count_difference": ("Difference in lesion count", ".1f"),
+    "volume_difference_ml": ("Difference in volume, ml", ".1f"),
 }
 CAPTION = """\
-{cases:.0f} cases of patients that no training saw. Plain and distilled student: same first weights, same data in the
-same order, same number of iterations. "Plain, same time": the plain student again, trained for as long as the
-distilled one took, the teacher's training not counted. Dice, HD95 and NSD: means over the labels; a label absent
-from truth and prediction is left out, one absent from either scores Dice 0, NSD 0 and the image's diagonal. Lesions:
-components of {lesions}, found if one voxel is, small up to 0.5 ml. Seconds a case: sliding windows only, bfloat16
-where the processor has it.\
+{cases:.0f} cases of patients that no training saw. {comparison} Dice, HD95 and NSD are means over the labels: a label
+absent from truth and prediction is left out, one absent from exactly one of them scores Dice 0, NSD 0 and the image's
+diagonal. Lesions are connected components of {lesions}; one is found if one of its voxels is, and small up to 0.5 ml.\
+"""
+SETTING = """\
+This is not the paper's setting: quick.yaml trains for minutes and with {optimizer}; the distillation's loss is
+{normalised} and its weight {weight:g} ({shape}).\
+"""
+EQUAL = """\
+Plain and distilled student have the same first weights, the same data in the same order and the same number of
+iterations. "Plain, equal cost" is the plain student trained for longer, because distillation makes an iteration
+{ratio:.2f} times as dear (measured in turns on this machine); the teacher's training is not counted.\
 """
 
 
-def write(folder: Path, configs: Sequence[str], logs: Mapping[str, Path]) -> str:
-    """Write ``table.md``, ``table.csv``, ``curves.png``, ``cases.png`` and ``new_case.png`` into the demo's folder.
+def file_name(model: str) -> str:
+    """Name of a model's files and folders."""
+    return model.replace(",", "").replace(" ", "_")
+
+
+def write(
+    folder: Path,
+    evaluations: Mapping[str, ConfigParser],
+    distillation: ConfigParser,
+    iteration_seconds: Mapping[str, float],
+) -> str:
+    """Write ``table.md``, ``table_all.md``, ``table.csv``, ``curves.png``, ``cases.png`` and ``new_case.png``.
 
     Args:
-        folder: where the demo put ``patients``, ``masks/<model>/scores.csv`` and ``new_case``, with data lists.
-        configs: files that define the networks.
-        logs: training log of each model, in the table's order.
+        folder: of the demo, with ``patients``, ``masks/<model>/scores.csv``, ``new_case`` and ``logs/<model>.csv``.
+        evaluations: configs that each model is evaluated with, in the table's order.
+        distillation: configs of the distillation.
+        iteration_seconds: what an iteration takes of the plain and of the distilled student's training.
 
     Returns:
-        The table in Markdown, with its caption.
+        The table of six columns in Markdown, with its caption.
     """
-    parser = ConfigParser()
-    parser.read_config(list(configs))
-    labels, tolerance = parser["labels"], parser["tolerance_mm"]
-    columns = {key: (heading.format(tolerance=tolerance), style) for key, (heading, style) in _columns(labels).items()}
-    scores = {model: read_csv(folder / "masks" / model / "scores.csv") for model in logs}
-    curves = {model: read_csv(path) for model, path in logs.items()}
-    costs = _costs(parser)
-    rows = [_row(model, scores[model], curves[model], list(labels), costs[model == "teacher"]) for model in logs]
-    lesions = " and ".join(name for name, value in labels.items() if value in parser["lesions"])
-    table = markdown_table(rows, columns) + "\n\n" + CAPTION.format(cases=rows[0]["cases"], lesions=lesions)
-    (folder / "table.md").write_text(table + "\n")
-    write_csv([{key: row[key] for key in (*columns, "cases")} for row in rows], folder / "table.csv")
+    task, labels = evaluations[PLAIN], evaluations[PLAIN]["labels"]
+    scores = {model: read_csv(folder / "masks" / file_name(model) / "scores.csv") for model in evaluations}
+    curves = {model: read_csv(folder / "logs" / f"{file_name(model)}.csv") for model in evaluations}
+    seconds = {**iteration_seconds, EQUAL_COST: iteration_seconds[PLAIN]}
+    rows = [
+        {
+            "model": model,
+            **_cost(evaluations[model]),
+            "iterations": curves[model][-1]["iteration"],
+            "iteration_seconds": seconds.get(model, math.nan),
+            "minutes": curves[model][-1]["seconds"] / 60,
+            **summarise(scores[model], list(labels)),
+        }
+        for model in evaluations
+    ]
+    ratio = iteration_seconds[DISTILLED] / iteration_seconds[PLAIN]
+    table = _write_tables(folder, rows, task, f"{_setting(distillation)} {EQUAL.format(ratio=ratio)}")
     plot_curves(curves, folder / "curves.png")
-    shown = [model for model in logs if model in ("teacher", "plain", "distilled")]
-    names = _telling_cases(scores["plain"], scores["distilled"], list(labels))
+    shown = [model for model in evaluations if model != EQUAL_COST]
+    names = _telling_cases(scores[PLAIN], scores[DISTILLED], list(labels))
     pictures = [_picture(folder, name, shown, scores, list(labels)) for name in names]
     case_figure(pictures, labels).savefig(folder / "cases.png")
     case_figure([_new_case(folder / "new_case")], labels).savefig(folder / "new_case.png")
     return table
 
 
-def _columns(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Columns of the table, with one for each label where there are several."""
-    names = list(labels)
-    each = {f"dice_{name}": (name, ".3f") for name in names} if len(names) > 1 else {}
-    before = list(COLUMNS).index("mean_dice") + 1
-    return {**dict(list(COLUMNS.items())[:before]), **each, **dict(list(COLUMNS.items())[before:])}
+def _cost(parser: ConfigParser) -> dict[str, float]:
+    """Cost of one patch."""
+    size = [len(parser["sequences"]), *parser["patch_size"]]
+    return cost(parser.get_parsed_content("network_def"), size)
 
 
-def _costs(parser: ConfigParser) -> dict[bool, dict[str, float]]:
-    """Cost of one patch for the student (False) and the teacher (True)."""
-    size = [len(parser["files"]), *parser["patch_size"]]
-    architecture, widths = parser.get_parsed_content("architecture"), parser.get_parsed_content("widths")
-    return {
-        False: cost(architecture(filters=widths), size),
-        True: cost(architecture(filters=parser["teacher_widths"]), size),
-    }
+def _write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], task: ConfigParser, comparison: str) -> str:
+    """Write the tables; the one of six columns, with its caption."""
+    nsd, style = COLUMNS["mean_nsd"]
+    columns = {**COLUMNS, "mean_nsd": (nsd.format(tolerance=task["nsd_tolerance_mm"]), style)}
+    each_label = {f"dice_{name}": (f"Dice {name}", ".3f") for name in task["labels"]}
+    caption = CAPTION.format(
+        cases=rows[0]["cases"],
+        comparison=comparison,
+        lesions=" and ".join(name for name, value in task["labels"].items() if value in task["lesion_labels"]),
+    )
+    table = f"{markdown_table(rows, columns)}\n\n{textwrap.fill(caption, 100)}"
+    (folder / "table.md").write_text(table + "\n")
+    model = {"model": COLUMNS["model"]}
+    more = [{**model, **each_label}, {**model, **LESION_COLUMNS}, {**model, **COST_COLUMNS}]
+    (folder / "table_all.md").write_text("\n\n".join([table, *(markdown_table(rows, one) for one in more)]) + "\n")
+    keys = [*COLUMNS, *each_label, *LESION_COLUMNS, *COST_COLUMNS, "cases"]
+    write_csv([{key: row[key] for key in keys} for row in rows], folder / "table.csv")
+    return table
 
 
-def _row(
-    model: str,
-    scores: Sequence[Mapping[str, Any]],
-    log: Sequence[Mapping[str, Any]],
-    labels: Sequence[str],
-    network: Mapping[str, float],
-) -> dict[str, Any]:
-    course = {"iterations": log[-1]["iteration"], "minutes": log[-1]["seconds"] / 60}
-    return {"model": model, **network, **course, **summarise(scores, labels)}
+def _setting(parser: ConfigParser) -> str:
+    """Sentence on how the quick setting differs from the paper's, as the configs of the distillation say."""
+    schedule = parser["distillation_weight"]
+    return SETTING.format(
+        optimizer=parser["optimizer"]["_target_"].rpartition(".")[2],
+        normalised="normalised" if parser["normalize"] else "not normalised",
+        weight=schedule["maximum"],
+        shape=schedule["_target_"].rpartition(".")[2].replace("_", " "),
+    )
 
 
 def _mean_dice(row: Mapping[str, Any], labels: Sequence[str]) -> float:
@@ -131,7 +169,9 @@ def _picture(
     labels: Sequence[str],
 ) -> CasePicture:
     images, truth = _images(folder / "patients", name)
-    masks = {model: _voxels(nibabel.load(folder / "masks" / model / f"{name}_seg.nii.gz")) for model in models}
+    masks = {
+        model: _voxels(nibabel.load(folder / "masks" / file_name(model) / f"{name}_seg.nii.gz")) for model in models
+    }
     rows = {model: next(row for row in scores[model] if row["case"] == name) for model in models}
     captions = {model: f"Dice {_mean_dice(row, labels):.2f}" for model, row in rows.items()}
     return CasePicture(name, images, {"truth": truth, **masks}, captions)
@@ -149,9 +189,9 @@ def _images(folder: Path, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[A
     datalist = read_datalist(folder / "datalist.json")
     case = next(case for case in datalist.cases if case["case"] == name)
     label = nibabel.load(folder / case["label"])
-    paths = files_of(str(folder / case["image"]), datalist.layout.files)
-    images = {sequence: nibabel.load(path) for sequence, path in paths.items()}
-    for sequence in datalist.layout.own_grid:
+    paths = zip(datalist.sequences, case["image"], strict=True)
+    images = {sequence: nibabel.load(folder / path) for sequence, path in paths}
+    for sequence in datalist.resampled:
         images[sequence] = resample_from_to(images[sequence], label, order=1)
     return {sequence: _voxels(image) for sequence, image in images.items()}, _voxels(label)
 

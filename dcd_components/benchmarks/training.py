@@ -1,0 +1,61 @@
+"""What an iteration of a training costs: the trainings that the configs describe, run in turns in one process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from dcd_components.benchmarks import timing
+
+#: Epochs so many that neither the last one comes, nor one that validates.
+NEVER = 1_000_000
+
+
+class Training:
+    """A training of a bundle that runs an epoch whenever it is told to.
+
+    Args:
+        configs: files, the later over the earlier.
+        settings: over the files, by key.
+    """
+
+    def __init__(self, configs: Sequence[str], **settings: Any) -> None:
+        parser = ConfigParser()
+        parser.read_config(list(configs))
+        parser.update(settings)
+        self.trainer = parser.get_parsed_content("train::trainer")
+        self.trainer.logger.setLevel("ERROR")
+
+    def epoch(self) -> None:
+        """Run one more epoch."""
+        self.trainer.state.max_epochs = self.trainer.state.epoch + 1
+        self.trainer.run()
+
+
+def seconds(
+    configs: Mapping[str, Sequence[str]], rounds: int, iterations: int = 2, **settings: Any
+) -> dict[str, float]:
+    """Time an iteration of several trainings: data, augmentation, networks, losses and optimizer.
+
+    They run in turns, so that whatever else the machine does slows all of them alike, and their ratio stays.
+
+    Args:
+        configs: files of each training, by its name.
+        rounds: turns of which the median is taken.
+        iterations: of a turn.
+        settings: of all trainings, by key, over the files.
+
+    Returns:
+        Seconds an iteration, by name.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"ckpt_path": str(Path(folder, "model.pt")), "log_path": str(Path(folder, "training.csv"))}
+        length = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": iterations}
+        trainings = {name: Training(files, **{**settings, **places, **length}) for name, files in configs.items()}
+        turns = timing.seconds({name: partial(training.epoch) for name, training in trainings.items()}, rounds)
+    return {name: taken / iterations for name, taken in turns.items()}
