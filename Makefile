@@ -3,23 +3,37 @@ BIN = .venv/bin
 OUT ?= demo
 SEED ?= 0
 TASK ?= brats_gli
+QUICK = $(addprefix tests/,losses wavelets networks metrics handlers test_distiller.py test_inferers.py test_schedules.py)
+BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py test_inferers.py bundles/test_modes.py)
 
 # Idle threads spin for a moment only: alone a step is a fifth faster than without, and on cores that other programs use
 # too it is several times faster than with the default. Freed memory is kept: to get it anew costs a tenth of a step.
 export GOMP_SPINCOUNT ?= 1000
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
-.PHONY: demo test test-label lint
+.PHONY: demo configs test quick-test test-label test-bounds lint
 
 demo: .venv/ready
-	$(BIN)/python -m dcd_components demo --out $(OUT) --seed $(SEED) --task $(TASK)
+	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK)
+
+# Writes what stands in several configs into each of them.
+configs: .venv/ready
+	$(BIN)/python -c 'from dcd_components.bundle import assemble; print(*assemble.write_configs(), sep=chr(10))'
 
 # Two workers of one thread each: most tests run one program after another, which leaves a second core idle.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# About a minute: the mathematics and the handlers, without trainings, networks of real size, and the linters.
+quick-test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(QUICK)
+
 test-label: .venv-label/ready
 	$(BIN)/python -m pytest tests/label
+
+# The oldest versions that pass. Not part of continuous integration: torch's old builds, for GPUs, are 6 GB large.
+test-bounds: .venv-bounds/ready
+	OMP_NUM_THREADS=1 .venv-bounds/bin/python -m pytest --override-ini filterwarnings=default $(BOUNDS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -34,6 +48,12 @@ lint: .venv/ready
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-bounds/ready: tests/bounds/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bounds
+	.venv-bounds/bin/pip install --quiet --requirement tests/bounds/requirements.txt
+	.venv-bounds/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
 # MONAI Label's server sees the project's packages, but not the project itself, which is installed by a link.
