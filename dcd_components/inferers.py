@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from dcd_components.errors import InputError
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16, AMX or Arm BF16)."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+    units = {"avx512_bf16", "amx_bf16", "sve_bf16", "bf16"}
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(there for name, there in torch.cpu.get_capabilities().items() if name in units)
+    flags = Path("/proc/cpuinfo")  # an older torch does not tell
+    return flags.is_file() and not units.isdisjoint(flags.read_text().split())
 
 
 class AutocastInferer(Inferer):  # type: ignore[misc]

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -164,6 +163,7 @@ def test_a_missing_module_that_no_extra_has_keeps_its_traceback() -> None:
 
 
 def test_extras_hold_the_modules_that_the_command_says_they_do() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = packages_distributions()
     for module, extra in cli.EXTRAS.items():

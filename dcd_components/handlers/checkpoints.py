@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 
@@ -21,5 +21,5 @@ def prepare_checkpoint(path: str | Path) -> None:
     with tempfile.TemporaryFile(dir=path.parent):
         pass
     if path.is_file():
-        written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).strftime("%Y%m%dT%H%M%S")
+        written = datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
         shutil.copy2(path, path.with_name(f"{path.stem}-{written}{path.suffix}"))

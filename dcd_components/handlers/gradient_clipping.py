@@ -42,5 +42,6 @@ class GradientClipping:
     @staticmethod
     def _steps_now(engine: Any) -> bool:
         """Whether MONAI's trainer will step after this backward pass; the same rule as its ``_iteration``."""
+        every = getattr(engine, "accumulation_steps", 1)  # MONAI before 1.6 steps after each
         in_epoch = (engine.state.iteration - 1) % engine.state.epoch_length + 1
-        return bool(in_epoch % engine.accumulation_steps == 0 or in_epoch == engine.state.epoch_length)
+        return bool(in_epoch % every == 0 or in_epoch == engine.state.epoch_length)
