@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from dcd_components.distributed import mean
+from dcd_components.distributed import all_reduce_mean
 from dcd_components.errors import InputError
 
 
@@ -41,7 +41,7 @@ class TrainingGuard:
         self._loss = self._loss.to(loss.device) + loss
 
     def _check_loss(self, engine: Engine) -> None:
-        loss = mean(self._loss).item() / engine.state.epoch_length
+        loss = all_reduce_mean(self._loss).item() / engine.state.epoch_length
         self._loss = torch.zeros(())
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {engine.state.epoch}: look for NaN with the command check")

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from dcd_components.distributed import mean
+from dcd_components.distributed import all_reduce_mean
 from dcd_components.tables import write_csv
 
 
@@ -63,7 +63,7 @@ class TrainingLog:
         state, seconds = engine.state, time.monotonic() - self._start
         row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
-        row |= {name: mean(total).item() / state.epoch_length for name, total in self._sums.items()}
+        row |= {name: all_reduce_mean(total).item() / state.epoch_length for name, total in self._sums.items()}
         self._sums.clear()
         if idist.get_rank() > 0:
             return
