@@ -45,12 +45,12 @@ def mean_dice(parser: ConfigParser, folds: Sequence[int], runtimes: Mapping[str,
         folds: of the cases.
         runtimes: by name.
     """
-    places = [parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout")]
+    datalist, folder, layout = (parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout"))
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     labels = list(parser.get_parsed_content("labels").values())
     window: Inferer = parser.get_parsed_content("sliding_window")
     scores: dict[str, list[Tensor]] = {name: [] for name in runtimes}
-    for case in tqdm(labelled_cases(*places, folds), unit="case", leave=False):
+    for case in tqdm(labelled_cases(datalist, folder, layout, folds), unit="case", leave=False):
         prepared = prepare(case)
         image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
         for name, runtime in runtimes.items():

@@ -36,7 +36,7 @@ def test_the_columns_of_text_are_named_by_the_caller(tmp_path: Path) -> None:
 
 
 def test_an_empty_cell_among_numbers_is_none(tmp_path: Path) -> None:
-    rows = [{"epoch": 1.0, "val_mean_dice": None}, {"epoch": 2.0, "val_mean_dice": 0.5}]
+    rows: list[dict[str, Any]] = [{"epoch": 1.0, "val_mean_dice": None}, {"epoch": 2.0, "val_mean_dice": 0.5}]
     write_csv(rows, tmp_path / "training.csv")
     assert read_csv(tmp_path / "training.csv") == rows
 
