@@ -1,5 +1,7 @@
 """A glioma after surgery as BraTS 2024 GLI shows it: drawn for each visit of a patient, then scanned."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -10,14 +12,74 @@ from dcd_components.simulation.anatomy import Brain, Field, Generator, Labels, M
 Lesions = tuple[Labels, Field, Field]
 
 NETC, SNFH, ET, RC = 1, 2, 3, 4
-# signal of grey matter, white matter, CSF, NETC, SNFH, ET, RC, then vessels, blood and white-matter hyperintensities
-CONTRAST = {
-    "t1n": (0.76, 1.00, 0.34, 0.55, 0.73, 0.74, 0.34, 0.95, 1.25, 0.90),
-    "t1c": (0.80, 1.00, 0.36, 0.55, 0.75, 1.40, 0.36, 1.50, 1.30, 0.90),
-    "t2w": (1.35, 1.00, 2.50, 2.00, 1.75, 1.60, 2.45, 0.80, 1.20, 1.65),
-    "t2f": (1.22, 1.00, 0.40, 1.35, 1.80, 1.55, 0.44, 0.90, 1.20, 1.70),
-}
 MAX_VISITS = 3
+
+
+class Contrast(NamedTuple):
+    """Signal of each tissue and lesion in one sequence, relative to white matter."""
+
+    grey_matter: float
+    white_matter: float
+    csf: float
+    necrosis: float
+    oedema: float
+    enhancing: float
+    cavity: float
+    vessel: float
+    blood: float
+    hyperintensity: float
+
+
+CONTRAST = {
+    "t1n": Contrast(
+        grey_matter=0.76,
+        white_matter=1.00,
+        csf=0.34,
+        necrosis=0.55,
+        oedema=0.73,
+        enhancing=0.74,
+        cavity=0.34,
+        vessel=0.95,
+        blood=1.25,
+        hyperintensity=0.90,
+    ),
+    "t1c": Contrast(
+        grey_matter=0.80,
+        white_matter=1.00,
+        csf=0.36,
+        necrosis=0.55,
+        oedema=0.75,
+        enhancing=1.40,
+        cavity=0.36,
+        vessel=1.50,
+        blood=1.30,
+        hyperintensity=0.90,
+    ),
+    "t2w": Contrast(
+        grey_matter=1.35,
+        white_matter=1.00,
+        csf=2.50,
+        necrosis=2.00,
+        oedema=1.75,
+        enhancing=1.60,
+        cavity=2.45,
+        vessel=0.80,
+        blood=1.20,
+        hyperintensity=1.65,
+    ),
+    "t2f": Contrast(
+        grey_matter=1.22,
+        white_matter=1.00,
+        csf=0.40,
+        necrosis=1.35,
+        oedema=1.80,
+        enhancing=1.55,
+        cavity=0.44,
+        vessel=0.90,
+        blood=1.20,
+        hyperintensity=1.70,
+    ),
+}
 
 
 def draw_lesions(rng: Generator, brain: Brain, visit: int) -> Lesions:
@@ -100,14 +162,15 @@ def _confounders(rng: Generator, brain: Brain, labels: Labels) -> Field:
 
 def render(sequence: str, style: Generator, scan: Generator, brain: Brain, lesions: Lesions) -> NDArray[np.int16]:
     """Scan a patient with one of the four sequences; intensities above 0 in the brain and 0 outside, ``(X, Y, Z)``."""
-    values = np.array(CONTRAST[sequence], np.float32) * np.exp(style.normal(0, 0.05, 10)).astype(np.float32)
+    drawn = Contrast(*(np.array(CONTRAST[sequence], np.float32) * np.exp(style.normal(0, 0.05, 10)).astype(np.float32)))
     labels, strength, confounders = lesions
     grey, white, texture, head = brain.tissue
-    signal = grey * values[0] + white * values[1] + (head - grey - white) * values[2]
+    signal = grey * drawn.grey_matter + white * drawn.white_matter + (head - grey - white) * drawn.csf
     signal += texture * (0.4 if sequence.startswith("t1") else -0.3)
-    lesion = np.append(values[0], values[3:7])[labels] * (1 + 0.12 * smooth_noise(style, brain.grid, 6.0))
+    by_label = np.array([drawn.grey_matter, drawn.necrosis, drawn.oedema, drawn.enhancing, drawn.cavity])
+    lesion = by_label[labels] * (1 + 0.12 * smooth_noise(style, brain.grid, 6.0))
     signal += strength * (lesion - signal)
-    for weight, value in zip(confounders, values[7:], strict=True):
+    for weight, value in zip(confounders, (drawn.vessel, drawn.blood, drawn.hyperintensity), strict=True):
         signal += weight * (value - signal)
     for axis in range(3):
         offsets = np.arange(-2, 3) - scan.normal(0, 0.1)

@@ -1,5 +1,7 @@
 """MRI of a patient with stroke as in ISLES 2022: DWI and ADC on one grid, FLAIR in thick slices on another."""
 
+from typing import NamedTuple
+
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,55 @@ from dcd_components.simulation.strokes import Lesions, sample_tissue
 Affine = NDArray[np.float64]
 Image = NDArray[np.int16]
 
-# grey matter, white matter, CSF, fine texture; diffusivity in 1e-3 mm2/s
-TISSUES = {"t2": (1.42, 1.0, 2.6, -0.4), "adc": (0.82, 0.74, 3.0, 0.0), "flair": (1.28, 1.0, 0.28, -0.4)}
-# range of the factor by which acute infarct, hyperintensity, scar, bright cortex and blood change the tissue's signal
+Range = tuple[float, float]
+
+
+class Tissues(NamedTuple):
+    """Signal of healthy tissue in one image, relative to white matter; for ADC the diffusivity in 1e-3 mm2/s."""
+
+    grey_matter: float
+    white_matter: float
+    csf: float
+    texture: float
+
+
+class Changes(NamedTuple):
+    """Ranges of the factors by which what is drawn changes the tissue's signal in one image."""
+
+    acute_infarct: Range
+    hyperintensity: Range
+    scar: Range
+    bright_cortex: Range
+    blood: Range
+
+
+TISSUES = {
+    "t2": Tissues(grey_matter=1.42, white_matter=1.0, csf=2.6, texture=-0.4),
+    "adc": Tissues(grey_matter=0.82, white_matter=0.74, csf=3.0, texture=0.0),
+    "flair": Tissues(grey_matter=1.28, white_matter=1.0, csf=0.28, texture=-0.4),
+}
 CHANGES = {
-    "t2": ((1.1, 1.45), (1.3, 1.7), (1.3, 1.6), (1.2, 1.6), (0.3, 0.6)),
-    "adc": ((0.4, 0.6), (1.15, 1.4), (1.3, 1.7), (0.95, 1.05), (0.4, 0.8)),
-    "flair": ((1.15, 1.9), (1.4, 1.7), (1.35, 1.7), (1.0, 1.08), (0.5, 0.8)),
+    "t2": Changes(
+        acute_infarct=(1.1, 1.45),
+        hyperintensity=(1.3, 1.7),
+        scar=(1.3, 1.6),
+        bright_cortex=(1.2, 1.6),
+        blood=(0.3, 0.6),
+    ),
+    "adc": Changes(
+        acute_infarct=(0.4, 0.6),
+        hyperintensity=(1.15, 1.4),
+        scar=(1.3, 1.7),
+        bright_cortex=(0.95, 1.05),
+        blood=(0.4, 0.8),
+    ),
+    "flair": Changes(
+        acute_infarct=(1.15, 1.9),
+        hyperintensity=(1.4, 1.7),
+        scar=(1.35, 1.7),
+        bright_cortex=(1.0, 1.08),
+        blood=(0.5, 0.8),
+    ),
 }
 # share of infarcts of the first hours, which FLAIR does not show yet
 HYPERACUTE = 0.22
@@ -38,7 +82,7 @@ def scan_patient(rng: Generator, brain: Brain, lesions: Lesions) -> dict[str, ni
     acute, weights, pile_up = lesions
     values = {name: [rng.uniform(*span) for span in spans] for name, spans in CHANGES.items()}
     if rng.random() < HYPERACUTE:
-        values["flair"][0] = rng.uniform(1, 1.05)
+        values["flair"][Changes._fields.index("acute_infarct")] = rng.uniform(1, 1.05)
     changes = {name: _change(value, weights[:-1]) for name, value in values.items()}
     t2, diffusivity = (_signal(name, brain.tissue, changes[name], weights[-1]) for name in ("t2", "adc"))
     dwi, adc = _diffusion(rng, brain, t2 * pile_up, diffusivity)
@@ -84,9 +128,10 @@ def _change(values: list[float], weights: Field) -> Field:
 
 def _signal(name: str, tissue: Field, factor: Field, cavity: Field) -> Field:
     """Signal of healthy tissue altered by ``factor`` and of CSF, which fills cavities too."""
-    grey, white, csf, texture = TISSUES[name]
-    solid = (grey * tissue[0] + white * tissue[1] + texture * tissue[2]) * factor * (1 - cavity)
-    return np.asarray(solid + csf * (tissue[3] - (tissue[0] + tissue[1]) * (1 - cavity)), np.float32)
+    healthy = TISSUES[name]
+    solid = healthy.grey_matter * tissue[0] + healthy.white_matter * tissue[1] + healthy.texture * tissue[2]
+    solid = solid * factor * (1 - cavity)
+    return np.asarray(solid + healthy.csf * (tissue[3] - (tissue[0] + tissue[1]) * (1 - cavity)), np.float32)
 
 
 def _diffusion(rng: Generator, brain: Brain, t2: Field, adc: Field) -> tuple[Image, Field]:

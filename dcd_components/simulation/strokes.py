@@ -1,6 +1,7 @@
 """An acute ischaemic stroke, drawn: embolic showers, territorial infarcts, lacunes, and what only looks like one."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,31 @@ from dcd_components.simulation.anatomy import (
 Lesions = tuple[Labels, Field, Field]
 Volumes = NDArray[np.float64]
 
-# of the right hemisphere, MNI mm: middle of a vascular territory, deep end of its infarcts; ml they reach; how often
+Place = tuple[int, int, int]
+
+
+class Territory(NamedTuple):
+    """What an artery supplies.
+
+    Args:
+        middle_mm: of the territory in the right hemisphere, MNI coordinates.
+        apex_mm: deep end of its infarcts, likewise.
+        largest_ml: volume that its infarcts reach.
+        share: of the infarcts that are its.
+    """
+
+    middle_mm: Place
+    apex_mm: Place
+    largest_ml: int
+    share: float
+
+
 TERRITORIES = (
-    ((50, 2, 30), (27, 0, 14), 150, 0.34),  # middle cerebral artery, upper division
-    ((54, -40, 14), (28, -25, 8), 150, 0.28),  # middle cerebral artery, lower division
-    ((10, 25, 40), (9, 18, 16), 45, 0.08),  # anterior cerebral artery
-    ((16, -82, 6), (20, -45, 4), 45, 0.15),  # posterior cerebral artery
-    ((18, -62, -32), (8, -48, -26), 45, 0.15),  # cerebellar arteries
+    Territory((50, 2, 30), (27, 0, 14), largest_ml=150, share=0.34),  # middle cerebral artery, upper division
+    Territory((54, -40, 14), (28, -25, 8), largest_ml=150, share=0.28),  # middle cerebral artery, lower division
+    Territory((10, 25, 40), (9, 18, 16), largest_ml=45, share=0.08),  # anterior cerebral artery
+    Territory((16, -82, 6), (20, -45, 4), largest_ml=45, share=0.15),  # posterior cerebral artery
+    Territory((18, -62, -32), (8, -48, -26), largest_ml=45, share=0.15),  # cerebellar arteries
 )
 # of the right hemisphere, MNI mm: basal ganglia, thalamus, white matter and pons, where small arteries close
 DEEP_MM = ((25, -2, 6), (13, -18, 8), (25, -12, 28), (24, 15, 22), (5, -28, -32))
@@ -68,12 +87,12 @@ def draw_lesions(rng: Generator, brain: Brain) -> Lesions:
     elif kind == "shower":
         volumes_ml = _emboli(rng, min(1 + rng.geometric(0.12), 28))
         spread = rng.random() < 0.35
-        seat_mm = np.multiply(TERRITORIES[_struck(rng)][0], (side, 1, 1))
+        seat_mm = np.multiply(TERRITORIES[_struck(rng)].middle_mm, (side, 1, 1))
         _scatter(rng, brain, acute, allowed if spread else beside, seat_mm, volumes_ml, 90.0 if spread else 24.0)
     elif kind == "territory":
         struck = _struck(rng)
         reach, seat_mm = _territory(rng, brain, struck, side)
-        volume_ml = np.clip(rng.lognormal(3.3, 0.85), 10, TERRITORIES[struck][2])
+        volume_ml = np.clip(rng.lognormal(3.3, 0.85), 10, TERRITORIES[struck].largest_ml)
         acute |= beside & (reach <= brain.level(reach, beside, volume_ml))
         _scatter(rng, brain, acute, beside, seat_mm, _emboli(rng, rng.choice([0, 1, 2, 4, 6], p=[0.4, *[0.15] * 4])))
     weights = acute * np.clip(0.85 + 0.12 * brain.noise[1], 0.6, 1), *_imitations(rng, brain, allowed & ~acute)
@@ -87,7 +106,7 @@ def _emboli(rng: Generator, number: int) -> Volumes:
 
 def _struck(rng: Generator) -> int:
     """Draw a vascular territory."""
-    return int(rng.choice(len(TERRITORIES), p=[often for *_, often in TERRITORIES]))
+    return int(rng.choice(len(TERRITORIES), p=[one.share for one in TERRITORIES]))
 
 
 def _scatter(
@@ -116,8 +135,8 @@ def _scatter(
 def _territory(rng: Generator, brain: Brain, struck: int, side: int) -> tuple[Field, NDArray[np.floating]]:
     """Order in which an occluded artery's tissue dies, a wedge that widens to the cortex; and its place there in mm."""
     mirror = np.array([side, 1, 1], np.float32)
-    middles = np.array([one[0] for one in TERRITORIES], np.float32) * mirror
-    apex = np.asarray(TERRITORIES[struck][1], np.float32) * mirror + rng.normal(0, 3, 3).astype(np.float32)
+    middles = np.array([one.middle_mm for one in TERRITORIES], np.float32) * mirror
+    apex = np.asarray(TERRITORIES[struck].apex_mm, np.float32) * mirror + rng.normal(0, 3, 3).astype(np.float32)
     away = np.stack([np.sqrt(np.square(brain.points - middle[:, None, None, None]).sum(0)) for middle in middles])
     beyond = np.maximum(away[struck] - away.min(0), 0)
     axis = middles[struck] + rng.normal(0, 9, 3).astype(np.float32) - apex
