@@ -130,7 +130,7 @@ def plan_task(
         raise InputError(f"patch_size must be multiples of 4 from 16, as networks halve it, got {list(patch_size)}")
     if dataset_dir is None:
         return Task(layout, [float(one) for one in spacing or [1] * 3], [*(patch_size or [LARGEST] * 3)])
-    grids = _reference_grids(layout, Path(str(dataset_dir)))
+    grids = _reference_grids(layout, Path(dataset_dir))
     spacing = spacing or [max(0.1, round(one, 1)) for one in np.median(grids[:, 0], axis=0).tolist()]
     voxels = np.median(grids[:, 1], axis=0) / np.array(spacing)
     fitting = [int(min(LARGEST, round(one, 3))) // STEP * STEP for one in voxels.tolist()]

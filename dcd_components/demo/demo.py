@@ -82,7 +82,7 @@ def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
         seed: of the simulated patients and of the networks' first weights.
         task: brats_gli or isles22.
     """
-    folder = Path(str(out))
+    folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder: name another with --out (make demo OUT=...)")
     bundle = BUNDLES / f"{task}_dcd"

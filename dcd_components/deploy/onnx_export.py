@@ -36,7 +36,7 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
     """
     require("onnx", "onnxscript", "onnxruntime")
     names = [Path(name).stem for name in ([overlays] if isinstance(overlays, str) else overlays)]
-    parser = read_configs(Path(str(bundle)), ["inference", *names])
+    parser = read_configs(Path(bundle), ["inference", *names])
     parser["device"] = "$torch.device('cpu')"
     weights = Path(parser.get_parsed_content("ckpt_path"))
     network = load_frozen(parser.get_parsed_content("network"), weights)
