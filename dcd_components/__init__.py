@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dcd_components.data.cache import DiskCache
-    from dcd_components.data.loading import load_cases
+    from dcd_components.data.cases import LoadCased, check_output, inference_cases, labelled_cases
+    from dcd_components.data.file_naming import Layout
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
+    from dcd_components.data.transforms import mask_name, nonzero_or_all
     from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
@@ -45,6 +47,8 @@ __all__ = [
     "FeatureLoss",
     "GradientClipping",
     "InferenceWeights",
+    "Layout",
+    "LoadCased",
     "LossesForTrackers",
     "MirrorInferer",
     "RigidRegistrationd",
@@ -55,12 +59,16 @@ __all__ = [
     "WaveletDetailLoss",
     "WeightAverage",
     "case_sampler",
+    "check_output",
     "constant",
     "cosine_ramp",
     "dwt3",
+    "inference_cases",
+    "labelled_cases",
     "linear_ramp",
-    "load_cases",
     "load_frozen",
+    "mask_name",
+    "nonzero_or_all",
     "plain_errors",
     "prepare_checkpoint",
 ]
@@ -68,7 +76,9 @@ __all__ = [
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
 MODULES = {
     "data.cache": ("DiskCache",),
-    "data.loading": ("load_cases",),
+    "data.cases": ("LoadCased", "check_output", "inference_cases", "labelled_cases"),
+    "data.file_naming": ("Layout",),
+    "data.transforms": ("mask_name", "nonzero_or_all"),
     "data.registration": ("RigidRegistrationd",),
     "data.samplers": (
         "DistributedReplacementSampler",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
-import inspect
+import io
 import os
 import pickle
 import sys
-import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import monai
@@ -23,14 +20,10 @@ import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
-#: What tells values of some kinds apart.
-PARTS: dict[type, tuple[str, ...]] = {
-    FunctionType: ("__code__", "__defaults__", "__kwdefaults__", "__closure__"),
-    CellType: ("cell_contents",),
-    CodeType: ("co_code", "co_consts", "co_names"),
-    ModuleType: ("__name__",),
-    partial: ("func", "args", "keywords"),
-}
+from dcd_components.errors import InputError
+
+#: Packages whose code counts by their version.
+VERSIONED = ("monai", "numpy", "torch")
 
 
 class DiskCache(PersistentDataset):  # type: ignore[misc]
@@ -38,19 +31,21 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
 
     MONAI's ``PersistentDataset`` reads whole files, may let a process read what another is still writing, and does not
     know the settings of its transforms. Here a file appears complete or not at all, a patch reads only its own part of
-    a volume, and a file is found only by the same item, transforms, settings of theirs and version of MONAI: any change
-    makes a new one. Files that an item names count by their size and time of writing, as MONAI Label's users correct a
-    label in place; what else is read for it must be told, as ``stamp`` does in :func:`dcd_components.load_cases`. Old
-    files stay until their folder is deleted.
+    a volume, and a file is found only by the same item, settings of the transforms and code: any change makes a new
+    one, see :func:`transforms_hash`. The files that an item names count by their size and time of writing, as MONAI
+    Label's users correct a label in place. Old files stay until their folder is deleted.
 
     Args:
         data: items, for example dictionaries of paths.
         transform: flat ``Compose``; a nested one counts as random. Its result must hold tensors, numbers and strings.
         cache_dir: folder of the files; made when missing, and shared by any number of processes.
+
+    Raises:
+        InputError: for a deterministic transform that cannot be pickled, such as one with a lambda.
     """
 
     def __init__(self, data: Sequence[Any], transform: Callable[..., Any], cache_dir: str | Path) -> None:
-        super().__init__(data, transform, cache_dir, hash_func=fingerprint, hash_transform=fingerprint)
+        super().__init__(data, transform, cache_dir, hash_func=value_hash, hash_transform=transforms_hash)
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Take other items; their files stay, unlike ``PersistentDataset``'s, since others may use them."""
@@ -80,70 +75,73 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
 
 
 def _written(item: Any) -> list[tuple[int, int]]:
-    """Size and time of writing of each file that an item names."""
-    paths = [value for value in item.values() if isinstance(value, str)] if isinstance(item, Mapping) else []
-    return [(one.st_size, one.st_mtime_ns) for one in (os.stat(path) for path in paths if os.path.isfile(path))]
+    """Size and time of writing of each file that an item names, alone or in a list."""
+    values = item.values() if isinstance(item, Mapping) else []
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    files = [text for text in texts if isinstance(text, str) and os.path.isfile(text)]
+    return [(one.st_size, one.st_mtime_ns) for one in map(os.stat, files)]
 
 
-def fingerprint(value: Any) -> bytes:
-    """Hash of a value that is the same in every process: settings, arrays, transforms and functions.
+def transforms_hash(transforms: Iterable[Any]) -> bytes:
+    """Hash of all that decides what transforms do: their settings, by :func:`value_hash`, and their code.
 
-    Objects count by their attributes and the text of their class's module, functions by their code, defaults and
-    closures, not by the globals that they use: what those change must show in the items. MONAI counts by its version.
+    Of the code count the versions of MONAI, NumPy and torch, the files of ``dcd_components.data``, and those of the
+    modules that define the classes and functions within the transforms.
 
     Raises:
-        TypeError: for what cannot be told apart from others of its kind, such as a generator.
+        InputError: for a transform that cannot be pickled.
     """
-    digest = hashlib.sha256(monai.__version__.encode())
-    for token in _tokens(value, ()):
-        digest.update(token.encode() if isinstance(token, str) else token)
-        digest.update(b"\0")
+    versions = monai.__version__, np.__version__, torch.__version__
+    parts, files = [repr(versions).encode()], set(Path(__file__).parent.rglob("*.py"))
+    for transform in transforms:
+        text, modules = _pickled(transform)
+        parts.append(text)
+        files |= {Path(file) for name in modules if (file := getattr(sys.modules.get(name), "__file__", None))}
+    parts += [file.read_bytes() for file in sorted(files) if file.suffix == ".py"]
+    return _hash(parts)
+
+
+def value_hash(value: Any) -> bytes:
+    """Hash of a value, by its pickle: equal values have the same in every process, different ones do not.
+
+    Raises:
+        InputError: for a value that cannot be pickled.
+    """
+    return _hash([_pickled(value)[0]])
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:32].encode()
 
 
-def _tokens(value: Any, above: tuple[int, ...]) -> Iterator[str | bytes]:
-    """Walk through a value, depth first; ``above`` holds what encloses it, in which circles end."""
-    if id(value) in above:
-        return
-    yield type(value).__qualname__
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        array = np.asarray(value)
-        yield from (str(array.dtype), str(array.shape), array.tobytes())
-    elif isinstance(value, (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, np.generic)):
-        yield repr(value)
-    else:
-        parts = _parts(value)
-        yield str(len(parts))
-        for part in parts:
-            yield from _tokens(part, (*above, id(value)))
-
-
-def _parts(value: Any) -> Sequence[Any]:
-    for kind, names in PARTS.items():
-        if isinstance(value, kind):
-            return [getattr(value, name) for name in names]
-    if isinstance(value, Mapping):
-        return [part for key in sorted(value, key=repr) for part in (key, value[key])]
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)
-    if isinstance(value, Sequence):
-        return value
-    if callable(value) and hasattr(value, "__qualname__"):  # classes, built-in functions and methods
-        return [getattr(value, "__module__", None), value.__qualname__, getattr(value, "__self__", None)]
-    if isinstance(value, os.PathLike):
-        return [os.fspath(value)]
-    if not hasattr(value, "__dict__"):
-        reduce = copyreg.dispatch_table.get(type(value))
-        return list(reduce(value) if reduce else value.__reduce_ex__(4))
-    # MONAI's transforms gain a thread's own state when they are first used.
-    settings = {name: one for name, one in vars(value).items() if not isinstance(one, threading.local)}
-    return [settings, _source(type(value).__module__)]
-
-
-@lru_cache(maxsize=256)
-def _source(module: str) -> str:
-    """Text of a module; none for MONAI's, whose version counts, and where there is no text."""
+def _pickled(value: Any) -> tuple[bytes, set[str]]:
+    """Pickle of a value, and the modules that define its classes and functions."""
+    pickler = _Pickler(file := io.BytesIO())
     try:
-        return "" if module.startswith("monai.") else inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):
-        return ""
+        pickler.dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise InputError(f"{kind} must be made of named functions and plain settings to be cached: {error}") from None
+    return file.getvalue(), pickler.modules
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles equal values to equal bytes, in every process."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.fast = True  # no references to equal objects before, which depend on what is one object and what two
+        self.modules: set[str] = set()
+
+    def persistent_id(self, value: Any) -> Any:
+        """What is pickled instead of a value, None for itself; called for everything within it."""
+        if isinstance(value, (set, frozenset)):
+            return [type(value).__name__, *sorted(value, key=repr)]  # each process has another order
+        if isinstance(value, torch.Tensor):
+            return "tensor", value.numpy(force=True)  # a tensor's own pickle holds its address
+        if isinstance(value, (type, FunctionType)) and value.__module__.partition(".")[0] not in VERSIONED:
+            self.modules.add(value.__module__)
+        return None

@@ -158,19 +158,36 @@ def inference_cases(dataset_dir: str | Path, layout: Layout, datalist: str | Pat
     """
     root = Path(str(dataset_dir))
     if datalist:
-        images = [_below(root, case[IMAGE]) for case in _listed_under_test(Path(str(datalist)))]
-    else:
-        cases, faults = find_cases(root, replace(layout, label_file=()))
-        if faults:
-            raise InputError(shortened(faults))
-        images = [_below(root, case[IMAGE]) for case in cases]
-    files = [sequence_files(image, layout.sequences) for image in images]
+        return checked_cases([_below(root, case[IMAGE]) for case in _listed_under_test(Path(str(datalist)))], layout)
+    cases, faults = find_cases(root, replace(layout, label_file=()))
+    if faults:
+        raise InputError(shortened(faults))
+    return checked_cases([_below(root, case[IMAGE]) for case in cases], layout)
+
+
+def checked_cases(images: Iterable[str | Sequence[str]], layout: Layout) -> list[Case]:
+    """Make items of images, each as :class:`LoadCased` takes it, and check them by their headers.
+
+    Returns:
+        Items of ``image``, the paths of all sequences or of a 4D file, and ``case``; a case that is given by several of
+        its files comes once.
+
+    Raises:
+        InputError: for files that are missing or do not fit together, and two cases of one name.
+    """
+    several = (sequence_files(image, layout.sequences) for image in images)
+    files = list({tuple(one.values()): one for one in several}.values())
     names = [case_name(one[layout.reference], layout.sequences) for one in files]
     faults = [fault for one in files for fault in case_faults(one, layout.reference, layout.resampled)]
     faults += [f"{count} cases are called {name}" for name, count in Counter(names).items() if count > 1]
     if faults:
         raise InputError(shortened(faults))
-    return [{IMAGE: image, "case": name} for image, name in zip(images, names, strict=True)]
+    paths = [list(dict.fromkeys(one.values())) for one in files]
+    whole = len(layout.sequences) > 1
+    return [
+        {IMAGE: path[0] if whole and len(path) == 1 else path, "case": name}
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def _listed_under_test(path: Path) -> list[Case]:
@@ -199,8 +216,8 @@ def labelled_cases(
     Args:
         datalist: file that ``dcd datalist`` wrote.
         dataset_dir: folder that its paths start from.
-        layout: its sequences must be the list's; the label must lie on the grid of the reference, unless it is among
-            the resampled.
+        layout: its sequences must be among the list's; the label must lie on the grid of the reference, unless it is
+            among the resampled.
         folds: of the cases; None for all that are not held out.
         held_out: folds that should not be among them; if one is, a warning is logged.
 
@@ -208,13 +225,12 @@ def labelled_cases(
         Items of ``image`` (the paths of all sequences), ``label`` and ``case``.
 
     Raises:
-        InputError: for a list of other sequences, a fold without a case, and files that are missing or do not fit
+        InputError: for a list that lacks a sequence, a fold without a case, and files that are missing or do not fit
             together, the first faults of all cases at once.
     """
     content = read_datalist(datalist)
-    if list(content.sequences) != list(layout.sequences):
-        ours = ", ".join(layout.sequences)
-        raise InputError(f"{datalist} lists the sequences {', '.join(content.sequences)}, the bundle has {ours}")
+    if missing := [name for name in layout.sequences if name not in content.sequences]:
+        raise InputError(f"{datalist} lists the sequences {', '.join(content.sequences)}, not {', '.join(missing)}")
     labelled = [case for case in content.cases if LABEL in case]
     if folds is None:
         folds = sorted({case["fold"] for case in labelled} - set(held_out))
@@ -229,7 +245,9 @@ def labelled_cases(
         logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
     root, items, faults = Path(str(dataset_dir)), [], []
     for case in cases:
-        item = {IMAGE: _below(root, case[IMAGE]), LABEL: str(root / case[LABEL]), "case": case["case"]}
+        paths = dict(zip(content.sequences, case[IMAGE], strict=True))
+        image = [str(root / paths[name]) for name in layout.sequences]
+        item = {IMAGE: image, LABEL: str(root / case[LABEL]), "case": case["case"]}
         files = {**sequence_files(item[IMAGE], layout.sequences), LABEL: item[LABEL]}
         faults += case_faults(files, layout.reference, layout.resampled)
         items.append(item)

@@ -41,9 +41,9 @@ class DistributedReplacementSampler(Sampler[int]):
 def case_sampler(data: Sized) -> DistributedSampler | None:
     """Sampler of this process's share of the cases to score, each case in one process.
 
-    None where there are fewer cases than processes, which could not wait for each other's scores if one had none:
-    each then scores all cases, and means over processes are those over cases.
+    None for a single process; and where there are fewer cases than processes, which could not wait for each other's
+    scores if one had none: each then scores all cases, and means over processes are those over cases.
     """
-    if len(data) < world_size():
+    if world_size() == 1 or len(data) < world_size():
         return None
     return DistributedSampler(data, num_replicas=world_size(), rank=rank(), even_divisible=False, shuffle=False)

@@ -7,16 +7,19 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
+from dcd_components.data.cases import checked_cases, inference_cases
+from dcd_components.data.file_naming import Layout
 from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
 from dcd_components.errors import InputError
 
 
-def run(*cases: str, model: str, out: str) -> str:
+def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
     """Segment cases with an ONNX file that the command export wrote; no mask that is there already is touched.
 
     Args:
@@ -29,10 +32,8 @@ def run(*cases: str, model: str, out: str) -> str:
         How many masks were written.
 
     Raises:
-        InputError: when ONNX Runtime is not installed.
-        InputError: when a case, the model or its bundle is not there.
-        InputError: for no case, a model that does not fit its bundle, or a mask that exists.
-        SystemExit: for a case whose files are missing, or do not fit together.
+        InputError: when ONNX Runtime is not installed; for no case, one whose files are missing or do not fit together,
+            a model that does not fit its bundle, and a mask that exists.
     """
     if not cases:
         raise InputError("name the cases: a file of each, or a folder")
@@ -40,9 +41,8 @@ def run(*cases: str, model: str, out: str) -> str:
     network = OnnxNetwork(path)
     parser = _configs(network, path)
     parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder))})
-    parser["images"] = literal(_references(parser, [str(case) for case in cases]))
-    items = parser.get_parsed_content("data")
-    names = [f"{parser.get_parsed_content('case_of')(item['image'])}_seg.nii.gz" for item in items]
+    items = _items(cases, parser.get_parsed_content("layout"))
+    names = [f"{item['case']}_seg.nii.gz" for item in items]
     if there := [name for name in names if (folder / name).exists()]:
         raise InputError(
             f"masks exist already: {len(there)}, such as {folder / there[0]}; name another folder with --out"
@@ -58,7 +58,7 @@ def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
         raise InputError(f"{path} must lie in the folder models of its bundle, beside configs")
     overlays = re.findall(r"[\w-]+", network.notes.get(OVERLAYS, ""))
     parser = read_configs(models.parent, ["inference", *overlays])
-    expected = len(parser["files"]), 1 + max(parser.get_parsed_content("labels").values())
+    expected = len(parser["sequences"]), 1 + max(parser.get_parsed_content("labels").values())
     if network.channels != expected:
         raise InputError(
             f"{path} has {network.channels[0]} channels in and {network.channels[1]} out, "
@@ -67,25 +67,18 @@ def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
     return parser
 
 
-def _references(parser: ConfigParser, cases: Sequence[str]) -> list[str]:
-    """The file that names each case; a case that is given by several of its files counts once."""
-    found: list[str] = []
-    for case in cases:
-        if Path(case).is_dir():
-            parser["dataset_dir"] = literal(case)
-            inside = parser.get_parsed_content("images")
-            if not inside:
-                patterns = " or ".join(parser["files"][parser.get_parsed_content("reference")])
-                raise InputError(f"no case below {case}: no file is named like {patterns}")
-            found += inside
-        elif not Path(case).is_file():
-            raise InputError(f"no such file or folder: {case}")
+def _items(cases: Sequence[str | Path], layout: Layout) -> list[dict[str, Any]]:
+    """The cases that are given by files or folders."""
+    images: list[str | Sequence[str]] = []
+    for path in map(Path, cases):
+        if path.is_dir():
+            images += [case["image"] for case in inference_cases(path.absolute(), layout)]
         else:
-            found.append(parser.get_parsed_content("file_of")(case, parser.get_parsed_content("reference")))
-    return list(dict.fromkeys(str(Path(file).absolute()) for file in found))
+            images.append(str(path.absolute()))
+    return checked_cases(images, layout)
 
 
-def _segment(parser: ConfigParser, items: Sequence[dict[str, str]], network: OnnxNetwork, folder: Path) -> None:
+def _segment(parser: ConfigParser, items: Sequence[dict[str, Any]], network: OnnxNetwork, folder: Path) -> None:
     """Write the masks, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("monai.data.image_writer").setLevel(logging.WARNING)  # it would tell where it wrote at first

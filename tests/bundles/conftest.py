@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
-from tiny import BRATS, BUNDLES, ISLES, TINY, Workflow, config_files
+from tiny import BRATS, BUNDLES, ISLES, TINY, TRAININGS, Workflow, config_files
 
 from dcd_components import commands
 
@@ -53,9 +53,9 @@ def workflow(bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(os.environ, "MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
 
     def build(*names: str, bundle: Path = bundle, **overrides: Any) -> ConfigWorkflow:
-        kind = "train" if "train" in names else "infer"
+        kind = "train" if set(TRAININGS) & set(names) else "infer"
         output = {"ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "eval")}
-        cache = {"cache_dir": str(tmp_path / "cache")} if "train" in names else {}
+        cache = {"cache_dir": str(tmp_path / "cache")} if kind == "train" else {}
         teacher = {"teacher_path": str(tmp_path / "teacher.pt")} if "distill" in names else {}
         settings = {**TINY, "dataset_dir": str(data), **output, **cache, **teacher, **overrides}
         return ConfigWorkflow(config_files(*names, bundle=bundle), workflow_type=kind, logging_file=False, **settings)

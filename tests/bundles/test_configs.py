@@ -14,27 +14,30 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from tiny import BRATS, BUNDLES, SCHEMA, TINY, config_files
+from tiny import BUNDLES, SCHEMA, TINY, config_files
 
 import dcd_components
+from dcd_components.bundle.assemble import wanted_files
 
-ENTRY_POINTS = {"imports", "initialize", "run", "finalize", "bundle_root", "train", "validate"}
-#: What `python -m dcd_components datalist` reads.
-OF_THE_DATA = {"label_file", "patient"}
-COMMON = "# From here on, every bundle says the same."
-#: What each overlay is meant to be laid on; quick.yaml and multi_gpu.yaml go on everything.
+ENTRY_POINTS = {
+    *("imports", "initialize", "run", "training", "evaluating", "finalize", "bundle_root", "train", "validate"),
+}
+#: What the command ``dcd datalist`` reads.
+OF_THE_DATA = {"label_file", "patient_regex"}
+#: What each config is meant to be laid on; quick.yaml and multi_gpu.yaml go on everything.
 LISTS = {
     "inference": ["inference"],
-    "train": ["inference", "train"],
-    "teacher": ["inference", "train", "teacher"],
-    "distill": ["inference", "train", "distill"],
+    "student": ["train_student"],
+    "teacher": ["train_teacher"],
+    "distill": ["distill"],
     "evaluate": ["inference", "evaluate"],
+    "teacher's scores": ["inference", "evaluate", "teacher"],
     "mirror": ["inference", "mirror"],
-    "flair grid": ["inference", "train", "flair_grid"],
-    "flair grid, quick": ["inference", "train", "flair_grid", "quick"],
+    "flair grid": ["inference", "evaluate", "flair_grid"],
+    "flair grid, quick": ["distill", "flair_grid", "quick"],
     "register": ["inference", "register"],
-    "tensorboard": ["inference", "train", "tensorboard"],
-    "everything": ["inference", "train", "distill", "quick", "multi_gpu"],
+    "tensorboard": ["train_student", "tensorboard"],
+    "everything": ["distill", "quick", "multi_gpu"],
 }
 
 
@@ -71,15 +74,47 @@ def test_all_overlays_are_part_of_some_list(bundle: Path) -> None:
     assert overlays == {name for names in lists(bundle) for name in names}
 
 
-def test_bundles_differ_in_their_task_alone(bundle: Path) -> None:
-    """A bundle must stand alone, so the rest of its inference.yaml is there in each: the same."""
-    theirs, ours = ((one / "configs" / "inference.yaml").read_text().split(COMMON) for one in (bundle, BRATS))
-    assert theirs[1:] == ours[1:] != []
-    assert set(yaml.safe_load(theirs[0])) == set(yaml.safe_load(ours[0]))
+def test_configs_are_as_make_configs_writes_them(bundle: Path) -> None:
+    """What the configs of a bundle, and of all bundles, share is written once; a bundle must stand alone."""
+    changed = [path.name for path, text in wanted_files(bundle).items() if path.read_text(encoding="utf-8") != text]
+    assert not changed, f"edit the file that the text is from, then run make configs: {changed}"
 
 
-def test_inference_needs_nothing_but_monai(bundle: Path) -> None:
-    assert "dcd_components" not in (bundle / "configs" / "inference.yaml").read_text()
+def test_inference_reads_like_a_method_section(bundle: Path) -> None:
+    text = (bundle / "configs" / "inference.yaml").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert not re.findall(r"lambda|sys\.exit|sys\.modules|epochs|folds|batch_size: [^1]", text)
+
+
+def test_no_config_holds_a_program(bundle: Path) -> None:
+    for path in (bundle / "configs").glob("*.yaml"):
+        values = [one for one in strings(yaml.safe_load(path.read_text(encoding="utf-8"))) if one.startswith("$")]
+        assert values or path.stem in ("mirror", "quick", "flair_grid", "register")
+        assert not [one for one in values if "lambda" in one or "\n" in one or len(one) > 110]
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for child in children for text in strings(child)]
+
+
+def test_the_network_needs_nothing_but_monai(bundle: Path) -> None:
+    """For programs that ask for it alone: monai.bundle.load, ckpt_export, verify_net_in_out."""
+    parser = ConfigParser()
+    parser.read_config(config_files("inference", bundle=bundle))
+    used = {"network_def"}
+    while more := {name for key in used for name in references(parser[key]) & set(parser.get())} - used:
+        used |= more
+    assert "dcd_components" not in json.dumps([parser[key] for key in used])
+
+
+def test_the_fold_that_is_reported_neither_trains_nor_chooses(bundle: Path) -> None:
+    student, scores = config_files("train_student", "evaluate", bundle=bundle)
+    config = {**ConfigParser.load_config_file(student), **ConfigParser.load_config_file(scores)}
+    folds = [*config["train_folds"], *config["val_folds"], *config["test_folds"]]
+    assert sorted(folds) == [0, 1, 2, 3, 4]
 
 
 def test_the_version_is_in_the_changelog(bundle: Path) -> None:
@@ -127,7 +162,7 @@ def test_ckpt_export_scripts_the_student(bundle: Path, files: list[str], tmp_pat
     done = monai("ckpt_export", "network_def", *paths, *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scripted = torch.jit.load(tmp_path / "model.ts")  # type: ignore[no-untyped-call]
-    image = torch.rand(1, len(parser["files"]), 64, 64, 64)
+    image = torch.rand(1, len(parser["sequences"]), 64, 64, 64)
     with torch.no_grad():
         assert torch.allclose(scripted(image), network(image), atol=1e-4)
 

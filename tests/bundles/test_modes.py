@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from tiny import Workflow
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.datalists import DataList, make_datalist, write_datalist
+from dcd_components.data.datalists import make_datalist, write_datalist
 from dcd_components.data.file_naming import make_layout
 from dcd_components.tables import read_csv
 
@@ -34,13 +34,13 @@ def run(workflow: Any) -> Any:
 @pytest.fixture
 def trained(workflow: Workflow, tmp_path: Path) -> Path:
     """Weights of a student trained for one tiny epoch."""
-    run(workflow("inference", "train", "quick"))
+    run(workflow("train_student", "quick"))
     return tmp_path / "model.pt"
 
 
 def test_teacher_then_distilled_student(workflow: Workflow, tmp_path: Path) -> None:
-    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
-    run(workflow("inference", "train", "distill", "quick"))
+    run(workflow("train_teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    run(workflow("distill", "quick"))
     (row,) = read_csv(tmp_path / "model_training.csv")
     assert 0 < float(row["distillation_loss"]) < 2
     assert {"loss", "distillation_weight", "val_mean_dice", "learning_rate"} <= set(row)
@@ -52,7 +52,7 @@ def test_other_programs_may_say_the_device_by_its_name_and_the_epochs_to_the_tra
     workflow: Workflow, tmp_path: Path
 ) -> None:
     said: dict[str, Any] = {"device": "cpu", "train::trainer::max_epochs": 2}
-    run(workflow("inference", "train", "quick", epochs=1000, val_interval=10, **said))
+    run(workflow("train_student", "quick", max_epochs=1000, val_interval=10, **said))
     rows = read_csv(tmp_path / "model_training.csv")
     assert [bool(row["val_mean_dice"]) for row in rows] == [False, True]
     assert float(rows[-1]["learning_rate"]) < float(rows[0]["learning_rate"]) / 2
@@ -61,18 +61,18 @@ def test_other_programs_may_say_the_device_by_its_name_and_the_epochs_to_the_tra
 
 def test_one_sequence_is_enough(workflow: Workflow, bundle: Path) -> None:
     name = bundle_settings(bundle)["reference"]
-    one = {"files": {name: bundle_settings(bundle)["files"][name]}, "own_grid": []}
-    run(workflow("inference", "train", "quick", **one))
+    one = {"sequences": {name: bundle_settings(bundle)["sequences"][name]}, "resampled": []}
+    run(workflow("train_student", "quick", **one))
     run(workflow("inference", "quick", **one))
 
 
 def test_plain_and_distilled_student_start_from_the_same_weights_and_see_the_same_data(
     workflow: Workflow, tmp_path: Path
 ) -> None:
-    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    run(workflow("train_teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
     seen = []
-    for names in (["train"], ["train", "distill"]):
-        flow = workflow("inference", *names, "quick", seed=3)
+    for name in ("train_student", "distill"):
+        flow = workflow(name, "quick", seed=3)
         flow.initialize()
         weights = [value.clone() for value in flow.parser.get_parsed_content("network").state_dict().values()]
         batches = [batch["image"].as_tensor() for batch in flow.parser.get_parsed_content("train::dataloader")]
@@ -82,10 +82,10 @@ def test_plain_and_distilled_student_start_from_the_same_weights_and_see_the_sam
 
 
 def test_the_projections_are_trained(workflow: Workflow, tmp_path: Path) -> None:
-    run(workflow("inference", "train", "teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
-    flow = workflow("inference", "train", "distill", "quick")
+    run(workflow("train_teacher", "quick", ckpt_path=str(tmp_path / "teacher.pt")))
+    flow = workflow("distill", "quick")
     flow.initialize()
-    loss = flow.parser.get_parsed_content("distillation_loss")
+    loss = flow.parser.get_parsed_content("distiller")
     before = [parameter.detach().clone() for parameter in loss.parameters()]
     flow.run()
     assert len(before) == 3
@@ -95,7 +95,7 @@ def test_the_projections_are_trained(workflow: Workflow, tmp_path: Path) -> None
 def test_a_checkpoint_holds_no_heads_and_a_previous_one_is_kept(trained: Path, workflow: Workflow) -> None:
     weights = torch.load(trained, weights_only=True)
     assert all(isinstance(value, torch.Tensor) and "head" not in key for key, value in weights.items())
-    run(workflow("inference", "train", "quick", seed=1))
+    run(workflow("train_student", "quick", seed=1))
     (previous,) = trained.parent.glob("model-*.pt")
     kept = torch.load(previous, weights_only=True)
     assert all(torch.equal(kept[key], weights[key]) for key in weights)
@@ -105,11 +105,11 @@ def test_a_checkpoint_holds_no_heads_and_a_previous_one_is_kept(trained: Path, w
 @pytest.mark.parametrize("names", [["quick"], ["quick", "mirror"]], ids=["plain", "mirrored"])
 def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: Workflow, tmp_path: Path) -> None:
     flow = run(workflow("inference", *names))
-    images, labels = (flow.parser.get_parsed_content(key) for key in ("images", "labels"))
-    assert len(images) == len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
-    for path in images:
-        case = Path(path).name.rpartition(re.findall(r"[-_]", path)[-1])[0]
-        mask, image = nib.load(tmp_path / "eval" / f"{case}_seg.nii.gz"), nib.load(path)
+    data, layout, labels = (flow.parser.get_parsed_content(key) for key in ("data", "layout", "labels"))
+    assert len(data) == len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
+    for case in data:
+        mask = nib.load(tmp_path / "eval" / f"{case['case']}_seg.nii.gz")
+        image = nib.load(case["image"][list(layout.sequences).index(layout.reference)])
         assert mask.shape == image.shape
         assert np.allclose(mask.affine, image.affine, atol=1e-5)
         assert mask.get_data_dtype() == np.uint8
@@ -120,7 +120,7 @@ def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: 
 def test_a_list_of_unlabelled_cases_is_segmented(workflow: Workflow, data: Path, bundle: Path, tmp_path: Path) -> None:
     layout = make_layout({**bundle_settings(bundle), "label_file": None})
     listed, _ = make_datalist(data, layout)
-    write_datalist(DataList(listed.cases[:3], layout, ""), tmp_path / "list.json")
+    write_datalist(replace(listed, cases=listed.cases[:3]), tmp_path / "list.json")
     run(workflow("inference", "quick", datalist=str(tmp_path / "list.json")))
     names = {path.name for path in (tmp_path / "eval").glob("*_seg.nii.gz")}
     assert names == {f"{case['case']}_seg.nii.gz" for case in listed.cases[:3]}

@@ -33,24 +33,28 @@ def test_a_new_bundle_for_two_sequences_and_float_labels(workflow: Workflow, tmp
     """From the folder as it was downloaded to the masks of a distilled student."""
     patients, listed = DATA / "brats2013", tmp_path / "list.json"
     files = {name: f"{{case}}/{name}_subtrMeanDivStd.nii.gz" for name in ("Flair", "T1c")}
-    told: dict[str, Any] = {"files": files, "label_file": "{case}/OTMultiClass.nii.gz", "dataset_dir": str(patients)}
+    told: dict[str, Any] = {
+        "sequences": files,
+        "label_file": "{case}/OTMultiClass.nii.gz",
+        "dataset_dir": str(patients),
+    }
     commands.new_bundle("gliomas", [*files], LABELS, **told, out=str(tmp_path))
     bundle = tmp_path / "gliomas"
     commands.datalist(str(patients), bundle=str(bundle), folds=3, out=str(listed))
-    assert runner.run(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
+    assert runner.check_datalist(listed, patients, tmp_path / "check.csv", workers=1).faults == 0
 
     def run(*names: str, **overrides: Any) -> None:
-        flow = workflow("inference", *names, "quick", bundle=bundle, dataset_dir=str(patients), **overrides)
+        flow = workflow(*names, "quick", bundle=bundle, dataset_dir=str(patients), **overrides)
         flow.initialize()
         flow.run()
 
     folds = {"datalist": str(listed), "train_folds": [0, 1], "val_folds": [1]}
-    run("train", "teacher", **folds, ckpt_path=str(tmp_path / "teacher.pt"))
-    run("train", "distill", **folds)
-    run("evaluate", datalist=str(listed), test_folds=[2])
+    run("train_teacher", **folds, ckpt_path=str(tmp_path / "teacher.pt"))
+    run("distill", **folds)
+    run("inference", "evaluate", datalist=str(listed), test_folds=[2])
     (row,) = read_csv(tmp_path / "eval" / "scores.csv")
     assert all(0 <= float(row[f"dice_{label}"]) <= 1 for label in LABELS)
-    run(output_dir=str(tmp_path / "masks"))
+    run("inference", output_dir=str(tmp_path / "masks"))
     cases = sorted(path.name for path in patients.iterdir())
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{case}_seg.nii.gz" for case in cases]
     mask = nib.load(tmp_path / "masks" / f"{cases[0]}_seg.nii.gz")

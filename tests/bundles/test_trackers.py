@@ -21,7 +21,8 @@ STAGES = ("input_block", "downsamples.0", "bottleneck")
 FIGURES = ["learning_rate", "loss", "segmentation_loss"]
 DISTILLATION = ["distillation_loss", "distillation_weight", *(f"distillation_loss/{stage}" for stage in STAGES)]
 #: Two epochs, of which only the second distils.
-DISTIL = {"epochs": 2, "weight": {"shape": "constant", "maximum": 0.3, "start": 1}}
+CONSTANT = {"_target_": "dcd_components.constant", "maximum": 0.3, "start": 1}
+DISTIL = {"max_epochs": 2, "distillation_weight": CONSTANT}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def events(folder: Path) -> EventAccumulator:
 def test_tensorboard_has_the_course_of_a_distillation_and_a_picture_of_each_validation(
     workflow: Workflow, tmp_path: Path
 ) -> None:
-    flow = workflow("inference", "train", "distill", "tensorboard", **DISTIL)
+    flow = workflow("distill", "tensorboard", **DISTIL)
     flow.initialize()
     assert flow.check_properties() == []
     flow.run()
@@ -67,23 +68,23 @@ def test_mlflow_has_the_same_and_the_scores_of_the_evaluation(
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
     def run(name: str, *names: str, **settings: object) -> tuple[MlflowClient, Run]:
-        flow = workflow("inference", *names, **settings, tracking="mlflow", run_name=name)
+        flow = workflow(*names, **settings, tracking="mlflow", run_name=name)
         flow.initialize()
         flow.run()
         client = MlflowClient(f"sqlite:///{tmp_path / 'eval' / 'mlruns.db'}")
         runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
         return client, next(one for one in runs if one.info.run_name == name)
 
-    _, plain = run("plain", "train")
+    _, plain = run("plain", "train_student")
     assert {*FIGURES, "val_mean_dice", "train_loss"} < set(plain.data.metrics)
     assert not set(DISTILLATION) & set(plain.data.metrics)
-    client, distilled = run("distilled", "train", "distill", **DISTIL)
+    client, distilled = run("distilled", "distill", **DISTIL)
     assert distilled.info.status == "FINISHED"
     rows = read_csv(tmp_path / "model_training.csv")
     for name in [*FIGURES, *DISTILLATION, "val_mean_dice"]:
         told = {metric.step: metric.value for metric in client.get_metric_history(distilled.info.run_id, name)}
         assert told == pytest.approx({int(row["epoch"]): row[name] for row in rows if row[name] != ""})
-    _, scored = run("scores", "evaluate")
+    _, scored = run("scores", "inference", "evaluate")
     dice = [float(row["dice_WT"]) for row in read_csv(tmp_path / "eval" / "scores.csv")]
     assert scored.data.metrics["dice_WT"] == pytest.approx(sum(dice) / len(dice))
     assert "mean_dice" in scored.data.metrics
@@ -92,7 +93,7 @@ def test_mlflow_has_the_same_and_the_scores_of_the_evaluation(
 def test_one_of_several_processes_writes(patients: Path, tmp_path: Path) -> None:
     places = {"dataset_dir": str(patients), "cache_dir": str(tmp_path / "cache"), "process_group": None}
     job: jobs.Job = {
-        "files": config_files("inference", "train", "tensorboard", "multi_gpu"),
+        "files": config_files("train_student", "tensorboard", "multi_gpu"),
         "settings": {**TINY, **places, "ckpt_path": str(tmp_path / "model.pt")},
         "weights": str(tmp_path / "weights"),
     }

@@ -18,7 +18,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tiny import TINY, config_files
 
-from dcd_components.data.samplers import SharedOrder
+from dcd_components.data.samplers import DistributedReplacementSampler
 from dcd_components.tables import read_csv
 
 #: Of weights and losses; float32 rounds sums that are split otherwise, here by less than a tenth of this.
@@ -28,14 +28,14 @@ DICE_TOLERANCE = 1e-4
 #: Nothing random in a patch, and float32: what is left to differ is what the processes make of it.
 EXACT: dict[str, Any] = {
     **TINY,
-    "epochs": 3,
-    "iterations": 3,
+    "max_epochs": 3,
+    "epoch_length": 3,
     "ema_decay": 0.5,
-    "train::handlers::0::max_norm": 0.1,  # so that gradients are clipped
+    "train::handlers::1::max_norm": 0.1,  # so that gradients are clipped
     "sliding_window::overlap": 0.0,
     "train::random_transforms": [
-        {"_target_": "CenterSpatialCropd", "keys": "@both", "roi_size": "@patch_size"},
-        {"_target_": "SelectItemsd", "keys": "@both"},
+        {"_target_": "CenterSpatialCropd", "keys": "@image_and_label", "roi_size": "@patch_size"},
+        {"_target_": "SelectItemsd", "keys": "@image_and_label"},
     ],
     "train::inferer": {"_target_": "SimpleInferer"},
     "validate::inferer": "@sliding_window",
@@ -70,15 +70,16 @@ def all_jobs(folder: Path, patients: Path, processes: int) -> list[jobs.Job]:
 
     def job(*names: str, weights: str | None = None, **settings: Any) -> jobs.Job:
         kept = str(folder / weights) if weights else None
-        return {"files": config_files("inference", *names, *last), "settings": settings | shared, "weights": kept}
+        return {"files": config_files(*names, *last), "settings": settings | shared, "weights": kept}
 
     train = {**EXACT, "batch_size": 4 // processes, "cache_dir": str(folder.parent / "cache"), "train_folds": [2]}
-    distill = {"weight": {"shape": "constant", "maximum": 0.3, "start": 1}, "normalize": True, "teacher_path": teacher}
+    weight = {"_target_": "dcd_components.constant", "maximum": 0.3, "start": 1}
+    distill = {"distillation_weight": weight, "normalize": True, "teacher_path": teacher}
     return [
-        job("train", "teacher", weights="teacher", **train, ckpt_path=teacher, val_folds=[1]),
-        job("train", "distill", weights="student", **train, **distill, ckpt_path=student, val_folds=[0]),
-        job("evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "three"), test_folds=[0]),
-        job("evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "one"), test_folds=[1]),
+        job("train_teacher", weights="teacher", **train, ckpt_path=teacher, val_folds=[1]),
+        job("distill", weights="student", **train, **distill, ckpt_path=student, val_folds=[0]),
+        job("inference", "evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "three"), test_folds=[0]),
+        job("inference", "evaluate", **SCORES, ckpt_path=scored, output_dir=str(folder / "one"), test_folds=[1]),
     ]
 
 
@@ -123,7 +124,7 @@ def test_two_processes_log_what_one_does(runs: tuple[Path, Path], network: str) 
     dice = [[row.pop("val_mean_dice") for row in one] for one in (alone, both)]
     assert both == [pytest.approx(row, abs=TOLERANCE) for row in alone]
     assert dice[1] == pytest.approx(dice[0], abs=DICE_TOLERANCE)
-    assert len(both) == EXACT["epochs"]
+    assert len(both) == EXACT["max_epochs"]
 
 
 @pytest.mark.parametrize(("cases", "folder"), [(3, "three"), (1, "one")])
@@ -139,11 +140,11 @@ def test_distillation_starts_in_the_second_epoch(runs: tuple[Path, Path]) -> Non
 
 
 def test_processes_augment_each_in_its_own_way() -> None:
-    config = config_files("inference", "train", "multi_gpu")
+    config = config_files("train_student", "multi_gpu")
     drawn = []
     for rank in (0, 1):
         flow = ConfigWorkflow(config, workflow_type="train", logging_file=False, rank=rank, process_group=None)
-        drawn.append(torch.rand(3, generator=flow.parser.get_parsed_content("train::generator")))
+        drawn.append(torch.rand(3, generator=flow.parser.get_parsed_content("train::dataloader").generator))
     assert not torch.equal(*drawn)
 
 
@@ -156,13 +157,13 @@ class Run:
         self.settings = {**TINY, **files, "batch_size": 1, **settings}
 
     def damage(self, case: int) -> None:
-        path = self.data / json.loads((self.data / "datalist.json").read_text())["training"][case]["image"]
+        path = self.data / json.loads((self.data / "datalist.json").read_text())["training"][case]["image"][0]
         path.write_bytes(path.read_bytes()[:-2000])
 
     def start(self) -> subprocess.Popen[str]:
         words = [f"--{key}={value}" for key, value in self.settings.items()]
-        files = f"--config_file={config_files('inference', 'train', 'multi_gpu')}"
-        command = [*LAUNCHER, "-m", "monai.bundle", "run", files, *words]
+        files = f"--config_file={config_files('train_student', 'multi_gpu')}"
+        command = [*LAUNCHER, "-m", "monai.bundle", "run", "training", files, *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -176,7 +177,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize("phase", ["training", "validation"])
 def test_a_case_that_one_process_cannot_read_ends_both(phase: str, patients: Path, tmp_path: Path) -> None:
     # The first step's two cases; the second process reads the second, in a process of its own.
-    trained = list(SharedOrder(range(8), num_samples=2, seed=3))
+    trained = list(DistributedReplacementSampler(range(8), num_samples=2, seed=3))
     assert trained[0] != trained[1]
     run = Run(tmp_path, patients, seed=3, num_workers=1 if phase == "training" else 0)
     run.settings["datalist"] = by_fold(patients, tmp_path / "datalist.json", [2] * 8 + [1] * 2)
@@ -189,7 +190,7 @@ def test_a_case_that_one_process_cannot_read_ends_both(phase: str, patients: Pat
 
 def test_a_process_that_is_killed_takes_the_other_with_it(patients: Path, tmp_path: Path) -> None:
     log = tmp_path / "model_training.csv"
-    process = Run(tmp_path, patients, epochs=1000, val_interval=1000).start()
+    process = Run(tmp_path, patients, max_epochs=1000, val_interval=1000).start()
     waited = time.monotonic()
     while not log.exists():
         assert process.poll() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from nibabel.processing import resample_from_to
 from tiny import BRATS, Workflow
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.file_naming import files_of, make_layout
+from dcd_components.data.file_naming import case_name, make_layout
+from dcd_components.errors import InputError, root_cause
 
 
 @pytest.fixture
@@ -27,7 +29,10 @@ def case(bundle: Path, data: Path, tmp_path: Path) -> dict[str, Path]:
     """Files of a case whose sequences share a grid, not in RAS, and its label; ``whole`` has them all."""
     layout = make_layout(bundle_settings(bundle))
     listed = json.loads((data / "datalist.json").read_text())["training"][0]
-    paths = {**files_of(str(data / listed["image"]), layout.files), "label": str(data / listed["label"])}
+    paths = {
+        **dict(zip(layout.sequences, (str(data / path) for path in listed["image"]), strict=True)),
+        "label": str(data / listed["label"]),
+    }
     reference = nibabel.load(paths[layout.reference])
     (tmp_path / "cases").mkdir()
     files, images = {}, []
@@ -55,7 +60,7 @@ def test_a_4d_file_is_segmented_as_its_sequences_are(workflow: Workflow, case: d
     torch.save(flow.parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
     flow.initialize()
     flow.run()
-    name = flow.parser.get_parsed_content("case_of")(str(first))
+    name = case_name(str(first), flow.parser.get_parsed_content("sequences"))
     masks = [nibabel.load(tmp_path / "eval" / f"{one}_seg.nii.gz") for one in (name, "glioma")]
     voxels = [np.asarray(mask.dataobj) for mask in masks]
     assert np.array_equal(voxels[0], voxels[1])
@@ -66,7 +71,7 @@ def test_a_4d_file_is_segmented_as_its_sequences_are(workflow: Workflow, case: d
 def test_a_4d_file_is_trained_on_as_its_sequences_are(workflow: Workflow, case: dict[str, Path]) -> None:
     """As MONAI Label gives a training its cases: an image and its label."""
     data = [{"image": str(case[key]), "label": str(case["label"])} for key in (next(iter(case)), "whole")]
-    one, other = workflow("inference", "train", **{"validate::dataset::data": data}).parser.get_parsed_content(
+    one, other = workflow("train_student", **{"validate::dataset::data": data}).parser.get_parsed_content(
         "validate::dataset"
     )
     assert torch.equal(one["image"], other["image"])
@@ -83,26 +88,24 @@ def test_a_label_may_be_drawn_on_another_grid(workflow: Workflow, case: dict[str
     other = case["label"].with_name("finer.nii.gz")
     nibabel.save(resample_from_to(label, finer, order=0), other)
     data = [{"image": str(case["whole"]), "label": str(path)} for path in (case["label"], other)]
-    flow = workflow("inference", "train", **{"validate::dataset::data": data})
+    flow = workflow("train_student", **{"validate::dataset::data": data})
     one, two = flow.parser.get_parsed_content("validate::dataset")
     assert two["label"].shape == one["label"].shape == (1, *one["image"].shape[1:])
     both = ((one["label"] > 0) & (two["label"] > 0)).sum()
     assert 2 * both / ((one["label"] > 0).sum() + (two["label"] > 0).sum()) > 0.8
 
 
-CALLED = (
-    "must be called as a sequence, such as {case}-t1n.nii.gz, or 4D with the channels t1n, t1c, t2w, t2f, got shape"
-)
+CALLED = "expected the name of a sequence, or 4D with t1n, t1c, t2w, t2f"
 
 
 @pytest.mark.parametrize("every_bundle", [BRATS.name], indirect=True)
 @pytest.mark.parametrize(
     ("channels", "name", "expected"),
     [
-        (np.s_[..., 0], "single", f"FILE {CALLED} (40, 46, 40)"),
-        (np.s_[..., :2], "pair", f"FILE {CALLED} (40, 46, 40, 2)"),
-        (np.s_[..., None, :], "vectors", f"FILE {CALLED} (40, 46, 40, 1, 4)"),
-        (np.s_[..., :2], "one-t1n", "no such file: FOLDER/one-t1c.nii.gz"),
+        (np.s_[..., 0], "single", f"FILE: is 3D, shape 40x46x40, {CALLED}"),
+        (np.s_[..., :2], "pair", f"FILE: is 4D, shape 40x46x40x2, {CALLED}"),
+        (np.s_[..., None, :], "vectors", f"FILE: is 5D, shape 40x46x40x1x4, {CALLED}"),
+        (np.s_[..., :2], "one-t1n", "FOLDER/one-t1c.nii.gz: missing"),
     ],
     ids=["3D", "two channels", "5D", "4D, called as a sequence"],
 )
@@ -114,18 +117,18 @@ def test_what_is_no_case_is_refused_in_a_sentence(
     nibabel.save(nibabel.Nifti1Image(np.asarray(whole.dataobj)[channels], whole.affine), file)
     expected = expected.replace("FILE", str(file)).replace("FOLDER", str(file.parent))
     flow = workflow("inference", **listed([file]))
-    torch.save(flow.parser.get_parsed_content("network_def").state_dict(), flow.parser.get_parsed_content("ckpt_path"))
-    with pytest.raises(SystemExit) as ended:
-        flow.parser.get_parsed_content("data")
-    assert str(ended.value).startswith(f"error: {expected}")
-    with pytest.raises(ValueError, match="such") as caught:  # and where a program calls the transforms alone
-        flow.parser.get_parsed_content("deterministic_transforms")[0]({"image": str(file)})
-    assert str(caught.value).startswith(expected)
+    load = flow.parser.get_parsed_content("deterministic_transforms")[0]
+    for refused in (partial(flow.parser.get_parsed_content, "data"), partial(load, {"image": str(file)})):
+        with pytest.raises((InputError, RuntimeError), match=r"missing|expected|inference_cases") as caught:
+            refused()
+        assert str(root_cause(caught.value)).startswith(expected)
 
 
 @pytest.mark.parametrize("every_bundle", [BRATS.name], indirect=True)
 def test_a_sequence_must_be_one_volume(workflow: Workflow, case: dict[str, Path]) -> None:
     nibabel.save(nibabel.load(case["whole"]), case["t1c"])
-    check = workflow("inference").parser.get_parsed_content("deterministic_transforms")[0]
-    with pytest.raises(ValueError, match=r"-t1c.nii.gz must be one volume, got shape \(40, 46, 40, 4\)$"):
-        check({"image": str(case["t1n"])})
+    load = workflow("inference").parser.get_parsed_content("deterministic_transforms")[0]
+    with pytest.raises(
+        InputError, match=r"-t1c.nii.gz: is 4D \(volumes: 4\), shape 40x46x40x4, expected one 3D volume$"
+    ):
+        load({"image": str(case["t1n"])})
