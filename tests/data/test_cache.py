@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, Lambdad, RandFlipd, ScaleIntensityRanged, Spacingd
 
-from dcd_components.data.cache import DiskCache, fingerprint
+from dcd_components.data import cache
+from dcd_components.data.cache import DiskCache, transforms_hash, value_hash
+from dcd_components.errors import InputError
 
 
 def scale(factor: float) -> Compose:
@@ -33,6 +36,18 @@ CALLS: list[float] = []
 def count(image: Any) -> Any:
     CALLS.append(float(image.max()))
     return image
+
+
+def fail(_: Any) -> Any:
+    raise ValueError("no such image")
+
+
+def load_first(paths: str | list[str]) -> Any:
+    return np.load(paths if isinstance(paths, str) else paths[0])
+
+
+def give_a_generator(_: Any) -> Any:
+    return (one for one in [1])
 
 
 @pytest.fixture
@@ -94,12 +109,9 @@ def test_a_damaged_file_is_made_anew(counted: Compose, tmp_path: Path) -> None:
 
 
 def test_a_failing_transform_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(_: Any) -> Any:
-        raise ValueError("no such image")
-
     with pytest.raises(RuntimeError, match="applying transform"):
         DiskCache(items(1), Compose([Lambdad("image", fail)]), tmp_path)[0]
-    cached = DiskCache([{"image": object()}], Compose([Lambdad("image", lambda _: (one for one in [1]))]), tmp_path)
+    cached = DiskCache(items(1), Compose([Lambdad("image", give_a_generator)]), tmp_path)
     with pytest.raises(TypeError, match="generator"):
         cached[0]
     assert list(tmp_path.iterdir()) == []
@@ -118,22 +130,28 @@ def test_processes_that_fill_one_cache_together_read_the_same(tmp_path: Path) ->
 
 
 TRANSFORMS = """
+import operator, re
 from functools import partial
-import numpy as np, torch, re
+import numpy as np, torch
 from monai.transforms import *
-chain = [Spacingd(["a", "b"], pixdim=[1, 2, 3]), Lambdad("a", lambda x, s={"b", "a", "c"}: [y for y in x if y in s]),
-         ToTensord("a", dtype=torch.float16), NormalizeIntensityd("a", subtrahend=np.arange(3)),
-         Lambdad("a", partial(re.sub, "a", "b")), CastToTyped("a", dtype=np.uint8)]
+chain = [Spacingd(["a", "b"], pixdim=[1, 2, 3]), ToTensord("a", dtype=torch.float16), CastToTyped("a", dtype=np.uint8),
+         NormalizeIntensityd("a", subtrahend=np.arange(3)), Lambdad("a", partial(re.sub, "a", "b")),
+         Lambdad("a", partial(operator.contains, {"b", "a", "c"})), LoadImaged("a")]
 """
 
 
-def test_a_fingerprint_is_the_same_in_every_process() -> None:
-    code = TRANSFORMS + "from dcd_components.data.cache import fingerprint; print(fingerprint(chain).decode())"
+def test_transforms_have_the_same_hash_in_every_process() -> None:
+    code = TRANSFORMS + "from dcd_components.data.cache import transforms_hash; print(transforms_hash(chain).decode())"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    prints = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    hashes = {
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in ("1", "2")
+    }
     names: dict[str, Any] = {}
     exec(TRANSFORMS, names)
-    assert prints == {fingerprint(names["chain"]).decode() + "\n"}
+    assert hashes == {transforms_hash(names["chain"]).decode() + "\n"}
 
 
 @pytest.mark.parametrize(
@@ -146,11 +164,12 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
         ([[1], 2], [[1, 2]]),
         ({"a": 1}, {"a": 2}),
         ({"a": None}, {}),
+        ({1, 2}, [1, 2]),
+        ({1}, frozenset({1})),
         (np.zeros(4), np.zeros((2, 2))),
+        (torch.zeros(2), torch.ones(2)),
         (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
         (torch.float16, torch.float32),
-        (lambda x: x + 1, lambda x: x + 2),
-        (lambda x, a=1: x, lambda x, a=2: x),
         (partial(max, 1), partial(max, 2)),
         (partial(max, 1), partial(min, 1)),
         (len, max),
@@ -160,44 +179,57 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
         (slice(1), slice(2)),
         (Spacingd("a", pixdim=1.0), Spacingd("a", pixdim=2.0)),
         (Spacingd("a", pixdim=1.0, mode="nearest"), Spacingd("a", pixdim=1.0, mode="bilinear")),
-        (Lambdad("a", lambda x: x), Lambdad("b", lambda x: x)),
+        (Lambdad("a", count), Lambdad("b", count)),
+        (Lambdad("a", count), Lambdad("a", fail)),
     ],
 )
-def test_different_values_have_different_fingerprints(one: Any, other: Any) -> None:
-    assert fingerprint(one) != fingerprint(other)
-    assert fingerprint(one) == fingerprint(one)
+def test_different_values_have_different_hashes(one: Any, other: Any) -> None:
+    assert value_hash(one) != value_hash(other)
+    assert value_hash(one) == value_hash(one)
+    assert transforms_hash([one]) != transforms_hash([other])
 
 
-def test_a_fingerprint_ends_in_circles() -> None:
+def test_equal_values_have_equal_hashes_whichever_of_their_parts_are_one_object() -> None:
+    text = "".join(["ima", "ge"])
+    assert value_hash([text, text]) == value_hash([text, "".join(["im", "age"])])
+    assert value_hash({"b", "a", "c"}) == value_hash({"c", "a", "b"})
+    assert value_hash(torch.ones(3)) == value_hash(torch.ones(3))
+
+
+def test_a_transform_keeps_its_hash_when_it_is_used() -> None:
+    chain = [Spacingd("image", pixdim=2.0), CropForegroundd("image", source_key="image"), Lambdad("image", count)]
+    before = transforms_hash(chain)
+    Compose(chain)({"image": MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.eye(4))})
+    assert transforms_hash(chain) == before
+
+
+@pytest.mark.parametrize("function", [lambda image: image, threading.local()])
+def test_a_transform_that_cannot_be_pickled_is_named(function: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Lambdad must be made of named functions and plain settings to be cached: "):
+        DiskCache(items(1), Compose([Lambdad("image", function)]), tmp_path)
+
+
+def test_a_circle_is_refused() -> None:
     circle: list[Any] = [1]
     circle.append(circle)
-    assert fingerprint(circle) == fingerprint(circle)
-
-
-def test_a_transform_keeps_its_fingerprint_when_it_is_used() -> None:
-    chain = Compose(
-        [Spacingd("image", pixdim=2.0), CropForegroundd("image", source_key="image"), Lambdad("image", count)]
-    )
-    before = fingerprint(chain)
-    chain({"image": MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.eye(4))})
-    assert fingerprint(chain) == before
-
-
-def test_what_cannot_be_told_apart_is_refused() -> None:
-    with pytest.raises(TypeError, match="generator"):
-        fingerprint(one for one in [1])
+    with pytest.raises(InputError, match="list must be made of .* plain settings to be cached"):
+        value_hash(circle)
 
 
 def test_the_text_of_a_transform_s_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    prints = []
+    file, hashes = tmp_path / "my_transforms.py", []
     for change in ("x + 1", "x + 2"):
-        name = f"changing_{change[-1]}"
-        (tmp_path / f"{name}.py").write_text(f"class Add:\n    def __call__(self, x):\n        return {change}\n")
-        module = importlib.import_module(name)
-        module.Add.__qualname__ = "Add"
-        prints.append(fingerprint(module.Add()))
-    assert prints[0] != prints[1]
+        file.write_text(f"class Add:\n    def __call__(self, x):\n        return {change}\n")
+        hashes.append(transforms_hash([importlib.import_module("my_transforms").Add()]))
+    assert hashes[0] != hashes[1]
+
+
+def test_a_change_of_the_package_that_loads_cases_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = transforms_hash([])
+    (tmp_path / "cases.py").write_text("changed")
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    assert transforms_hash([]) != before
 
 
 def test_other_items_leave_the_files_of_the_first(counted: Compose, tmp_path: Path) -> None:
@@ -208,19 +240,13 @@ def test_other_items_leave_the_files_of_the_first(counted: Compose, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_closures_count() -> None:
-    def adder(number: int) -> Any:
-        return lambda x: x + number
-
-    assert fingerprint(adder(1)) == fingerprint(adder(1))
-    assert fingerprint(adder(1)) != fingerprint(adder(2))
-
-
-def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_file_that_is_written_anew_is_read_anew(listed: bool, tmp_path: Path) -> None:
     """As a label is that somebody corrects between two trainings."""
     file = tmp_path / "label.npy"
-    read = Compose([Lambdad("label", np.load)])
+    read = Compose([Lambdad("label", load_first)])
     for value in (1, 2):
         np.save(file, np.full(3, value))
         os.utime(file, ns=(value, value))
-        assert DiskCache([{"label": str(file)}], read, tmp_path / "cache")[0]["label"].max() == value
+        item = {"label": [str(file)] if listed else str(file)}
+        assert DiskCache([item], read, tmp_path / "cache")[0]["label"].max() == value
