@@ -212,7 +212,7 @@ def test_a_transform_that_cannot_be_pickled_is_named(function: Any, tmp_path: Pa
 def test_a_circle_is_refused() -> None:
     circle: list[Any] = [1]
     circle.append(circle)
-    with pytest.raises(InputError, match="list must be made of .* plain settings to be cached"):
+    with pytest.raises(InputError, match=r"list must be made of .* plain settings to be cached"):
         value_hash(circle)
 
 
