@@ -1,0 +1,65 @@
+"""The demo from its first command to its table, at the smallest size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import BRATS
+
+from dcd_components.demo import demo
+from dcd_components.demo.demo import STEPS, TRAININGS, Demo, Size
+from dcd_components.errors import InputError
+from dcd_components.tables import read_csv
+
+TINY = Size(
+    cases=6,
+    folds=3,
+    test_folds=(0,),
+    val_folds=(1,),
+    teacher_epochs=1,
+    student_epochs=1,
+    rounds=1,
+    images=("--spacing_mm=4", "--size", "40", "48", "40"),
+    settings={
+        "spacing": [4.0, 4.0, 4.0],
+        "patch_size": [16, 16, 16],
+        "teacher_widths": [16, 16, 32],
+        "epoch_length": 2,
+        "val_interval": 1,
+    },
+)
+
+
+def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Demo(tmp_path, BRATS, 0, TINY).run()
+    said = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text().strip() in said
+    assert [row["model"] for row in read_csv(tmp_path / "table.csv", text=["model"])] == list(TRAININGS)
+    assert said.count("means of 2 cases: mean Dice") == len(TRAININGS)
+    assert f"[{len(STEPS)}/{len(STEPS)}] segment the new case" in said
+    assert len(list((tmp_path / "new_case").glob("*_seg.nii.gz"))) == 1
+    assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
+    assert sorted(path.stem for path in (tmp_path / "weights").iterdir()) == [
+        "distilled",
+        "plain",
+        "plain_equal_cost",
+        "teacher",
+    ]
+
+
+def test_a_step_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+    wrong = Size(cases=1, folds=3)
+    with pytest.raises(InputError, match=r"step 'simulate patients' failed, see .*01 simulate patients.txt: error: "):
+        Demo(tmp_path, BRATS, 0, wrong).run()
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="exists and is not an empty folder"):
+        demo.run(str(tmp_path))
+
+
+def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown task 'hippocampus'; choose brats_gli or isles22"):
+        demo.run(str(tmp_path / "new"), task="hippocampus")
