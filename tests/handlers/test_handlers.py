@@ -270,6 +270,7 @@ def test_what_the_optimizer_uses_is_clipped_once_a_step(
         optimizer=optimizer,
         loss_function=nn.MSELoss(),
         train_handlers=[GradientClipping(0.1)],
+        epoch_length=len(batches),
         decollate=False,
         **({"accumulation_steps": accumulation_steps} if ACCUMULATES else {}),
     )

@@ -446,6 +446,13 @@ def test_half_precision_is_that_of_the_maps_also_late_in_training(dtype: torch.d
 BACKENDS = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 
 
+#: Older compilers see that a recorder is opened after they compiled and compile anew, or never run its hooks.
+NEW_COMPILER = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
+    reason="a compiler that treats late hooks in another way",
+)
+
+
 @pytest.fixture
 def compiler() -> Iterator[None]:
     torch.compiler.reset()
@@ -537,6 +544,7 @@ def test_a_compiled_network_leaves_nothing_behind_after_the_block(backend: str) 
         recorder.pop()
 
 
+@NEW_COMPILER
 @pytest.mark.usefixtures("compiler")
 @BACKENDS
 def test_a_pass_compiled_before_the_recorder_was_made_is_refused_not_recorded_in_part(backend: str) -> None:
@@ -550,6 +558,7 @@ def test_a_pass_compiled_before_the_recorder_was_made_is_refused_not_recorded_in
             recorder.pop()
 
 
+@NEW_COMPILER
 @pytest.mark.usefixtures("compiler")
 @BACKENDS
 @pytest.mark.parametrize("in_place", [False, True], ids=["wrapped", "in place"])
