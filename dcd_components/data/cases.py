@@ -100,9 +100,11 @@ def case_faults(files: Mapping[str, str], reference: str, resampled: Iterable[st
     channels = len(sequences) if len(sequences) > 1 and len({files[key] for key in sequences}) == 1 else 1
     grids: dict[str, Grid] = {}
     faults = []
+    read: set[str] = set()
     for key in sorted(files, key=lambda key: key != reference):
-        if files[key] in {files[other] for other in grids}:
+        if files[key] in read:
             continue
+        read.add(files[key])
         reasons, grid = _header_faults(files[key], 1 if key == LABEL else channels, sequences)
         if grid and key != reference and key not in resampled and reference in grids:
             reasons += grid_faults(grid, grids[reference], reference)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dcd_components.data.file_naming import Layout, files_of, listed, places
+from dcd_components.data.file_naming import Layout, candidates, listed, places
 from dcd_components.errors import InputError
 
 Case = dict[str, Any]
@@ -53,7 +53,7 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
 
     Returns:
         The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
-        there twice, a name without a patient.
+        there twice, one that lies apart from the others, a name without a patient.
 
     Raises:
         InputError: when there is no such folder, or nothing fits the layout.
@@ -83,11 +83,16 @@ def _faults(files: Found, layout: Layout) -> list[str]:
     doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
     if not layout.sequences.keys() & files.keys():
         return [f"{files[LABEL][0]}: a label without images"]
-    known = files.get(layout.reference) or next(files[key] for key in layout.sequences if key in files)
-    expected = files_of(known[0], layout.sequences)
-    missing = [f"{path}: missing" for key, path in expected.items() if key not in files]
-    missing += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
-    return missing + doubled
+    known = layout.reference if layout.reference in files else next(key for key in layout.sequences if key in files)
+    wrong = []
+    for key in layout.sequences:
+        expected = candidates(files[known][0], layout.sequences, key)
+        if key not in files:
+            wrong.append(f"{expected[0]}: missing")
+        elif not (doubled or files[key][0] in expected):  # of another case, perhaps, that is called the same
+            wrong.append(f"{files[key][0]}: lies apart from {known}, expected {expected[0]}")
+    wrong += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
+    return wrong + doubled
 
 
 def _unnamed(case: str, layout: Layout) -> list[str]:
@@ -159,7 +164,9 @@ def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
     Raises:
         InputError: for less than two folds or fewer cases than folds.
     """
-    from sklearn.model_selection import KFold  # which nothing else needs
+    if not 2 <= folds <= len(cases):
+        raise InputError(f"nnU-Net's folds must be from 2 to the number of cases, {len(cases)}, got {folds}")
+    from sklearn.model_selection import KFold
 
     order = sorted(range(len(cases)), key=lambda index: str(cases[index]["case"]))
     assigned = [0] * len(cases)

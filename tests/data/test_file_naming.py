@@ -1,17 +1,15 @@
-"""One file of a case names the others, in Python and in the bundles' configs alike."""
+"""One file of a case names the others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from monai.bundle import ConfigParser
-from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
+from trees import BRATS, ISLES, brats_files, isles_files, touch
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.file_naming import Layout, Patterns, files_of, make_layout, places
+from dcd_components.data.file_naming import Layout, Patterns, case_name, files_of, make_layout, places
 from dcd_components.errors import InputError
 
 SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
@@ -19,9 +17,9 @@ FOLDERS: Patterns = {"t1": ["t1/{case}.nii.gz"], "t2": ["t2/{case}.nii.gz"]}
 NNUNET: Patterns = {"t1": ["imagesTr/{case}_0000.nii.gz"], "t2": ["imagesTr/{case}_0001.nii.gz"]}
 NESTED: Patterns = {"t1": ["{case}.nii.gz"], "t2": ["{case}_t2.nii.gz"]}
 TREES: dict[str, tuple[Patterns, list[str]]] = {
-    "brats": (BRATS.files, brats_files("BraTS-GLI-00001-000")[:4]),
-    "isles, challenge": (ISLES.files, isles_files(9, "challenge")[:3]),
-    "isles, zenodo": (ISLES.files, isles_files(9, "zenodo")[:3]),
+    "brats": (BRATS.sequences, brats_files("BraTS-GLI-00001-000")[:4]),
+    "isles, challenge": (ISLES.sequences, isles_files(9, "challenge")[:3]),
+    "isles, zenodo": (ISLES.sequences, isles_files(9, "zenodo")[:3]),
     "name of the folder": (SHIFTS, ["pat 1/Flair.nii.gz", "pat 1/T1c.nii.gz"]),
     "folder a sequence": (FOLDERS, ["a/t1/x.1.nii.gz", "a/t2/x.1.nii.gz"]),
     "nnU-Net": (NNUNET, ["imagesTr/x_0000.nii.gz", "imagesTr/x_0001.nii.gz"]),
@@ -29,32 +27,20 @@ TREES: dict[str, tuple[Patterns, list[str]]] = {
 }
 
 
-def by_config(path: str, files: Patterns) -> dict[str, str]:
-    """The paths that the bundles' inference.yaml makes of one."""
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "bundles" / "brats_gli_dcd" / "configs" / "inference.yaml"))
-    parser["files"] = files
-    file_of = parser.get_parsed_content("file_of")
-    return {sequence: file_of(path, sequence) for sequence in files}
-
-
-@pytest.mark.parametrize("rule", [files_of, by_config])
 @pytest.mark.parametrize("tree", TREES)
-def test_any_file_of_a_case_names_all_of_them(
-    tree: str, rule: Callable[[str, Patterns], dict[str, str]], tmp_path: Path
-) -> None:
-    files, paths = TREES[tree]
+def test_any_file_of_a_case_names_all_of_them(tree: str, tmp_path: Path) -> None:
+    sequences, paths = TREES[tree]
     touch(tmp_path, paths)
-    expected = dict(zip(files, (str(tmp_path / path) for path in paths), strict=True))
-    assert [rule(path, files) for path in expected.values()] == [expected] * len(expected)
+    expected = dict(zip(sequences, (str(tmp_path / path) for path in paths), strict=True))
+    assert [files_of(path, sequences) for path in expected.values()] == [expected] * len(expected)
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_a_missing_file_is_expected_where_a_pattern_has_it(tree: str, tmp_path: Path) -> None:
-    files, paths = TREES[tree]
+    sequences, paths = TREES[tree]
     touch(tmp_path, paths[:1])
-    found = files_of(str(tmp_path / paths[0]), files)
-    assert found == by_config(str(tmp_path / paths[0]), files)
+    found = files_of(str(tmp_path / paths[0]), sequences)
+    assert list(found) == list(sequences)
     assert [os.path.exists(path) for path in found.values()] == [True] + [False] * (len(paths) - 1)
 
 
@@ -64,21 +50,29 @@ def test_the_case_is_the_same_wherever_a_pattern_names_it() -> None:
     assert places("data/y/x-t1.nii.gz", twice) == []
 
 
-def test_a_path_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^x.mha fits none of the patterns \{case\}/Flair.nii.gz, \{case\}/T1c"):
-        files_of("x.mha", SHIFTS)
+def test_a_file_that_fits_no_pattern_holds_all_sequences() -> None:
+    assert files_of("data/x.nii.gz", SHIFTS) == {"Flair": "data/x.nii.gz", "T1c": "data/x.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("data/pat 1/T1c.nii.gz", "pat 1"), ("data/x.1.nii.gz", "x.1"), ("x.nii", "x")],
+    ids=["by its pattern", "by the file", "without compression"],
+)
+def test_a_case_is_called_as_its_pattern_says_or_as_its_file(path: str, name: str) -> None:
+    assert case_name(path, SHIFTS) == name
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"files": {}}, "at least one sequence"),
-        ({"files": ["{case}-t1n.nii.gz"]}, "files must give each sequence its pattern, such as"),
-        ({"files": {"t1": "t1.nii.gz"}}, r"the pattern 't1.nii.gz' must hold \{case\}"),
-        ({"files": {"t1": "{case}.nii.gz"}, "label_file": "seg.nii.gz"}, r"'seg.nii.gz' must hold \{case\}"),
-        ({"files": {"t1": "{case}.nii.gz"}, "reference": "t2"}, "t2 is not among the sequences t1"),
-        ({"files": {"t1": "{case}.nii.gz"}, "own_grid": ["t2"]}, "t2 is not among the sequences t1"),
-        ({"files": {"label": "{case}.nii.gz"}}, "no sequence may be called label"),
+        ({"sequences": {}}, "sequences must give at least one sequence its pattern"),
+        ({"sequences": ["{case}-t1n.nii.gz"]}, "at least one sequence its pattern, t1n={case}-t1n.nii.gz, got"),
+        ({"sequences": {"t1": "t1.nii.gz"}}, r"the pattern 't1.nii.gz' must hold \{case\}"),
+        ({"sequences": {"t1": "{case}.nii.gz"}, "label_file": "seg.nii.gz"}, r"'seg.nii.gz' must hold \{case\}"),
+        ({"sequences": {"t1": "{case}.nii.gz"}, "reference": "t2"}, "t2 is not among the sequences t1"),
+        ({"sequences": {"t1": "{case}.nii.gz"}, "resampled": ["t2"]}, "t2 is not among the sequences t1"),
+        ({"sequences": {"label": "{case}.nii.gz"}}, "no sequence may be called label"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
@@ -87,10 +81,10 @@ def test_a_layout_that_cannot_be_is_refused(settings: dict[str, object], message
 
 
 def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_reference() -> None:
-    layout = make_layout({"files": {"t1": "{case}.nii.gz"}, "label_file": "{case}_seg.nii.gz"})
-    assert layout == Layout({"t1": ["{case}.nii.gz"]}, "t1", [], ["{case}_seg.nii.gz"])
+    layout = make_layout({"sequences": {"t1": "{case}.nii.gz"}, "label_file": "{case}_seg.nii.gz"})
+    assert layout == Layout({"t1": ["{case}.nii.gz"]}, "t1", (), ["{case}_seg.nii.gz"])
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*inference.yaml$"):
+    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*train_student.yaml$"):
         bundle_settings(tmp_path)
