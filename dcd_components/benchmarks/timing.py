@@ -18,13 +18,16 @@ from tqdm import tqdm
 Step = Callable[[], object]
 
 
-def seconds(steps: Mapping[str, Step], repeats: int, least: float = 0.0) -> dict[str, float]:
+def seconds(
+    steps: Mapping[str, Step], repeats: int, least: float = 0.0, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median time of each step, all of them run once in every round, after a first round that does not count.
 
     Args:
         steps: what to time, by name.
         repeats: rounds; a step that takes longer than ``least`` seconds is timed in the first three alone.
         least: see ``repeats``; 0 for no such limit.
+        clock: what is measured: the time that passes, or with ``time.process_time`` that of the cores.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range(repeats + 1), unit="round", leave=False):
@@ -32,10 +35,10 @@ def seconds(steps: Mapping[str, Step], repeats: int, least: float = 0.0) -> dict
             slow = least and times[name] and median(times[name]) > least
             if number == 0 or not slow or number <= 3:
                 _synchronize()
-                start = time.perf_counter()
+                start = clock()
                 step()
                 _synchronize()
-                times[name] += [time.perf_counter() - start] if number else []
+                times[name] += [clock() - start] if number else []
     return {name: median(taken) for name, taken in times.items()}
 
 

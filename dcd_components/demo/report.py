@@ -36,7 +36,7 @@ COLUMNS = {
 COST_COLUMNS = {
     "gmac": ("GMAC per patch", ".2f"),
     "iterations": ("Iterations", ".0f"),
-    "iteration_seconds": ("Seconds per iteration", ".3f"),
+    "iteration_seconds": ("Cost of an iteration, s", ".3f"),
     "minutes": ("Training, min", ".1f"),
     "seconds": ("Inference, seconds per case", ".2f"),
 }

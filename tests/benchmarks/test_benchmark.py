@@ -34,6 +34,13 @@ def test_steps_are_run_in_turns_and_slow_ones_three_times() -> None:
     assert all(value > 0 for value in found.values())
 
 
+def test_the_time_of_the_cores_leaves_out_what_is_only_waited_for() -> None:
+    steps = {"wait": lambda: time.sleep(0.05), "work": lambda: sum(range(1_000_000))}
+    found = timing.seconds(steps, 3, clock=time.process_time)
+    assert found["wait"] < 0.01 < timing.seconds(steps, 3)["wait"]
+    assert found["work"] > found["wait"]
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell peaks")
 def test_extra_memory_is_what_a_step_holds_at_most() -> None:
     def step() -> None:
