@@ -69,7 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         known[name].set_defaults(function=function)
         describe(known[name])
     one = known.get(" ".join(arguments[:1])) or known.get(" ".join(arguments[:2])) or parser
-    _refuse_unknown(arguments, one)
+    if one is not parser:  # else the command is what is wrong
+        _refuse_unknown(arguments, one)
     found, rest = parser.parse_known_args(arguments)
     if one.epilog == SETTINGS:
         # Words with = are settings, wherever they stand, also behind an option that takes several words.

@@ -109,7 +109,7 @@ def test_words_become_values(words: str, name: str, value: object) -> None:
         pytest.param("datalist D --labels necrosis=1 oedema", "words name=1 with whole numbers", id="half of values"),
         pytest.param("datalist D --labels necrosis=one", "words name=1 with whole numbers", id="no number"),
         pytest.param("datalist D --sequences t1n", "must be words name=value, got 't1n'", id="no pattern"),
-        pytest.param("benchmark lost --out O", "unknown option --out", id="no such part"),
+        pytest.param("benchmark lost --out O", "invalid choice: 'lost'", id="no such part"),
         pytest.param("benchmark", "the following arguments are required: WHAT", id="no part"),
         pytest.param("benchmark loss --out O --size 8", "--size; did you mean --sizes?", id="of a part"),
         pytest.param("phantom ixi --out O --cases 1", "invalid choice: 'ixi'", id="choice"),

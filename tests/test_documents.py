@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import BRATS, BUNDLES, ISLES, TINY
+from tiny import BRATS, ISLES, TINY
 
 from dcd_components import cli
 from dcd_components.bundle import running
 from dcd_components.tables import read_csv
 
 ROOT = Path(__file__).parents[1]
-OWN_DATA = BUNDLES / "own_data.md"
+OWN_DATA = ROOT / "docs" / "own_data.md"
 BUNDLE_PAGES = [path for bundle in (BRATS, ISLES) for path in sorted((bundle / "docs").glob("*.md"))]
-PAGES = [*BUNDLE_PAGES, OWN_DATA, ROOT / "data_lists" / "README.md"]
+PAGES = [*BUNDLE_PAGES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "data_lists" / "README.md"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 COMMANDS = ("dcd ", "python -m dcd_components ")
 #: What MONAI's tracking takes, next to the options of run and the keys of configs.
@@ -52,7 +52,7 @@ def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
     given = options(shlex.split(command))
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    running.check_settings([BRATS / name for name in names], set(given) - TRACKING)
+    running.check_settings([BRATS / "configs" / Path(name).name for name in names], set(given) - TRACKING)
 
 
 @pytest.mark.parametrize("command", [one for program in COMMANDS for one in commands(program)])
