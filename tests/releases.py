@@ -1,38 +1,40 @@
-"""Tiny bundles, ready to be packed, and Python as it is where nothing but a release's requirements is installed."""
+"""Tiny bundles, ready to be packed."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from monai.bundle import ConfigParser
-from packaging.requirements import Requirement
-from tiny import TINY
+from tiny import ROOT, TINY
 
-from dcd_components.bundle.release.packing import flat_configs
+from dcd_components.bundle.release.packing import config_texts, merged
 
 #: Overlay of the bundles that :func:`trained` makes.
-OVERLAYS = ("tiny.yaml",)
+OVERLAYS = ("tiny",)
+#: Pages of the documents that are run in releases.
+DOCS = ROOT / "docs"
 
 
 def trained(source: Path, parent: Path) -> Path:
     """Copy a bundle, with an overlay that makes it tiny, and give it weights for student and teacher, all drawn."""
     left = shutil.ignore_patterns("models", "eval", "cache")
     bundle = Path(shutil.copytree(source, parent / source.name, ignore=left))
-    (bundle / "configs" / OVERLAYS[0]).write_text(json.dumps(TINY))  # JSON is YAML
-    configs = flat_configs(bundle, OVERLAYS, teacher=True)
-    draw_weights(configs["inference"], bundle / "models" / "model.pt", seed=0)
-    draw_weights({**configs["inference"], **configs["teacher"]}, bundle / "models" / "teacher" / "model.pt", seed=1)
+    write_overlay(bundle, TINY)
+    texts = config_texts(bundle, OVERLAYS)
+    draw_weights(merged(texts["inference"]), bundle / "models" / "model.pt", seed=0)
+    teacher = merged(texts["inference"], texts["teacher"])
+    draw_weights(teacher, bundle / "models" / "teacher" / "model.pt", seed=1)
     return bundle
+
+
+def write_overlay(bundle: Path, settings: Mapping[str, Any], name: str = OVERLAYS[0]) -> None:
+    """Write an overlay of a bundle."""
+    (bundle / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
 
 
 def only_teacher_large(bundle: Path) -> int:
@@ -50,56 +52,11 @@ def draw_weights(config: Mapping[str, Any], path: Path, seed: int) -> None:
     torch.save(weights, path)
 
 
-def installed(distributions: Iterable[str]) -> dict[str, str]:
-    """Distributions, and those that they need, by version."""
-    found: dict[str, str] = {}
-    left = list(distributions)
-    while left:
-        name = left.pop().lower().replace("_", "-")
-        if name not in found:
-            found[name] = importlib.metadata.version(name)
-            needed = map(Requirement, importlib.metadata.requires(name) or [])
-            left += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return found
+def page(name: str) -> str:
+    """Text of a page of the documents."""
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def link_distributions(distributions: Iterable[str], folder: Path) -> Path:
-    """Make a folder that has these distributions, and those that they need, and nothing else."""
-    folder.mkdir()
-    for name in installed(distributions):
-        distribution = importlib.metadata.distribution(name)
-        tops = {Path(file).parts[0] for file in distribution.files or []}
-        for top in tops - {"..", "__pycache__"}:
-            if not (folder / top).exists():
-                (folder / top).symlink_to(Path(str(distribution.locate_file(top))))
-    return folder
-
-
-class Python:
-    """Python that sees the distributions in a folder, not those of the environment of the tests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.command = [sys.executable, "-S", "-W", "ignore"]
-
-    def __call__(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ``python``; where it fails, so does the test."""
-        return self._run([*self.command, *arguments], cwd, check=check)
-
-    def script(self, text: str, cwd: Path) -> None:
-        """Run lines of a shell, in which ``python`` is this one."""
-        function = f'python() {{ {shlex.join(self.command)} "$@"; }}'
-        self._run(["bash", "-c", f"{function}\nset -ex\n{text}"], cwd, check=True)
-
-    def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
-        """Run a command of ``python -m monai.bundle`` and return what it says."""
-        words = [f"--{key}={value}" for key, value in options.items()]
-        done = self("-m", "monai.bundle", command, *words, cwd=cwd, check=check)
-        return done.stdout + done.stderr
-
-    def _run(self, command: Sequence[str], cwd: Path, *, check: bool) -> subprocess.CompletedProcess[str]:
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS") if key in os.environ}
-        seen = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=cwd, env={**kept, **seen}, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done
+def commands(text: str) -> Sequence[str]:
+    """Lines of a page's indented blocks."""
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]

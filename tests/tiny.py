@@ -9,7 +9,8 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-BUNDLES = Path(__file__).parents[1] / "bundles"
+ROOT = Path(__file__).parents[1]
+BUNDLES = ROOT / "bundles"
 BRATS, ISLES = BUNDLES / "brats_gli_dcd", BUNDLES / "isles22_dcd"
 #: MONAI's schema of metadata.json, which it does not ship.
 SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLES.parents[1] / "shared" / "schema" / "meta_schema_20240725.json"))

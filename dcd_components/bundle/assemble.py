@@ -1,10 +1,10 @@
 """Configs that each run alone, though what they share is written once.
 
 MONAI reads one file for a workflow, or a list whose later files change the earlier; MONAI Label reads one. So every
-config of a bundle is whole. Its head, above the first line ``# ---- from FILE (make configs) ----``, is written by hand.
-What follows such a line is the head of the file that it names: of another config of the bundle, or of a part below
-``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes all
-this; a test holds that nobody edits it elsewhere.
+config of a bundle is whole. Its head, above the first line ``# ---- from FILE (make configs) ----``, is written by
+hand. What follows such a line is the head of the file that it names: of another config of the bundle, or of a part
+below ``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes
+all this; a test holds that nobody edits it elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dcd_components.errors import InputError
 
 MARK = re.compile(r"^# ---- from (\S+) \(make configs\) ----\n", re.M)
 KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
+TITLE = re.compile(r"(?:#.*\n)*")
 COMMON = BUNDLES / "common"
 
 
@@ -53,17 +54,17 @@ def head(text: str) -> str:
 def blocks(text: str) -> Iterator[tuple[str, str]]:
     """Settings of the uppermost level by key, each with the comments right above it; without the title.
 
-    The title is the first comment, up to an empty line.
+    The title is the comment that the text begins with.
     """
     rest = text[len(_title(text)) :]
     found = list(KEY.finditer(rest))
     begins = [_with_comments(rest, match.start()) for match in found]
-    for match, begin, end in zip(found, begins, [*begins[1:], len(rest)], strict=True):
+    for match, begin, end in zip(found, begins, [*begins[1:], len(rest)][: len(found)], strict=True):
         yield match[2], rest[begin:end]
 
 
 def _title(text: str) -> str:
-    return text.partition("\n\n")[0] + "\n" if text.startswith("#") else ""
+    return TITLE.match(text)[0]  # type: ignore[index]  # which fits an empty text too
 
 
 def _with_comments(text: str, start: int) -> int:
@@ -77,6 +78,9 @@ def laid_over(config: str, overlay: str) -> str:
     """Text of a config as another one changes it: the overlay's settings replace the config's, or follow them.
 
     Settings of the overlay for which the config has no place are left out.
+
+    Raises:
+        InputError: where both add to one list, which a file of YAML can do only once.
     """
     ours, theirs = list(blocks(config)), list(blocks(overlay))
     known = {_root(key) for key, _ in ours}
@@ -84,6 +88,8 @@ def laid_over(config: str, overlay: str) -> str:
         known |= {_root(key) for key in more}
     laid = [(key, block) for key, block in theirs if _root(key) in known]
     replaced = {key for key, _ in laid}
+    if both := [key for key, _ in ours if key in replaced and key.startswith("+")]:
+        raise InputError(f"an overlay and a config that it lies over both add to {both[0][1:]}: leave the overlay out")
     kept = "".join(block for key, block in ours if key not in replaced)
     return f"{_title(config)}\n{kept.strip()}\n\n{''.join(block for _, block in laid).strip()}\n"
 

@@ -16,13 +16,12 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from releases import OVERLAYS, draw_weights, only_teacher_large, trained
-from tiny import BRATS, TINY
+from releases import OVERLAYS, only_teacher_large, trained, write_overlay
+from tiny import BRATS, ISLES, TINY
 
 from dcd_components.bundle.release import archives, packing
-from dcd_components.bundle.release.flattening import flatten, merge, to_json
 from dcd_components.bundle.release.metadata import mean_scores
-from dcd_components.bundle.release.packing import flat_configs, pack
+from dcd_components.bundle.release.packing import config_texts, json_configs, merged, pack
 from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
@@ -91,10 +90,12 @@ def test_a_release_has_everything_below_one_folder(bundle: Path, tmp_path: Path)
     assert {"LICENSE", "SHA256SUMS", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"} < names
     assert {"models/model.pt", "models/model.ts", "models/teacher/model.pt"} < names
     configs = {name.removeprefix("configs/") for name in names if name.startswith("configs/")}
-    flat = {"inference.json", "train.json", "evaluate.json", "metadata.json"}
-    assert configs == {*flat, *(f"{name}.json" for name in packing.OVERLAYS), "logging.conf"}
+    named = {f"{name}.yaml" for name in (*packing.WORKFLOWS, *packing.OVERLAYS)}
+    asked_for = {"inference.json", "train.json", "evaluate.json", "multi_gpu_train.json", "metadata.json"}
+    assert configs == {*named, *asked_for, "logging.conf"}
     package = {name for name in names if name.startswith("dcd_components/")}
     assert {"dcd_components/__init__.py", "dcd_components/losses/wavelet_detail.py"} < package
+    assert not [name for name in package if name.split("/")[1] in ("benchmarks", "demo", "simulation")]
     assert all(re.fullmatch(r"dcd_components/(\w+/)*\w+\.py", name) for name in package)
     assert not any(part.startswith(".") for name in names for part in name.split("/"))
 
@@ -141,10 +142,8 @@ def test_a_tensor_with_two_names_is_packed_once_and_in_one_layout(bundle: Path, 
 @pytest.mark.usefixtures("uncompiled")
 def test_without_the_teacher_a_release_trains_the_student_alone(bundle: Path, tmp_path: Path) -> None:
     files = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))
-    assert "teacher" not in json.loads(files["configs/train.json"])
-    assert "configs/teacher.json" not in files
-    assert "distillation_loss" not in json.loads(files["configs/multi_gpu_train.json"])
-    assert "network" in json.loads(files["configs/multi_gpu_train.json"])
+    assert json.loads(files["configs/train.json"]) == merged(files["configs/train_student.yaml"].decode())
+    assert "distiller" not in json.loads(files["configs/train.json"])
 
 
 # -- metadata
@@ -166,7 +165,7 @@ def scores_file(path: Path, **changes: Any) -> Path:
     """Scores of two cases, the second without RC."""
     score = {"dice": 0.5, "hd95_mm": 4.0, "nsd": 0.25}
     row = {"case": "BraTS-GLI-00001-000"} | {f"{key}_{name}": value for name in REGIONS for key, value in score.items()}
-    row |= {"small_lesions": 1, "small_lesions_found": 1, "seconds": 0.5}
+    row |= {"small_lesions": 1, "tp_small_lesions": 1, "seconds": 0.5}
     absent = {"dice_ET": 0.7, "dice_RC": float("nan"), "hd95_mm_RC": float("nan"), "nsd_RC": float("nan")}
     write_csv([row | changes, row | absent | changes], path)
     return path
@@ -182,7 +181,7 @@ def test_measured_scores_go_into_the_metadata(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_a_release_says_its_scores(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TINY, "regions", REGIONS)
-    (bundle / "configs" / OVERLAYS[0]).write_text(json.dumps(TINY))
+    write_overlay(bundle, TINY)
     scores = scores_file(tmp_path / "scores.csv")
     packed = pack(bundle, tmp_path / "out", overlays=OVERLAYS, scores=scores)
     assert json.loads(contents(packed)["configs/metadata.json"])["eval_metrics"] == mean_scores(scores, REGIONS)
@@ -194,9 +193,9 @@ def test_a_release_says_its_scores(bundle: Path, tmp_path: Path, monkeypatch: py
         (None, "must be a CSV file, but there is none"),
         ("epoch,loss\n1,0.5\n", "must be the scores.csv of this bundle's evaluation, but lacks case, dice_ET, "),
         ({"dice_ET": 1.5}, "must hold scores, but dice_ET of case BraTS-GLI-00001-000 is none"),
-        ({"nsd_TC": "good"}, "must hold scores, but nsd_TC of case BraTS-GLI-00001-000 is none"),
+        ({"nsd_TC": "good"}, "must hold numbers in column 'nsd_TC', got 'good'"),
         ({"hd95_mm_ET": -1.0}, "must hold scores, but hd95_mm_ET"),
-        ({"small_lesions": "many"}, "must be the scores.csv of this bundle's evaluation: rows to summarise"),
+        ({"small_lesions": "many"}, "must hold numbers in column 'small_lesions', got 'many'"),
     ],
 )
 def test_scores_that_are_none_are_refused(content: Any, message: str, tmp_path: Path) -> None:
@@ -290,11 +289,10 @@ def test_a_text_that_names_a_place_on_this_machine_is_refused(path: str, bundle:
 
 @pytest.mark.usefixtures("uncompiled")
 def test_a_config_that_names_a_place_on_this_machine_is_refused(bundle: Path, tmp_path: Path) -> None:
-    overlay = bundle / "configs" / OVERLAYS[0]
-    overlay.write_text(json.dumps({**TINY, "mask_name": "/home/someone/brats"}))
-    with pytest.raises(ValueError, match=r"configs/\w+.json, line \d+, names a place on this machine: /home/someone"):
+    write_overlay(bundle, {**TINY, "reference": "/home/someone/brats"})
+    with pytest.raises(ValueError, match=r"configs/\w+.yaml, line \d+, names a place on this machine: /home/someone"):
         pack(bundle, tmp_path / "out", overlays=OVERLAYS)
-    overlay.write_text(json.dumps({**TINY, "dataset_dir": "/mnt/brats"}))
+    write_overlay(bundle, {**TINY, "dataset_dir": "/mnt/brats"})
     with pytest.raises(ValueError, match=r"inference.json would say dataset_dir: /mnt/brats, a place on this machine"):
         pack(bundle, tmp_path / "out", overlays=OVERLAYS)
 
@@ -323,7 +321,7 @@ def test_no_release_is_lost_and_none_is_left_half_written(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         pack(bundle, out, overlays=OVERLAYS)
     assert list(out.iterdir()) == []
 
@@ -337,7 +335,7 @@ def test_a_name_in_which_monai_reads_a_version_is_refused(bundle: Path, tmp_path
 @pytest.mark.usefixtures("uncompiled")
 def test_an_overlay_that_is_not_there_is_named(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config .*configs/qiuck.yaml"):
-        pack(bundle, tmp_path / "out", overlays=["qiuck.yaml"])
+        pack(bundle, tmp_path / "out", overlays=["qiuck"])
 
 
 # -- large files
@@ -362,62 +360,45 @@ def test_large_weights_lie_beside_the_zip(bundle: Path, tmp_path: Path, monkeypa
         pack(bundle, tmp_path / "out", **options, url="https://example.org/files/")
 
 
-# -- flattening
+# -- configs
 
 
-def test_a_flattened_config_gives_what_the_list_gave(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [BRATS, ISLES], ids=["brats", "isles"])
+def test_a_packed_config_is_what_monai_makes_of_the_list(source: Path, tmp_path: Path) -> None:
+    """A key for which a config has no place is left out, but nothing else, and the order is of no account."""
+    bundle = trained(source, tmp_path)
+    (quick := bundle / "configs" / "quick.yaml").write_text(quick.read_text() + "unknown: 1\n")
+    texts = config_texts(bundle, ["quick", *OVERLAYS])
+    for name in packing.WORKFLOWS:
+        files = [bundle / "configs" / f"{one}.yaml" for one in (name, "quick", *OVERLAYS)]
+        whole = ConfigParser.load_config_files([str(file) for file in files])
+        packed = merged(texts[name])
+        assert all(packed[key] == whole[key] for key in packed)
+        left_out = set(whole) - set(packed)
+        assert "unknown" in left_out
+        assert not left_out & set(ConfigParser.load_config_file(str(files[0])))
+        assert (name == "inference") == ("max_epochs" in left_out)
+
+
+def test_an_overlay_that_adds_where_a_config_adds_is_refused(tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    names = ("inference", "train", "distill", "tiny")
-    before = merge([bundle / "configs" / f"{name}.yaml" for name in names])
-    after = json.loads(to_json(flat_configs(bundle, OVERLAYS, teacher=True)["train"]))
-    assert list(after) == [key for key in before if key in after]
-    assert all(after[key] == before[key] for key in after)
-    assert {"evaluator", "postprocessing", "data", "images"} & set(after) == set()
-    assert {"stagewise_loss", "teacher", "train", "validate", "dataset_dir", "output_dir"} < set(after)
+    with pytest.raises(InputError, match="both add to train::handlers: leave the overlay out$"):
+        config_texts(bundle, ["tensorboard"])
 
 
-def test_only_what_is_reached_is_kept(tmp_path: Path) -> None:
-    config = {
-        "run": ["$@evaluator.run()"],
-        "evaluator": {"_target_": "Evaluator", "network": "@network::module", "text": "%title"},
-        "network": "$torch.nn.Linear(@width, @width)",
-        "width": 3,
-        "title": "a title",
-        "unused": "$@also_unused",
-        "also_unused": 1,
-        "run_id": "$1 % @width",
-    }
-    (tmp_path / "one.json").write_text(json.dumps(config))
-    assert list(flatten([tmp_path / "one.json"], "infer")) == ["run", "evaluator", "network", "width", "title"]
+def test_an_overlay_is_packed_where_it_has_a_place(tmp_path: Path) -> None:
+    texts = config_texts(trained(ISLES, tmp_path), ["register", *OVERLAYS])
+    for name in packing.WORKFLOWS:
+        registered = merged(texts[name])["spatial"]["transforms"][2]
+        assert registered["_target_"] == "dcd_components.RigidRegistrationd"
 
 
-def test_overlays_stay_overlays(tmp_path: Path) -> None:
+def test_json_configs_are_whole(tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    flat = flat_configs(bundle, OVERLAYS, teacher=True)
-    for name in ("train", "evaluate"):
-        files = [tmp_path / f"{one}.json" for one in (name, f"multi_gpu_{name}")]
-        for file in files:
-            file.write_text(to_json(flat[file.stem]))
-        merged = merge(files)
-        assert "$import ignite.distributed as idist" in merged["imports"]
-        assert set(flat[name]["imports"]) < set(merged["imports"])
-        assert merged["network"]["_target_"].endswith("DistributedDataParallel")
-    assert "sampler" not in flat["multi_gpu_train"]  # it would name the evaluation's dataset, which train.json has not
-
-
-def test_json_is_stable_and_its_lines_are_short() -> None:
-    value = {"a": [1, 2.5, None, True], "long": ["x" * 50] * 4, "empty": {}, "nested": {"ö": {"k": list(range(60))}}}
-    text = to_json(value)
-    assert json.loads(text) == value
-    assert '"a": [1, 2.5, null, true]' in text
-    assert "ö" in text
-    assert max(map(len, text.splitlines())) <= 120
-
-
-def test_a_flattened_network_is_the_same(tmp_path: Path) -> None:
-    bundle = trained(BRATS, tmp_path)
-    draw_weights(flat_configs(bundle, OVERLAYS)["inference"], tmp_path / "again.pt", seed=0)
-    again, drawn = (torch.load(path, weights_only=True) for path in (tmp_path / "again.pt", bundle / "models/model.pt"))
-    parser = ConfigParser(merge([bundle / "configs" / name for name in ("inference.yaml", *OVERLAYS)]))
-    assert parser.get_parsed_content("network_def").state_dict().keys() == again.keys()
-    assert all(torch.equal(again[key], drawn[key]) for key in drawn)
+    texts = config_texts(bundle, OVERLAYS)
+    configs = json_configs(texts, teacher=True)
+    assert configs["inference"] == merged(texts["inference"])
+    assert configs["train"] == merged(texts["distill"])
+    assert configs["evaluate"] == merged(texts["inference"], texts["evaluate"])
+    assert configs["multi_gpu_train"] == yaml.safe_load(texts["multi_gpu"])
+    assert json_configs(texts, teacher=False)["train"] == merged(texts["train_student"])
