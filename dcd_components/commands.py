@@ -32,14 +32,17 @@ def datalist(
     out: str | Path | None = None,
 ) -> str:
     """List all cases of a folder, in folds that keep each patient in one."""
-    from dcd_components.bundle.configs import bundle_settings
     from dcd_components.data import datalists, file_naming
 
     if bundle is None and sequences is None:
         raise InputError("say how the files are named: --bundle FOLDER, or --sequences and --label_file")
     given: dict[str, Any] = {"sequences": sequences, "label_file": label_file, "resampled": resampled}
     given = {k: v for k, v in {**given, "labels": labels, "patient_regex": patient_regex}.items() if v is not None}
-    settings: dict[str, Any] = bundle_settings(bundle) if bundle else {}
+    settings: dict[str, Any] = {}
+    if bundle:
+        from dcd_components.bundle.configs import bundle_settings
+
+        settings = bundle_settings(bundle)
     if sequences is not None:  # other sequences have another reference, their first
         settings = {name: value for name, value in settings.items() if name not in ("reference", "resampled")}
     layout = file_naming.make_layout({**settings, **given})
