@@ -19,8 +19,11 @@ from tiny import BRATS, BUNDLES
 from dcd_components.bundle import new_bundles, templates
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.commands import new_bundle
-from dcd_components.data.file_naming import make_layout
+from dcd_components.data.file_naming import candidates, make_layout
 from dcd_components.errors import InputError
+
+
+CONFIGS = ("inference", "train_teacher", "train_student", "distill", "evaluate")
 
 
 def made(tmp_path: Path, channels: Any = ("Flair", "T1c"), labels: Any = ("core", "rim"), **options: Any) -> Path:
@@ -28,8 +31,12 @@ def made(tmp_path: Path, channels: Any = ("Flair", "T1c"), labels: Any = ("core"
     return tmp_path / "mine"
 
 
+def config(bundle: Path, name: str) -> Any:
+    return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+
+
 def task(bundle: Path) -> Any:
-    return yaml.safe_load((bundle / "configs" / "inference.yaml").read_text())
+    return config(bundle, "inference")
 
 
 def metadata(bundle: Path) -> Any:
@@ -55,8 +62,9 @@ def scans(tmp_path: Path) -> Path:
 
 def test_a_bundle_has_all_files_and_no_link(tmp_path: Path) -> None:
     bundle = made(tmp_path)
-    common = {f"configs/{path.name}" for path in (BUNDLES / "common").iterdir() if path.is_file()}
-    own = {"LICENSE", "configs/inference.yaml", "configs/metadata.json", "docs/README.md", "docs/data_license.txt"}
+    common = {f"configs/{path.name}" for path in (BUNDLES / "common" / "overlays").iterdir()}
+    own = {"LICENSE", "configs/metadata.json", "docs/README.md", "docs/data_license.txt"}
+    own |= {f"configs/{name}.yaml" for name in CONFIGS}
     written = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert written == common | own | {"models/.gitkeep"}
     assert not any(path.is_symlink() for path in bundle.rglob("*"))
@@ -65,40 +73,42 @@ def test_a_bundle_has_all_files_and_no_link(tmp_path: Path) -> None:
 
 
 def test_a_task_stands_in_the_words_of_the_others(tmp_path: Path) -> None:
-    block = (made(tmp_path) / "configs" / "inference.yaml").read_text().split(templates.COMMON)[0]
+    configs = made(tmp_path) / "configs"
+    block = (configs / "inference.yaml").read_text().split("# Paths of")[1].split("# ---- from")[0]
     expected = """\
-# The task: core and rim in Flair and T1c.
-files:  # where the sequences of a case lie, in the order of the network's channels
-  Flair: ["{case}-Flair.nii.gz"]
-  T1c: ["{case}-T1c.nii.gz"]
+ a case's files, in the order of the network's channels; {case} stands for its name.
+sequences: {Flair: "{case}-Flair.nii.gz", T1c: "{case}-T1c.nii.gz"}
 reference: Flair  # names a case; its mask lies on this grid
-own_grid: []  # sequences that need not share that grid
+resampled: []  # sequences on grids of their own
 labels: {core: 1, rim: 2}
 spacing: [1.0, 1.0, 1.0]  # mm, after reorientation to RAS
 patch_size: [128, 128, 128]
 teacher_widths: [32, 64, 128, 256, 320, 320]
-reduction: 4  # the student's widths are the teacher's by this
-
-# Training and scores, for the overlays.
-label_file: ["{case}-seg.nii.gz"]
-patient: '(.+)'  # in a case's name
-test_folds: [0]  # for the reported scores
-val_folds: [1]  # chooses the checkpoint; all other folds train
-batch_size: 2
-weight: {shape: cosine_ramp, maximum: 0.01, start: 150, length: 800}  # of the distillation; epochs
-regions: {core: [1], rim: [2]}  # one label: in the mean over labels
-lesions: [1, 2]  # their connected components are counted as lesions
-tolerance_mm: 1.0  # of NSD
+width_divisor: 4  # the student's widths are the teacher's by this
 
 """
     assert block == expected
+    first, *_ = (configs / "inference.yaml").read_text().splitlines()
+    assert first == "# Segment core and rim in Flair and T1c."
+    training = (configs / "train_student.yaml").read_text()
+    assert '\nlabel_file: "{case}-seg.nii.gz"\npatient_regex: "(.+)"  # in a case\'s name; all cases' in training
+    scores = """
+regions: {core: [1], rim: [2]}  # one label: in the mean over labels
+lesion_labels: [1, 2]  # their connected components are counted as lesions
+nsd_tolerance_mm: 1.0
+"""
+    assert scores in (configs / "evaluate.yaml").read_text()
 
 
 def test_the_bundle_of_brats_comes_out_again(tmp_path: Path) -> None:
-    """All of its task but the regions and lesions that only it can know."""
+    """All of its configs but the regions and lesions that only it can know."""
     theirs = task(BRATS)
-    bundle = made(tmp_path, [*theirs["files"]], theirs["labels"], patient=theirs["patient"])
-    assert {**task(bundle), "regions": theirs["regions"], "lesions": theirs["lesions"]} == theirs
+    patient_regex = config(BRATS, "train_student")["patient_regex"]
+    bundle = made(tmp_path, [*theirs["sequences"]], theirs["labels"], patient_regex=patient_regex)
+    for name in CONFIGS:
+        known = {key: config(BRATS, name)[key] for key in ("regions", "lesion_labels") if name == "evaluate"}
+        assert {**config(bundle, name), **known} == config(BRATS, name)
+        assert list(config(bundle, name)) == list(config(BRATS, name))
     told = {"changelog", "version", "name", "task", "description", "data_source", "image_classes", "pred_classes"}
     ours, others = ({k: v for k, v in metadata(one).items() if k not in told} for one in (bundle, BRATS))
     assert json.dumps(ours).upper() == json.dumps(others).upper()
@@ -107,40 +117,43 @@ def test_the_bundle_of_brats_comes_out_again(tmp_path: Path) -> None:
 
 def test_all_options(tmp_path: Path) -> None:
     options: dict[str, Any] = {
-        "files": {"NO": ["anat/{case}_o'ne.nii", "{case} 1.nii"], "adc": "{case}: adc.nii"},
+        "sequences": {"NO": ["anat/{case}_o'ne.nii", "{case} 1.nii"], "adc": "{case}: adc.nii"},
         "label_file": ["{case}_msk.nii", "{case}_MSK.nii"],
-        "patient": r"(sub-'\d+')_\"x\": .*$",
-        "own_grid": "NO",
-        "reference": "adc",
+        "patient_regex": r"(sub-'\d+')_\"x\": .*$",
+        "resampled": ["NO"],
         "spacing": [0.9, 1, 3],
         "patch_size": [96, 112, 40],
     }
     labels = {f"a_label_of_a_rather_long_name_{value}": value for value in (7, 2, 9, 4)} | {"null": 1}
     bundle = made(tmp_path, ["adc", "NO"], labels, **options)
     settings = task(bundle)
-    assert settings["files"] == {"adc": ["{case}: adc.nii"], "NO": options["files"]["NO"]}
-    assert [*settings["files"]] == ["adc", "NO"]
+    assert settings["sequences"] == {"adc": "{case}: adc.nii", "NO": options["sequences"]["NO"]}
+    assert [*settings["sequences"]] == ["adc", "NO"]
     assert settings["labels"] == labels
-    assert settings["regions"] == {name: [value] for name, value in labels.items()}
-    assert settings["lesions"] == [1, 2, 4, 7, 9]
-    assert {key: settings[key] for key in ("label_file", "patient", "reference", "spacing", "patch_size")} == {
-        key: options[key] for key in ("label_file", "patient", "reference", "spacing", "patch_size")
+    assert config(bundle, "evaluate")["regions"] == {name: [value] for name, value in labels.items()}
+    assert config(bundle, "evaluate")["lesion_labels"] == [1, 2, 4, 7, 9]
+    assert {key: settings[key] for key in ("resampled", "spacing", "patch_size")} == {
+        key: options[key] for key in ("resampled", "spacing", "patch_size")
     }
-    assert settings["own_grid"] == ["NO"]
+    training = config(bundle, "train_student")
+    assert {key: training[key] for key in ("label_file", "patient_regex")} == {
+        key: options[key] for key in ("label_file", "patient_regex")
+    }
+    assert settings["reference"] == "adc"
     assert settings["teacher_widths"] == [32, 64, 128, 256]
-    assert max(map(len, (bundle / "configs" / "inference.yaml").read_text().splitlines())) <= 175
+    texts = [(bundle / "configs" / f"{name}.yaml").read_text() for name in CONFIGS]
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 175  # with the comment behind a setting
     pred = metadata(bundle)["network_data_format"]["outputs"]["pred"]
     assert pred["num_channels"] == len(pred["channel_def"]) == 10
     assert (pred["channel_def"]["1"], pred["channel_def"]["3"]) == ("null", "unused")
     assert pred["spatial_shape"] == ["16*n"] * 3
-    assert make_layout(bundle_settings(bundle)).patient == options["patient"]
+    assert make_layout(bundle_settings(bundle)).patient_regex == options["patient_regex"]
 
 
 def test_monai_reads_the_patterns_as_they_are(tmp_path: Path) -> None:
     parser = ConfigParser(ConfigParser.load_config_file(made(tmp_path) / "configs" / "inference.yaml"))
-    assert parser.get_parsed_content("sequences") == ["Flair", "T1c"]
-    candidates = parser.get_parsed_content("candidates")
-    assert candidates("DIR/a/a-Flair.nii.gz", "T1c") == ["DIR/a/a-T1c.nii.gz"]
+    layout = parser.get_parsed_content("layout")
+    assert candidates("DIR/a/a-Flair.nii.gz", layout.sequences, "T1c") == ["DIR/a/a-T1c.nii.gz"]
 
 
 @pytest.mark.parametrize(
@@ -220,19 +233,18 @@ LABELS = "values of labels must be different whole numbers from 1 to 255"
         ({"labels": 3}, "name at least one label"),
         ({"labels": {}}, "name at least one label"),
         ({"labels": ["the core"]}, "the name of a label must be a letter"),
-        ({"files": {"a": "{case}.nii"}}, "files must have a pattern for each of a, b, got a"),
-        ({"files": {"a": "{case}.nii", "b": "b.nii"}}, "the pattern 'b.nii' must hold {case}"),
-        ({"files": {"a": "{case}.nii", "b": "{case}.nii"}}, "the pattern '{case}.nii' is there twice"),
-        ({"files": {"a": "{case}#1.nii", "b": "{case}.nii"}}, "a pattern may hold none of # * ? [ ]"),
-        ({"files": {"a": "{case}*.nii", "b": "{case}.nii"}}, "a pattern may hold none of # * ? [ ]"),
-        ({"files": "{case}.nii"}, "files must give each sequence its pattern"),
+        ({"sequences": {"a": "{case}.nii"}}, "sequences must give each of a, b a pattern, got a"),
+        ({"sequences": {"a": "{case}.nii", "b": "b.nii"}}, "the pattern 'b.nii' must hold {case}"),
+        ({"sequences": {"a": "{case}.nii", "b": "{case}.nii"}}, "the pattern '{case}.nii' is there twice"),
+        ({"sequences": {"a": "{case}#1.nii", "b": "{case}.nii"}}, "a pattern may hold none of # * ? [ ]"),
+        ({"sequences": {"a": "{case}*.nii", "b": "{case}.nii"}}, "a pattern may hold none of # * ? [ ]"),
+        ({"sequences": "{case}.nii"}, "sequences must give at least one sequence its pattern"),
         ({"label_file": "seg.nii"}, "the pattern 'seg.nii' must hold {case}"),
         ({"label_file": []}, "label_file must be a pattern"),
-        ({"reference": "c"}, "c is not among the sequences a, b"),
-        ({"own_grid": ["c"]}, "c is not among the sequences a, b"),
-        ({"own_grid": ["a"]}, "a cannot be in own_grid: it is the reference"),
-        ({"patient": "(.+"}, "patient must be a regular expression, got '(.+'"),
-        ({"patient": ".+"}, "patient must have a group"),
+        ({"resampled": ["c"]}, "c is not among the sequences a, b"),
+        ({"resampled": ["a"]}, "a cannot be resampled: it is the reference"),
+        ({"patient_regex": "(.+"}, "patient_regex must be a regular expression, got '(.+'"),
+        ({"patient_regex": ".+"}, "patient_regex must have a group"),
         ({"spacing": [1, 1]}, "spacing must be three positive numbers"),
         ({"spacing": [1, 1, -1]}, "spacing must be three positive numbers"),
         ({"spacing": 1}, "spacing must be three positive numbers"),
@@ -282,7 +294,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise OSError("disk full")
 
     monkeypatch.setattr(templates, "_readme", fail)
-    with pytest.raises(InputError, match="disk full"):
+    with pytest.raises(OSError, match="disk full"):
         made(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +307,7 @@ def test_without_the_repository_s_bundles_it_says_so(tmp_path: Path, monkeypatch
 
 def test_the_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "dcd_components", "new_bundle", "mine"]
-    options = ["--channels", "['Flair','T1c']", "--labels", "{'core': 1, 'rim': 4}", "--patch_size", "96,96,64"]
+    options = ["--channels", "Flair", "T1c", "--labels", "core=1", "rim=4", "--patch_size", "96", "96", "64"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mine: patches of 96 x 96 x 64 voxels of 1.0 x 1.0 x 1.0 mm")

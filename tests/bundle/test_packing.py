@@ -382,7 +382,7 @@ def test_a_packed_config_is_what_monai_makes_of_the_list(source: Path, tmp_path:
 
 def test_an_overlay_that_adds_where_a_config_adds_is_refused(tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    with pytest.raises(InputError, match="both add to train::handlers: leave the overlay out$"):
+    with pytest.raises(InputError, match=r"both add to train::handlers: leave the overlay out$"):
         config_texts(bundle, ["tensorboard"])
 
 
