@@ -58,8 +58,9 @@ def seconds(
     """
     with tempfile.TemporaryDirectory() as folder:
         places = {"ckpt_path": str(Path(folder, "model.pt")), "log_path": str(Path(folder, "training.csv"))}
-        length = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": iterations}
-        trainings = {name: Training(files, **{**settings, **places, **length}) for name, files in configs.items()}
+        fixed = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": iterations, **places}
+        fixed["num_workers"] = 0  # the time of other processes would not count
+        trainings = {name: Training(files, **{**settings, **fixed}) for name, files in configs.items()}
         clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         turns = timing.seconds({name: one.epoch for name, one in trainings.items()}, rounds, clock=clock)
     return {name: taken / iterations for name, taken in turns.items()}
