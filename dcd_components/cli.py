@@ -155,6 +155,7 @@ def _datalist_options(parser: argparse.ArgumentParser) -> None:
     _naming_options(parser, '; "" for images without labels, for inference')
     add("--labels", nargs="+", action=_Labels, metavar="NAME=VALUE", help="values of the labels: necrosis=1 oedema=2")
     add("--folds", type=int, help="number of folds; 5 by default")
+    add("--seed", type=int, help="of the assignment of patients to folds; 0 by default")
     add(
         "--nnunet_folds",
         action="store_true",

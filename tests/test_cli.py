@@ -178,7 +178,8 @@ def test_errors_of_input_are_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_list_says_the_command_that_makes_it_again(patients: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", [{"nnunet_folds": True}, {"seed": 3}], ids=["nnU-Net's folds", "by patients"])
+def test_a_list_says_the_command_that_makes_it_again(rule: dict[str, Any], patients: Path, tmp_path: Path) -> None:
     sequences = {"t1c": ["{case}-t1c.nii.gz", "{case} t1c.nii.gz"], "t2f": "{case}-t2f.nii.gz"}
     given: dict[str, Any] = {
         "sequences": sequences,
