@@ -1,4 +1,4 @@
-"""The documents' commands name files, options and targets that exist, and their Python runs."""
+"""The documents: their commands and Python are run, their links lead somewhere, and they name what there is."""
 
 from __future__ import annotations
 
@@ -8,126 +8,251 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import BRATS, ISLES, TINY
+import torch
+from monai.bundle import ConfigParser
+from tiny import BRATS, BUNDLES, ISLES, ROOT, TINY
+from torch import nn
 
 from dcd_components import cli
 from dcd_components.bundle import running
 from dcd_components.tables import read_csv
 
-ROOT = Path(__file__).parents[1]
-OWN_DATA = ROOT / "docs" / "own_data.md"
-BUNDLE_PAGES = [path for bundle in (BRATS, ISLES) for path in sorted((bundle / "docs").glob("*.md"))]
-PAGES = [*BUNDLE_PAGES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "data_lists" / "README.md"]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
-COMMANDS = ("dcd ", "python -m dcd_components ")
+README, CHANGELOG, DOCS = ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), BRATS / "docs" / "README.md", ISLES / "docs" / "README.md"]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "data_lists" / "README.md", *PAGES]
+#: Pages whose commands the tests in another file run.
+FOLLOWED = {
+    "deployment": "release/test_deployment.py",
+    "download": "release/test_download_page.py",
+    "federated": "release/test_federated.py",
+    "library": "examples/test_examples.py",
+    "monai_label": "label/test_label.py",
+    "multi_gpu": "release/test_multi_gpu_page.py",
+    "tracking": "release/test_followed.py",
+}
+#: Documents whose commands the tests below run.
+RUN_HERE = [
+    README,
+    DOCS / "own_data.md",
+    DOCS / "configs.md",
+    BRATS / "docs" / "README.md",
+    ISLES / "docs" / "README.md",
+]
+#: Commands that no test runs, and why.
+NOT_RUN = {
+    r"pip install .*": "takes the network; test_package.py installs the wheel, and the tests have the same versions",
+    r"python3 -m venv .*|\. .*activate": "environments; those of the tests are made by make",
+    r"make .*": "runs the tests, or what they run at its full length; that the targets exist is tested",
+    r"tensorboard .*|mlflow ui .*": "a server that goes on until it is stopped",
+    r"dcd benchmark .*|dcd phantom .* --size 240 .*": "minutes at this size; the tests in benchmarks/ run small ones",
+}
 #: What MONAI's tracking takes, next to the options of run and the keys of configs.
 TRACKING = {"run_name"}
 
 
-def commands(program: str) -> list[str]:
-    """Indented command lines of all documents that start with a program, shell variables filled in."""
-    found = []
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-        variables = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]+=", line))
-        for line in lines:
-            for name, value in variables.items():
-                line = line.replace(f"${name}", shlex.split(value)[0])
-            if line.startswith(program):
-                found.append(line)
-    return found
+def lines(document: Path) -> list[str]:
+    """The indented lines of a document, shell variables filled in."""
+    text = re.sub(r"(?s)```.*?```", "", document.read_text(encoding="utf-8"))
+    found = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    variables = dict(line.split("=", 1) for line in found if re.match(r"[A-Z]+=", line))
+    filled = []
+    for line in found:
+        for name, value in variables.items():
+            line = line.replace(f'"${name}"', value).replace(f"${name}", shlex.split(value)[0])
+        filled.append(re.split(r"\s+# ", line)[0])
+    return filled
 
 
-def options(words: list[str]) -> dict[str, str]:
+def code(document: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(*programs: str) -> list[tuple[Path, str]]:
+    """Commands that start with one of some programs, each with the bundle that its page is about."""
+    found = [(document, line) for document in DOCUMENTS for line in lines(document) if line.startswith(programs)]
+    return [(ISLES if document.is_relative_to(ISLES) else BRATS, line) for document, line in found]
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
     pairs = zip(words, [*words[1:], ""], strict=True)
     return {word.removeprefix("--"): value for word, value in pairs if word.startswith("--")}
 
 
-@pytest.mark.parametrize("command", commands("python -m monai.bundle run"))
-def test_bundle_commands_name_existing_files_and_keys(command: str) -> None:
-    given = options(shlex.split(command))
+@pytest.mark.parametrize(("bundle", "command"), commands("python -m monai.bundle run ", "torchrun "))
+def test_monai_s_commands_name_existing_files_keys_and_workflows(bundle: Path, command: str) -> None:
+    words = shlex.split(command.partition("monai.bundle run ")[2])
+    given = options(words)
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    running.check_settings([BRATS / "configs" / Path(name).name for name in names], set(given) - TRACKING)
+    paths = [bundle / "configs" / Path(name).name for name in names]
+    running.check_settings(paths, set(given) - TRACKING)
+    workflow = "run" if words[0].startswith("--") else words[0]
+    assert workflow in ConfigParser.load_config_files(paths)
 
 
-@pytest.mark.parametrize("command", [one for program in COMMANDS for one in commands(program)])
-def test_package_commands_are_understood(command: str) -> None:
-    words = shlex.split(command.partition(" #")[0])
-    cli.parse(words[3:] if words[0] == "python" else words[1:])
+@pytest.mark.parametrize(("bundle", "command"), commands("dcd ", "python -m dcd_components "))
+def test_our_commands_are_understood(bundle: Path, command: str) -> None:
+    words = shlex.split(command)
+    found = cli.parse(words[3:] if words[0] == "python" else words[1:])
+    if hasattr(found, "workflow"):
+        settings = dict(one.split("=", 1) for one in found.settings)
+        running.command_line(found.workflow, bundle, found.overlay, settings)  # refuses unknown files and keys
 
 
-@pytest.mark.parametrize("command", commands("make"))
-def test_make_targets_exist(command: str) -> None:
+@pytest.mark.parametrize(("bundle", "command"), commands("make "))
+def test_make_targets_exist(bundle: Path, command: str) -> None:
     target = shlex.split(command)[1]
     assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def run_section(text: str, folder: Path, **places: Path) -> None:
-    """Run the indented lines of a text in a shell, as they are but for the folders and tiny settings at the end."""
-    tiny = shlex.join(f"--{key}={value}" for key, value in TINY.items())
-    python = f'python() {{ [ "$2" = monai.bundle ] && set -- "$@" {tiny}; {shlex.quote(sys.executable)} "$@"; }}'
-    lines = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    "))
+def test_every_command_is_run_by_a_test_or_listed_with_a_reason() -> None:
+    assert all((ROOT / "tests" / test).is_file() for test in FOLLOWED.values())
+    run = [*RUN_HERE, *(DOCS / f"{name}.md" for name in FOLLOWED)]
+    assert all(path.is_file() for path in run)
+    listed = [line for page in DOCUMENTS for line in lines(page) if any(re.fullmatch(one, line) for one in NOT_RUN)]
+    left = [line for page in DOCUMENTS if page not in run for line in lines(page) if line not in listed]
+    assert not left
+    assert all(any(re.fullmatch(one, line) for line in listed) for one in NOT_RUN)
+
+
+def run_lines(found: Sequence[str], folder: Path, **places: Path) -> None:
+    """Run the lines of a document in a shell, as they are but for the folders and tiny settings at the end."""
+    size = {name: TINY[name] for name in ("spacing", "patch_size", "teacher_widths")}
+    long, short = ([f"{name}={value}" for name, value in one.items()] for one in (TINY, size))
+    options = shlex.join(f"--{one}" for one in long)
+    python = shlex.quote(sys.executable)
+    shell = [
+        f'python() {{ if [ "$2" = monai.bundle ]; then set -- "$@" {options}; fi; {python} -W ignore "$@"; }}',
+        f'dcd() {{ case "$1 $2" in "run evaluate"|"run segment") set -- "$@" {shlex.join(short)};; '
+        f'"run "*) set -- "$@" {shlex.join(long)};; esac; {python} -W ignore -m dcd_components "$@"; }}',
+        "set -ex",
+    ]
+    text = "\n".join(found)
     for name, place in places.items():
-        lines = re.sub(rf"\b{name}\b", str(place), lines)
-    script = f"set -e\n{python}\nset -x\n{lines}"
+        text = re.sub(rf"\b{name}\b", str(place), text)
+    script = "\n".join([*shell, text])
     done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
-@pytest.fixture
-def brats(tmp_path: Path) -> Path:
-    """A copy of the bundle, without what trainings left in it."""
+def copy_of(bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle, without what trainings left in it."""
     left = shutil.ignore_patterns("models", "eval", "cache")
-    return Path(shutil.copytree(BRATS, tmp_path / "bundles" / BRATS.name, ignore=left))
+    return Path(shutil.copytree(bundle, folder / "bundles" / bundle.name, ignore=left))
 
 
-def test_the_readme_s_own_training_runs(patients: Path, brats: Path, tmp_path: Path) -> None:
+def unlisted(data: Path, folder: Path) -> Path:
+    """A copy of a data set without its data list."""
+    return Path(shutil.copytree(data, folder, ignore=shutil.ignore_patterns("*.json")))
+
+
+def scored(folder: Path) -> set[str]:
+    """Columns of the scores of two cases, which are in the test fold."""
+    rows = read_csv(folder / "scores.csv")
+    assert len(rows) == 2
+    return set(rows[0])
+
+
+def test_the_readme_runs_and_so_does_the_page_on_configs(patients: Path, tmp_path: Path) -> None:
     """In order and as written, on tiny phantoms and with tiny networks."""
-    section = DOCUMENTS[0].read_text(encoding="utf-8").split("## Your own training")[1].split("###")[0]
-    assert section.count("\n    python") >= 5
-    run_section(section, brats, DIR=patients, OUT=tmp_path / "out")
-    assert (brats / "models" / "teacher" / "model.pt").is_file()
-    assert len(read_csv(brats / "eval" / "scores.csv")) == 2
+    bundle, places = copy_of(BRATS, tmp_path), {"DIR": patients, "OUT": tmp_path / "out"}
+    found = [line for line in lines(README) if not any(re.fullmatch(one, line) for one in NOT_RUN)]
+    assert [line.split()[:3] for line in found] == [
+        ["dcd", "datalist", "DIR"],
+        ["dcd", "check", "DIR/datalist.json"],
+        *(["dcd", "run", workflow] for workflow in ("teacher", "distill", "evaluate", "segment")),
+        *[["python", "-m", "monai.bundle"]] * 4,
+    ]
+    run_lines(found, bundle, **places)
+    assert {"dice_ET", "tp_small_lesions", "fp_lesions"} < scored(bundle / "eval")
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
+    assert len(list((bundle / "models").glob("**/model-*.pt"))) == 2  # of the first half, kept beside the second's
+    run_lines([line for line in lines(DOCS / "configs.md") if not line.startswith("make")], bundle, **places)
+    assert len(list((bundle / "models").glob("model-*.pt"))) == 3
 
 
-def test_the_page_on_own_data_runs(patients: Path, brats: Path, tmp_path: Path) -> None:
-    """As the README's, from the folder of images on; then the overrides, in a copy of the other bundle."""
-    listed = shutil.ignore_patterns("*.json")
-    data, new = Path(shutil.copytree(patients, tmp_path / "data", ignore=listed)), tmp_path / "new"
+def test_the_page_on_own_data_runs(patients: Path, tmp_path: Path) -> None:
+    """From the folder of images on; then with settings of another bundle, in a copy of it."""
+    data, new = unlisted(patients, tmp_path / "data"), tmp_path / "new"
     first = sorted(path for path in data.iterdir() if path.is_dir())[0]
     shutil.copytree(first, new / first.name)
-    page, last = OWN_DATA.read_text(encoding="utf-8").split("## 6. ")
-    places = {"DIR": data, "NEW": new}
-    run_section(page, tmp_path, **places, OUT=tmp_path / "out")
+    page = DOCS / "own_data.md"
+    found, places = lines(page), {"DIR": data, "NEW": new}
+    last = found.index("dcd run segment . --dataset_dir NEW --output_dir OUT") + 1
+    run_lines(found[:last], tmp_path, **places, OUT=tmp_path / "out")
     bundle = tmp_path / "my_tumours"
     assert len(list((bundle / "models").glob("**/model-*.pt"))) == 2
-    assert {"dice_necrosis", "dice_cavity"} < set(read_csv(bundle / "eval" / "scores.csv")[0])
+    assert scored(bundle / "eval") > {"dice_necrosis", "dice_cavity"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{first.name}_seg.nii.gz"]
-    run_section(last, brats, **places, OUT=tmp_path / "other")
-    assert {"dice_necrosis", "dice_cavity"} < set(read_csv(brats / "eval" / "scores.csv")[0])
+    other = copy_of(BRATS, tmp_path)
+    run_lines(found[last:], other, **places, OUT=tmp_path / "other")
+    assert scored(other / "eval") > {"dice_necrosis", "dice_cavity"}
     assert [path.name for path in (tmp_path / "other").iterdir()] == [f"{first.name}_seg.nii.gz"]
 
 
-def test_the_documents_hold_commands_of_each_kind() -> None:
-    assert len(commands("python -m monai.bundle run")) >= 4
-    assert sum(len(commands(program)) for program in COMMANDS) >= 2
-    assert len(commands("make")) >= 3
+@pytest.mark.parametrize(
+    ("source", "data", "folders"),
+    [(BRATS, "patients", ("", "plain", "teacher")), (ISLES, "strokes", ("",))],
+    ids=["brats", "isles"],
+)
+def test_the_page_of_a_bundle_runs(
+    source: Path, data: str, folders: Sequence[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    cases, bundle = unlisted(request.getfixturevalue(data), tmp_path / "data"), copy_of(source, tmp_path)
+    run_lines(lines(source / "docs" / "README.md"), bundle, DIR=cases, OUT=tmp_path / "out")
+    assert all(scored(bundle / "eval" / name) for name in folders)
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
 
 
 def test_the_readme_s_python_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENTS[0].read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["student_map"].shape == (1, 4, 32, 32, 32)  # type: ignore[attr-defined]
+    def network(width: int) -> nn.Module:
+        encoder = nn.Sequential(nn.Conv3d(4, width, 3, padding=1), nn.ReLU())
+        return nn.Sequential(OrderedDict(encoder=encoder, head=nn.Conv3d(width, 2, 1)))
+
+    image, label, student = torch.rand(1, 4, 16, 16, 16), torch.zeros(1, 16, 16, 16, dtype=torch.long), network(4)
+    names: dict[str, Any] = {"torch": torch, "student": student, "teacher": network(8)}
+    names |= {"criterion": nn.CrossEntropyLoss(), "epochs": 1, "batches": [(image, label)]}
+    before = [parameter.clone() for parameter in student.parameters()]
+    (text,) = code(README)
+    exec(compile(text, "README.md", "exec"), names)
+    assert any(not torch.equal(*pair) for pair in zip(before, student.parameters(), strict=True))
+    with names["distiller"] as distiller:
+        student(image)
+        assert distiller.loss(image, 949) > 0  # at the end of the ramp
+
+
+@pytest.mark.parametrize("text", code(DOCS / "library.md"))
+def test_the_python_of_the_page_on_the_library_runs(text: str) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(text, "library.md", "exec"), names)
+    gradients = [parameter.grad for parameter in names["student"][0].parameters()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_all_python_is_run_by_a_test() -> None:
+    followed = [DOCS / f"{name}.md" for name in ("download", "federated")]
+    assert {page for page in DOCUMENTS if code(page)} == {README, DOCS / "library.md", *followed}
 
 
 def test_linked_files_exist() -> None:
-    for document in DOCUMENTS:
+    for document in [*DOCUMENTS, CHANGELOG]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document} links to {target}"
+
+
+def test_the_configs_that_documents_name_exist() -> None:
+    there = {path.name for folder in ("*/configs", "common/*") for path in BUNDLES.glob(f"{folder}/*.yaml")}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"(?<![*\w])[a-z_]+\.yaml\b", document.read_text(encoding="utf-8")))
+        assert named <= there, f"{document} names {named - there}"
+
+
+def test_the_readme_and_the_page_for_contributors_are_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 110
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 50
