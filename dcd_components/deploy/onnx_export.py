@@ -18,13 +18,12 @@ from dcd_components.networks.weights import load_frozen
 TOLERANCE = 1e-3
 
 
-def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
+def run(bundle: str, overlays: Sequence[str] = ()) -> str:
     """Write the network of a bundle as an ONNX file beside its weights, and check it against PyTorch.
 
     Args:
         bundle: its folder, in the repository or unpacked from a release.
-        overlays: configs that the weights were trained with, in their order, "['quick.yaml']"; teacher.yaml for the
-            teacher's.
+        overlays: names of the configs that the weights were trained with, in their order; teacher for the teacher's.
 
     Returns:
         What was written, and how far it is from PyTorch.
@@ -35,8 +34,7 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
         InputError: when the weights do not fit the network, or the file computes something else than PyTorch.
     """
     require("onnx", "onnxscript", "onnxruntime")
-    names = [Path(name).stem for name in ([overlays] if isinstance(overlays, str) else overlays)]
-    parser = read_configs(Path(bundle), ["inference", *names])
+    parser = read_configs(Path(bundle), ["inference", *overlays])
     parser["device"] = "$torch.device('cpu')"
     weights = Path(parser.get_parsed_content("ckpt_path"))
     network = load_frozen(parser.get_parsed_content("network"), weights)
@@ -44,7 +42,7 @@ def run(bundle: str, overlays: str | Sequence[str] = ()) -> str:
     path = weights.with_suffix(".onnx")
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(names)}, size=shapes[1][2:])
+        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(overlays)}, size=shapes[1][2:])
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
             raise InputError(

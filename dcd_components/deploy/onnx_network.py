@@ -97,7 +97,11 @@ class OnnxNetwork:
 
 
 def require(*packages: str) -> None:
-    """Raise an ``ImportError`` that says how to install what is missing of these packages."""
+    """Make sure that packages are installed.
+
+    Raises:
+        InputError: which says how to install those that are not.
+    """
     if missing := [package for package in packages if not importlib.util.find_spec(package)]:
         raise InputError(f"{' and '.join(missing)} must be installed: pip install {' '.join(missing)}")
 

@@ -20,8 +20,6 @@ from dcd_components.bundle import new_bundles, templates
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.commands import new_bundle
 from dcd_components.data.file_naming import candidates, make_layout
-from dcd_components.errors import InputError
-
 
 CONFIGS = ("inference", "train_teacher", "train_student", "distill", "evaluate")
 

@@ -78,10 +78,10 @@ def test_weights_that_do_not_fit_are_refused(bundle: Path) -> None:
 
 
 def test_a_folder_that_is_no_bundle_and_an_overlay_that_is_not_there(bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no .*configs/inference.json or .*configs/inference.yaml"):
+    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*configs/inference.yaml"):
         onnx_export.run(str(bundle / "configs"))
-    with pytest.raises(InputError, match=r"there is no .*configs/qiuck.json"):
-        onnx_export.run(str(bundle), "qiuck.yaml")
+    with pytest.raises(InputError, match=r"there is no .*configs/qiuck.yaml"):
+        onnx_export.run(str(bundle), ["qiuck"])
 
 
 def test_what_is_not_installed_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
