@@ -13,7 +13,9 @@ PUBLIC_NAMES = {
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
-    *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "load_cases", "plain_errors"),
+    *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
+    *("Layout", "LoadCased", "inference_cases", "labelled_cases", "mask_name", "check_output", "nonzero_or_all"),
+    *("LossesForTrackers", "TrainingGuard"),
 }
 
 

@@ -148,7 +148,7 @@ def batch_of(seed: int) -> dict[str, Tensor]:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Class of the example on the stand-in."""
-    classes = {
+    classes: dict[str, dict[str, Any]] = {
         "training.nnUNetTrainer.nnUNetTrainer": {"nnUNetTrainer": StandIn},
         "inference.predict_from_raw_data": {"nnUNetPredictor": Predictor},
         "utilities.get_network_from_plans": {"get_network_from_plans": network_of},
