@@ -137,7 +137,9 @@ def test_every_other_error_keeps_its_traceback(statement: str, line: str) -> Non
             id="reference",
         ),
         pytest.param({"network": "@q"}, "network", "config key network: no config has @q", id="far reference"),
-        pytest.param({"evaluate": 1}, "evalute", "config key evalute: no config has it; evaluate is near", id="no key"),
+        pytest.param(
+            {"evaluate": 1}, "evaluates", "config key evaluates: no config has it; evaluate is near", id="no key"
+        ),
     ],
 )
 def test_an_error_in_a_config_ends_with_the_key_and_the_cause(
