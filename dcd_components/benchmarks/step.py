@@ -54,9 +54,8 @@ class _Training:
 
     def __init__(self, bundle: Path, size: int, batch: int, widths: Sequence[int]) -> None:
         parser = ConfigParser()
-        parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("inference", "train", "distill")])
+        parser.read_config(str(bundle / "configs" / "distill.yaml"))
         parser["teacher_widths"] = list(widths)
-        parser["reduction"] = 4
         parser["widths"] = [width // 4 for width in widths]
         self.device = parser.get_parsed_content("device")
         self.student = parser.get_parsed_content("network").train()
@@ -64,7 +63,7 @@ class _Training:
         self.loss = parser.get_parsed_content("train::loss")
         self.stages = parser.get_parsed_content("stages")
         self.pairs = [(width // 4, width) for width in widths]
-        channels, classes = len(parser["files"]), 1 + max(parser["labels"].values())
+        channels, classes = len(parser["sequences"]), 1 + max(parser["labels"].values())
         self.image = torch.randn(batch, channels, size, size, size, device=self.device)
         self.label = torch.randint(classes, (batch, 1, size, size, size), device=self.device).float()
 
