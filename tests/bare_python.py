@@ -58,7 +58,7 @@ class Python:
     def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
         """Run a command of ``python -m monai.bundle`` and return what it says."""
         words = [f"--{key}={value}" for key, value in options.items()]
-        done = self("-m", "monai.bundle", command, *words, cwd=cwd, check=check)
+        done = self("-m", "monai.bundle", *command.split(), *words, cwd=cwd, check=check)
         return done.stdout + done.stderr
 
     def _run(self, command: Sequence[str], cwd: Path, *, check: bool) -> subprocess.CompletedProcess[str]:

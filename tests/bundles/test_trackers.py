@@ -50,7 +50,7 @@ def test_tensorboard_has_the_course_of_a_distillation_and_a_picture_of_each_vali
     assert sorted(found.Tags()["scalars"]) == sorted([*FIGURES, *DISTILLATION, "val_mean_dice"])
     for name in found.Tags()["scalars"]:
         told = {event.step: event.value for event in found.Scalars(name)}
-        written = {int(row["epoch"]): row[name] for row in rows if row[name] != ""}
+        written = {int(row["epoch"]): row[name] for row in rows if row[name] is not None}
         assert told == pytest.approx(written)
         assert list(told) == ([2] if name in DISTILLATION else [1, 2])
     last = rows[-1]
@@ -83,7 +83,7 @@ def test_mlflow_has_the_same_and_the_scores_of_the_evaluation(
     rows = read_csv(tmp_path / "model_training.csv")
     for name in [*FIGURES, *DISTILLATION, "val_mean_dice"]:
         told = {metric.step: metric.value for metric in client.get_metric_history(distilled.info.run_id, name)}
-        assert told == pytest.approx({int(row["epoch"]): row[name] for row in rows if row[name] != ""})
+        assert told == pytest.approx({int(row["epoch"]): row[name] for row in rows if row[name] is not None})
     _, scored = run("scores", "inference", "evaluate")
     dice = [float(row["dice_WT"]) for row in read_csv(tmp_path / "eval" / "scores.csv")]
     assert scored.data.metrics["dice_WT"] == pytest.approx(sum(dice) / len(dice))

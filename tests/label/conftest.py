@@ -16,7 +16,7 @@ from tiny import BRATS
 
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.bundle.release.packing import pack
-from dcd_components.data.file_naming import files_of, make_layout
+from dcd_components.data.file_naming import make_layout
 
 #: A case of each bundle whose sequences share a grid, so that it can be one 4D file too, and lie otherwise than in RAS.
 SHARED = {"brats_gli_dcd": "BraTS-GLI-09999-000", "isles22_dcd": "sub-strokecase9999_ses-0001"}
@@ -31,7 +31,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bundle = trained(source, tmp_path_factory.mktemp("bundles"))
         zipfile.ZipFile(pack(bundle, folder, overlays=OVERLAYS, teacher=source == BRATS)).extractall(folder)
     config = folder / BRATS.name / "configs" / "train.json"
-    early = {**json.loads(config.read_text()), "weight": {"shape": "constant", "maximum": 0.3}}
+    weight = {"_target_": "dcd_components.constant", "maximum": 0.3}
+    early = {**json.loads(config.read_text()), "distillation_weight": weight}
     config.write_text(json.dumps(early))
     run(command(BRATS.name, "apps --download"), folder / BRATS.name)
     for name in BUNDLES:
@@ -47,17 +48,16 @@ def cases(patients: Path, strokes: Path) -> dict[str, dict[str, dict[str, Path]]
     for (name, bundle), data in zip(BUNDLES.items(), (patients, strokes), strict=True):
         layout = make_layout(bundle_settings(bundle))
         listed = json.loads((data / "datalist.json").read_text())["training"][:4]
-        paths = {
-            one["case"]: {**files_of(str(data / one["image"]), layout.files), "label": data / one["label"]}
-            for one in listed
-        }
-        found[name] = {case: {s: Path(path) for s, path in files.items()} for case, files in paths.items()}
+        found[name] = {}
+        for one in listed:
+            paths = [data / path for path in (*one["image"], one["label"])]
+            found[name][one["case"]] = dict(zip([*layout.sequences, "label"], paths, strict=True))
     return found
 
 
 @pytest.fixture(scope="session")
 def studies(cases: dict[str, dict[str, dict[str, Path]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One flat folder, as the pages say: a file for each sequence, and a case of each bundle as a 4D file too."""
+    """One flat folder, as the page says: a file for each sequence, and a case of each bundle as a 4D file too."""
     folder = tmp_path_factory.mktemp("studies")
     for name, several in cases.items():
         for files in several.values():

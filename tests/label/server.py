@@ -1,4 +1,4 @@
-"""MONAI Label's own server as a process, and the commands of the bundles' pages against it."""
+"""MONAI Label's own server as a process, and the commands of the page against it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from releases import commands, page
 from tiny import BRATS, ISLES
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-label" / "bin"
@@ -31,10 +32,9 @@ def environment() -> dict[str, str]:
 
 
 def command(model: str, part: str) -> str:
-    """Find the command of a bundle's page that has this part."""
-    text = (BUNDLES[model] / "docs" / "monai_label.md").read_text(encoding="utf-8")
-    (line,) = [line.strip() for line in text.splitlines() if line.startswith("    ") and part in line]
-    return line
+    """Find the command of the page that has this part, for a bundle."""
+    (line,) = [line for line in commands(page("monai_label")) if part in line]
+    return line.replace("$NAME", model)
 
 
 def run(line: str, folder: Path) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from releases import Python, link_distributions
-from tiny import BRATS
+from bare_python import Python, link_distributions
+from releases import page
 
-PAGE = (BRATS / "docs" / "deployment.md").read_text(encoding="utf-8")
+PAGE = page("deployment")
 
 
 def section(name: str, folder: Path) -> tuple[Python, list[str]]:
@@ -41,9 +41,9 @@ def test_the_page_s_commands_give_the_masks_of_the_bundle(
 ) -> None:
     clinic = tmp_path / "clinic"
     for path in (
-        "configs/inference.json",
+        "configs/inference.yaml",
         "models/model.onnx",
-        *(f"dcd_components/{p.name}" for p in package(exported)),
+        *(p.relative_to(exported) for p in (exported / "dcd_components").rglob("*.py")),
     ):
         (clinic / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(exported / path, clinic / path)
@@ -54,14 +54,10 @@ def test_the_page_s_commands_give_the_masks_of_the_bundle(
     places: dict[str, Any] = {"dataset_dir": case, "output_dir": tmp_path / "theirs"}
     engineer = ["torch", "monai", "nibabel", "fire", "pytorch-ignite", "PyYAML"]
     Python(link_distributions(engineer, tmp_path / "others")).monai(
-        "run", cwd=exported, config_file="configs/inference.json", **places
+        "run", cwd=exported, config_file="configs/inference.yaml", **places
     )
     (ours,), (theirs,) = (list(folder.iterdir()) for folder in (clinic / "OUT", tmp_path / "theirs"))
     assert ours.name == theirs.name == f"{case.name}_seg.nii.gz"
     found, expected = (nib.load(path) for path in (ours, theirs))
     assert np.array_equal(found.affine, expected.affine)
     assert (np.asarray(found.dataobj) != np.asarray(expected.dataobj)).mean() < 1e-4
-
-
-def package(release: Path) -> list[Path]:
-    return list((release / "dcd_components").glob("*.py"))

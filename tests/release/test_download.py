@@ -11,14 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from bare_python import Python, link_distributions
 from monai.bundle import ConfigWorkflow
-from releases import OVERLAYS, Python, link_distributions, only_teacher_large, trained
+from releases import OVERLAYS, only_teacher_large, trained
 from tiny import BRATS, ISLES, SCHEMA
 
 from dcd_components.bundle.release import archives
 from dcd_components.bundle.release.packing import pack
 
-NOT_INSTALLED = ("dcd_components", "pywt", "numba", "scipy", "matplotlib", "nilearn", "sklearn")
+NOT_INSTALLED = ("dcd_components", "pywt", "numba", "scipy", "matplotlib", "nilearn", "sklearn", "tqdm", "SimpleITK")
 Download = Callable[[Path], Path]
 
 
@@ -55,7 +56,7 @@ def bundle(download: Download, release_zip: Path) -> Path:
 
 def files(bundle: Path) -> dict[str, Any]:
     configs = bundle / "configs"
-    return {"meta_file": configs / "metadata.json", "config_file": configs / "inference.json"}
+    return {"meta_file": configs / "metadata.json", "config_file": configs / "inference.yaml"}
 
 
 def test_nothing_but_the_requirements_can_be_imported(bare: Python, tmp_path: Path) -> None:
@@ -80,13 +81,13 @@ def test_it_segments_a_case_as_the_repository_does(
 ) -> None:
     patients, bundle = Path(request.getfixturevalue(data)), download(request.getfixturevalue(zipped))
     first = min(json.loads((patients / "datalist.json").read_text())["training"], key=lambda case: str(case["image"]))
-    case = Path(first["image"]).parent
+    case = Path(first["image"][0]).parent
     shutil.copytree(patients / case, tmp_path / "new" / case.name, ignore=shutil.ignore_patterns(left))
     (elsewhere := tmp_path / "elsewhere").mkdir()
     places: dict[str, Any] = {"bundle_root": bundle, "dataset_dir": tmp_path / "new", "output_dir": tmp_path / "theirs"}
-    bare.monai("run", config_file=bundle / "configs" / "inference.json", **places, cwd=elsewhere)
+    bare.monai("run", config_file=bundle / "configs" / "inference.yaml", **places, cwd=elsewhere)
     trained(source, tmp_path)
-    configs = [str(tmp_path / source.name / "configs" / name) for name in ("inference.yaml", *OVERLAYS)]
+    configs = [str(tmp_path / source.name / "configs" / f"{name}.yaml") for name in ("inference", *OVERLAYS)]
     ours: dict[str, Any] = {"dataset_dir": str(tmp_path / "new"), "output_dir": str(tmp_path / "ours")}
     workflow = ConfigWorkflow(configs, logging_file=False, bundle_root=str(tmp_path / source.name), **ours)
     workflow.initialize()

@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from releases import OVERLAYS, Python, link_distributions, trained
-from tiny import BRATS, ISLES
+from bare_python import Python, link_distributions
+from releases import OVERLAYS, trained
+from releases import page as text_of
+from tiny import BRATS
 
 from dcd_components.tables import read_csv
 
 
 @pytest.fixture
 def page() -> str:
-    return (BRATS / "docs" / "download.md").read_text(encoding="utf-8")
+    return text_of("download")
 
 
 def pinned(page: str) -> dict[str, str]:
@@ -46,12 +48,6 @@ def test_the_page_installs_what_the_metadata_say(page: str, release: Path) -> No
     assert pinned(second) == metadata["training_packages_version"]
 
 
-def test_the_page_of_the_other_bundle_has_the_same_commands(page: str) -> None:
-    other = (ISLES / "docs" / "download.md").read_text(encoding="utf-8")
-    assert other != page
-    assert commands(other) == commands(page.replace(BRATS.name, ISLES.name))
-
-
 def test_the_page_runs(release_zip: Path, patients: Path, page: str, server: str, tmp_path: Path) -> None:
     python = Python(link_distributions(pinned(page), tmp_path / "packages"))
     copied = shutil.copytree(patients, tmp_path / "data")  # a data list is written into it
@@ -72,7 +68,7 @@ def test_the_page_runs(release_zip: Path, patients: Path, page: str, server: str
     (own / "eval").mkdir()
     shutil.copyfile(scores, own / "eval" / "scores.csv")
     command = shlex.split(with_places(commands(publish), DIR=tmp_path / "published"))
-    command = [sys.executable, *command[1:], "--overlays", *OVERLAYS]
+    command = [sys.executable, *command[1:], "--overlay", *OVERLAYS]
     done = subprocess.run(command, cwd=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "published" / release_zip.name

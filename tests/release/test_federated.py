@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from tiny import BRATS
+from releases import DOCS
 
 from dcd_components.tables import read_csv
 
-PAGE = BRATS / "docs" / "federated.md"
+PAGE = DOCS / "federated.md"
 SITES = ("site_a", "site_b")
 TEACHER = Path("models", "teacher", "model.pt")
+CONSTANT = {"_target_": "dcd_components.constant", "maximum": 0.3}
 QUICK = {"_target_": "SlidingWindowInferer", "roi_size": "@patch_size", "overlap": 0.0}
 
 
@@ -31,7 +32,7 @@ def own_cases(patients: Path, folder: Path, first: int) -> Path:
     folder.mkdir()
     for fold, case in enumerate(listed["training"]):
         case["fold"] = fold
-        name = Path(case["image"]).parts[0]
+        name = Path(case["image"][0]).parts[0]
         (folder / name).symlink_to(patients / name)
     (folder / "datalist.json").write_text(json.dumps(listed))
     return folder
@@ -56,7 +57,7 @@ def folder(release: Path, patients: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("federation")
     for first, site in enumerate(SITES):
         configs = Path(shutil.copytree(release, folder / site)) / "configs"
-        change(configs / "train.json", weight={"shape": "constant", "maximum": 0.3}, normalize=True)
+        change(configs / "train.json", distillation_weight=CONSTANT, normalize=True)
         change(configs / "evaluate.json", sliding_window=QUICK)
         own_cases(patients, folder / f"DATA_{site[-1].upper()}", first)
     return folder

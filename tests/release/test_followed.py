@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from releases import page
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import BRATS
 
-PAGE = (BRATS / "docs" / "tracking.md").read_text(encoding="utf-8")
+PAGE = page("tracking")
 
 
 @pytest.fixture
 def trained(release: Path, patients: Path, tmp_path: Path) -> Path:
     """A release in which the page's commands for it were run."""
     bundle = Path(shutil.copytree(release, tmp_path / release.name))
-    commands = re.findall(r"^    python (-m monai.bundle run .*json.*)$", PAGE, re.MULTILINE)
+    commands = re.findall(r"^    python (-m monai.bundle run .*)$", PAGE, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         words = [str(patients) if word == "DIR" else word for word in shlex.split(command)]

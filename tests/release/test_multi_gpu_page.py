@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
+from releases import page
 from tiny import BRATS
 
 from dcd_components.tables import read_csv
 
-PAGE = (BRATS / "docs" / "multi_gpu.md").read_text(encoding="utf-8")
+PAGE = page("multi_gpu")
 COMMANDS = re.findall(r"^    (torchrun .*)$", PAGE, re.MULTILINE)
 NODES = "--nnodes 2 --nproc_per_node 4 --rdzv_id dcd --rdzv_backend c10d --rdzv_endpoint HOST:29500"
 
@@ -49,18 +50,18 @@ def test_two_nodes_train_and_two_processes_evaluate(release: Path, patients: Pat
     for process in [start(command, node, patients, **here) for node in nodes]:
         wait(process)
     (trained,) = (node for node in nodes if (node / "models" / "model_training.csv").is_file())
-    (evaluate,) = (line for line in COMMANDS if "evaluate.json" in line)
+    (evaluate,) = (line for line in COMMANDS if "evaluate.yaml" in line)
     wait(start(evaluate, trained, patients, **{"--nproc_per_node 4": "--standalone --nproc_per_node 2"}))
     assert len(read_csv(trained / "eval" / "scores.csv")) == 2
 
 
 def test_one_node_runs_what_several_run() -> None:
-    one, several = (line for line in COMMANDS if "train.json" in line and "evaluate" not in line)
+    one, several = (line for line in COMMANDS if "distill.yaml" in line)
     assert several == one.replace("--nproc_per_node 4", NODES)
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if ".yaml" in line])
-def test_the_repository_s_commands_name_existing_files_and_keys(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_name_existing_files_and_keys(command: str) -> None:
     words = shlex.split(command)
     files = [BRATS / name for name in ast.literal_eval(words[words.index("--config_file") + 1])]
     options = {word.removeprefix("--") for word in words[words.index("run") :] if word.startswith("--")}

