@@ -3,7 +3,7 @@ BIN = .venv/bin
 OUT ?= demo
 SEED ?= 0
 TASK ?= brats_gli
-QUICK = $(addprefix tests/,losses wavelets networks metrics handlers test_distiller.py test_inferers.py test_schedules.py)
+QUICK = $(addprefix tests/,losses wavelets networks metrics handlers test_distiller.py test_inferers.py test_distillation_schedules.py)
 BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py test_inferers.py bundles/test_modes.py)
 
 # Idle threads spin for a moment only: alone a step is a fifth faster than without, and on cores that other programs use

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
     from dcd_components.data.transforms import mask_name, nonzero_or_all
+    from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
-    from dcd_components.handlers.checkpoints import prepare_checkpoint
+    from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
     from dcd_components.handlers.distillation import DistillationHandler
     from dcd_components.handlers.gradient_clipping import GradientClipping
     from dcd_components.handlers.training_guard import TrainingGuard
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from dcd_components.losses.segmentation import BatchDiceCELoss
     from dcd_components.losses.wavelet_detail import WaveletDetailLoss
     from dcd_components.networks.stage_recorder import StageRecorder
-    from dcd_components.networks.weights import InferenceWeights, load_frozen
-    from dcd_components.schedules import constant, cosine_ramp, linear_ramp
+    from dcd_components.networks.weights import load_frozen
     from dcd_components.wavelets.dwt_matmul import dwt3
     from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
@@ -38,6 +38,7 @@ __all__ = [
     "DIRECTIONAL_BANDS",
     "AutocastInferer",
     "BatchDiceCELoss",
+    "BestCheckpoint",
     "CaseScores",
     "DeepSupervisionLoss",
     "DiskCache",
@@ -70,7 +71,6 @@ __all__ = [
     "mask_name",
     "nonzero_or_all",
     "plain_errors",
-    "prepare_checkpoint",
 ]
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
@@ -87,7 +87,7 @@ MODULES = {
     "distiller": ("Distiller",),
     "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
-    "handlers.checkpoints": ("prepare_checkpoint",),
+    "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),
     "handlers.distillation": ("DistillationHandler",),
     "handlers.gradient_clipping": ("GradientClipping",),
     "handlers.training_guard": ("TrainingGuard",),
@@ -103,11 +103,8 @@ MODULES = {
     "losses.segmentation": ("BatchDiceCELoss",),
     "losses.wavelet_detail": ("WaveletDetailLoss",),
     "networks.stage_recorder": ("StageRecorder",),
-    "networks.weights": (
-        "InferenceWeights",
-        "load_frozen",
-    ),
-    "schedules": (
+    "networks.weights": ("load_frozen",),
+    "distillation_schedules": (
         "constant",
         "cosine_ramp",
         "linear_ramp",
@@ -120,12 +117,29 @@ MODULES = {
 }
 
 
+#: Sub-packages, which `import dcd_components` makes attributes of it at first use.
+ROOMS = (
+    *("benchmarks", "bundle", "data", "demo", "deploy", "handlers"),
+    *("losses", "metrics", "networks", "simulation", "wavelets"),
+)
+
+
+def public_name(name: str, room: str = __name__) -> object:
+    """Import a public name, of a sub-package alone if one is given, at its first use.
+
+    Raises:
+        AttributeError: for a name that is not public there.
+    """
+    prefix = room.removeprefix(__name__).removeprefix(".")
+    module = next((one for one, names in MODULES.items() if name in names and one.startswith(prefix)), None)
+    if module is None:
+        raise AttributeError(f"module {room!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
 def __dir__() -> list[str]:
     return __all__
 
 
 def __getattr__(name: str) -> object:
-    module = next((module for module, names in MODULES.items() if name in names), None)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return import_module(f"{__name__}.{name}") if name in ROOMS else public_name(name)

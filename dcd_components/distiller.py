@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dcd_components.distillation_schedules import Schedule, constant
 from dcd_components.distributed import all_reduce_mean, broadcast, world_size
 from dcd_components.errors import InputError
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.networks.stage_recorder import StageRecorder, unwrap
-from dcd_components.schedules import Schedule, constant
 
 #: How a network is run on an image; MONAI's inferers are such functions.
 Inferer = Callable[[Tensor, nn.Module], object]
@@ -58,7 +58,7 @@ class Distiller(nn.Module):
             weights and values, which costs next to nothing and changes nothing.
         loss: makes the loss of a stage of the channels of the student's and of the teacher's map, such as
             ``functools.partial(WaveletDetailLoss, levels=2)``.
-        weight: a number, or epoch, counted from 0, to weight; see :mod:`dcd_components.schedules`.
+        weight: a number, or epoch, counted from 0, to weight; see :mod:`dcd_components.distillation_schedules`.
         teacher_stages: module paths in the teacher; those of the student by default.
 
     Attributes:

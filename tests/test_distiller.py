@@ -18,10 +18,10 @@ from monai.data import MetaTensor
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
+from dcd_components.distillation_schedules import cosine_ramp
 from dcd_components.distiller import Distiller
 from dcd_components.losses.feature import FeatureLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
-from dcd_components.schedules import cosine_ramp
 
 
 def hooks(*modules: nn.Module) -> int:

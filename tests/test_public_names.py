@@ -1,5 +1,7 @@
 """The names that users import from the package itself."""
 
+from importlib import import_module
+
 import pytest
 
 import dcd_components
@@ -12,7 +14,7 @@ PUBLIC_NAMES = {
     *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
-    *("InferenceWeights", "load_frozen", "prepare_checkpoint"),
+    *("BestCheckpoint", "InferenceWeights", "load_frozen"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
     *("Layout", "LoadCased", "inference_cases", "labelled_cases", "mask_name", "check_output", "nonzero_or_all"),
     *("LossesForTrackers", "TrainingGuard"),
@@ -32,3 +34,17 @@ def test_public_names_are_fixed_and_there() -> None:
 def test_public_functions_and_classes_are_documented(name: str) -> None:
     value = getattr(dcd_components, name)
     assert isinstance(value, tuple) or value.__doc__
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(m, name) for m, names in dcd_components.MODULES.items() for name in names]
+)
+def test_public_names_are_in_their_sub_package_too(module: str, name: str) -> None:
+    room, _, rest = module.partition(".")
+    if rest:
+        assert getattr(getattr(dcd_components, room), name) is getattr(dcd_components, name)
+
+
+def test_a_name_of_another_sub_package_is_not_there() -> None:
+    with pytest.raises(AttributeError, match=r"module 'dcd_components\.losses' has no attribute 'StageRecorder'"):
+        getattr(import_module("dcd_components.losses"), "StageRecorder")  # noqa: B009 - as a text, which mypy passes

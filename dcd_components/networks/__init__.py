@@ -1,1 +1,9 @@
 """What a network's stages return, and its weights."""
+
+from typing import Any
+
+from dcd_components import public_name
+
+
+def __getattr__(name: str) -> Any:
+    return public_name(name, __name__)

@@ -1,18 +1,13 @@
-"""What a network costs, and strict, safe loading of weights."""
+"""Weights read strictly, and without running code from their file."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dcd_components.errors import InputError
-
-#: Parts of a DynUNet that only training uses; TorchScript cannot script a network that has them.
-DEEP_SUPERVISION_HEADS = ("deep_supervision_heads.", ".super_head.")
 
 
 def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
@@ -24,8 +19,7 @@ def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
         The same network in evaluation mode, without gradients.
 
     Raises:
-        InputError: when there is no such file.
-        InputError: when the file is no state dict, or a key or shape differs.
+        InputError: when there is no such file, it is no state dict, or a key or shape differs.
     """
     network.load_state_dict(read_weights(network, path))
     return network.eval().requires_grad_(False)
@@ -57,21 +51,3 @@ def _mismatches(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[s
         if key in found and found[key].shape != expected[key].shape
     ]
     return shapes + missing + foreign
-
-
-class InferenceWeights:
-    """A network as its checkpoint sees it: a flat state dict without what only training uses.
-
-    Args:
-        network: the network to publish, in practice the exponential moving average of the trained one.
-        without: parts of key names to leave out.
-    """
-
-    def __init__(self, network: nn.Module, without: Sequence[str] = DEEP_SUPERVISION_HEADS) -> None:
-        self.network = network
-        self.without = tuple(without)
-
-    def state_dict(self) -> OrderedDict[str, Tensor]:
-        """Return the weights that inference uses."""
-        weights = self.network.state_dict()
-        return OrderedDict((k, v) for k, v in weights.items() if not any(part in k for part in self.without))

@@ -11,12 +11,12 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from dcd_components.distillation_schedules import constant
 from dcd_components.distiller import Distiller
 from dcd_components.handlers.distillation import DistillationHandler
 from dcd_components.handlers.gradient_clipping import GradientClipping
 from dcd_components.handlers.weight_average import WeightAverage
 from dcd_components.losses.feature import FeatureLoss
-from dcd_components.schedules import constant
 
 STAGES = ["encoder.0", "encoder.1"]
 HALF = constant(0.5)

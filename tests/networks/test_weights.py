@@ -8,9 +8,8 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dcd_components.errors import InputError
-from dcd_components.handlers.checkpoints import prepare_checkpoint
 from dcd_components.networks.cost import cost
-from dcd_components.networks.weights import InferenceWeights, load_frozen, read_weights
+from dcd_components.networks.weights import load_frozen, read_weights
 
 
 def dynunet(**options: Any) -> nn.Module:
@@ -101,57 +100,8 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
         load_frozen(small(), tmp_path / "model.pt")
 
 
-def test_published_weights_load_strictly_into_a_network_without_heads(tmp_path: Path) -> None:
-    trained = dynunet(deep_supervision=True, deep_supr_num=2)
-    published = InferenceWeights(trained).state_dict()
-    assert any("head" in key for key in trained.state_dict())
-    torch.save(published, tmp_path / "model.pt")
-    network = load_frozen(dynunet(), tmp_path / "model.pt")
-    x = torch.randn(1, 1, 16, 16, 16)
-    with torch.no_grad():
-        assert torch.equal(network(x), trained.eval()(x))
-
-
-def test_published_weights_follow_the_training() -> None:
-    network = small()
-    published = InferenceWeights(network)
-    with torch.no_grad():
-        network[0].weight.fill_(7)  # type: ignore[index]
-    assert (published.state_dict()["0.weight"] == 7).all()
-
-
-def test_all_weights_of_a_network_without_heads_are_published() -> None:
-    assert list(InferenceWeights(small()).state_dict()) == list(small().state_dict())
-
-
-def test_other_parts_can_be_left_out() -> None:
-    assert not [key for key in InferenceWeights(small(), without=["1."]).state_dict() if key.startswith("1.")]
-
-
 def test_cost_of_a_convolution_is_counted_by_hand() -> None:
     assert cost(nn.Conv3d(2, 3, 3, padding=1), (2, 4, 5, 6)) == {
         "parameters": pytest.approx((3 * 2 * 27 + 3) / 1e6),
         "gmac": pytest.approx(4 * 5 * 6 * 3 * 2 * 27 / 1e9),
     }
-
-
-def test_the_folder_of_a_checkpoint_is_made_and_left_empty(tmp_path: Path) -> None:
-    prepare_checkpoint(tmp_path / "models" / "teacher" / "model.pt")
-    assert list((tmp_path / "models" / "teacher").iterdir()) == []
-
-
-def test_an_earlier_checkpoint_is_kept_under_the_time_of_its_writing(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "model.pt"
-    checkpoint.write_bytes(b"weights")
-    os.utime(checkpoint, (0, 86_399))
-    prepare_checkpoint(checkpoint)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "model.pt": b"weights",
-        "model-19700101T235959.pt": b"weights",
-    }
-
-
-def test_a_checkpoint_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "models").touch()
-    with pytest.raises(InputError, match="models"):
-        prepare_checkpoint(tmp_path / "models" / "model.pt")

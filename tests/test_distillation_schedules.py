@@ -5,7 +5,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 import dcd_components
-from dcd_components.schedules import Schedule, constant, cosine_ramp, linear_ramp
+from dcd_components.distillation_schedules import Schedule, constant, cosine_ramp, linear_ramp
 
 RAMPS = [linear_ramp, cosine_ramp]
 SCHEDULES = [
