@@ -43,7 +43,7 @@ def test_the_page_s_commands_give_the_masks_of_the_bundle(
     for path in (
         "configs/inference.yaml",
         "models/model.onnx",
-        *(p.relative_to(exported) for p in (exported / "dcd_components").rglob("*.py")),
+        *(str(p.relative_to(exported)) for p in (exported / "dcd_components").rglob("*.py")),
     ):
         (clinic / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(exported / path, clinic / path)
