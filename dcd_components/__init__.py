@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dcd_components.data.cache import DiskCache
+    from dcd_components.data.case_files import Layout
     from dcd_components.data.cases import LoadCased, check_output, inference_cases, labelled_cases
-    from dcd_components.data.file_naming import Layout
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
     from dcd_components.data.transforms import mask_name, nonzero_or_all
@@ -77,7 +77,7 @@ __all__ = [
 MODULES = {
     "data.cache": ("DiskCache",),
     "data.cases": ("LoadCased", "check_output", "inference_cases", "labelled_cases"),
-    "data.file_naming": ("Layout",),
+    "data.case_files": ("Layout",),
     "data.transforms": ("mask_name", "nonzero_or_all"),
     "data.registration": ("RigidRegistrationd",),
     "data.samplers": (

@@ -32,7 +32,7 @@ def datalist(
     out: str | Path | None = None,
 ) -> str:
     """List all cases of a folder, in folds that keep each patient in one."""
-    from dcd_components.data import datalists, file_naming
+    from dcd_components.data import case_files, datalists
 
     if bundle is None and sequences is None:
         raise InputError("say how the files are named: --bundle FOLDER, or --sequences and --label_file")
@@ -45,7 +45,7 @@ def datalist(
         settings = bundle_settings(bundle)
     if sequences is not None:  # other sequences have another reference, their first
         settings = {name: value for name, value in settings.items() if name not in ("reference", "resampled")}
-    layout = file_naming.make_layout({**settings, **given})
+    layout = case_files.make_layout({**settings, **given})
     folder, rule = Path(dataset_dir), {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
     named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}
     listed, skipped = datalists.make_datalist(

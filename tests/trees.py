@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.file_naming import Layout, make_layout
+from dcd_components.data.case_files import Layout, make_layout
 
 ROOT = Path(__file__).parents[1]
 BRATS = make_layout(bundle_settings(ROOT / "bundles" / "brats_gli_dcd"))

@@ -1,7 +1,7 @@
 """Configs that each run alone, though what they share is written once.
 
 MONAI reads one file for a workflow, or a list whose later files change the earlier; MONAI Label reads one. So every
-config of a bundle is whole. Its head, above the first line ``# ---- from FILE (make configs) ----``, is written by
+config of a bundle is whole. Its head, above the first line ``# ==== from FILE: ... ====``, is written by
 hand. What follows such a line is the head of the file that it names: of another config of the bundle, or of a part
 below ``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes
 all this; a test holds that nobody edits it elsewhere.
@@ -16,14 +16,14 @@ from pathlib import Path
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.errors import InputError
 
-MARK = re.compile(r"^# ---- from (\S+) \(make configs\) ----\n", re.M)
+MARK = re.compile(r"^# ==== from (\S+): .* ====\n", re.M)
 KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
 TITLE = re.compile(r"(?:#.*\n)*")
 COMMON = BUNDLES / "common"
 
 
 def assembled(config: Path) -> str:
-    """Write out what a config's lines ``# ---- from FILE (make configs) ----`` stand for.
+    """Write out what a config's lines ``# ==== from FILE: ... ====`` stand for.
 
     Args:
         config: file of a bundle, whose head and such lines are read.
@@ -35,15 +35,20 @@ def assembled(config: Path) -> str:
     whole = head(text)
     known = {key for key, _ in blocks(whole)}
     for name in MARK.findall(text):
-        part = next((one for one in (config.parent / name, BUNDLES / name) if one.is_file()), None)
+        part = next((one for one in (config.parent / name, BUNDLES.parent / name) if one.is_file()), None)
         if part is None:
-            raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {BUNDLES}")
+            raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {COMMON}")
         theirs = head(part.read_text(encoding="utf-8"))
         title = _title(theirs) if part.is_relative_to(COMMON) else ""
         new = [(key, block) for key, block in blocks(theirs) if key not in known]
         known |= {key for key, _ in new}
-        whole += f"# ---- from {name} (make configs) ----\n{title}{''.join(block for _, block in new).strip()}\n\n"
+        whole += f"{mark(name)}{title}{''.join(block for _, block in new).strip()}\n\n"
     return whole.rstrip() + "\n"
+
+
+def mark(name: str) -> str:
+    """Line above what is from another file."""
+    return f"# ==== from {name}: edit it there, then make configs ====\n"
 
 
 def head(text: str) -> str:

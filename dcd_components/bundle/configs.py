@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from dcd_components.data.file_naming import Layout
+from dcd_components.data.case_files import Layout
 from dcd_components.errors import InputError
 
 #: The bundles of the repository, where the package lies in it.

@@ -22,8 +22,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.bundle.templates import Task, write_files
-from dcd_components.data.datalists import IMAGE, KEYS, find_cases
-from dcd_components.data.file_naming import CASE, Layout, listed, make_layout
+from dcd_components.data.case_files import CASE, IMAGE, Layout, find_cases, listed, make_layout
+from dcd_components.data.datalists import KEYS
 from dcd_components.errors import InputError
 
 #: What a case has next to its channels while it is loaded and trained on.

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from dcd_components.bundle.assemble import MARK, blocks, head, wanted_files
+from dcd_components.bundle.assemble import MARK, blocks, head, mark, wanted_files
 from dcd_components.bundle.configs import BUNDLES
-from dcd_components.data.file_naming import Layout
+from dcd_components.data.case_files import Layout
 
 TEMPLATE = BUNDLES / "brats_gli_dcd"
 NETWORK = "A residual U-Net a quarter as wide as its teacher"
@@ -111,9 +111,7 @@ def _theirs(path: str) -> str:
 
 
 def _marks(name: str) -> str:
-    return "\n".join(
-        f"# ---- from {part} (make configs) ----\n" for part in MARK.findall(_theirs(f"configs/{name}.yaml"))
-    )
+    return "\n".join(map(mark, MARK.findall(_theirs(f"configs/{name}.yaml"))))
 
 
 def _settings(task: Task) -> dict[str, dict[str, Any]]:

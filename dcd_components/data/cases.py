@@ -1,8 +1,7 @@
 """The cases of a training, an evaluation or an inference: found, checked by their headers, and loaded.
 
-Everything that reads images does it through this module, so there is one rule for names (:mod:`.file_naming`), one
-tolerance for grids (:mod:`.grids`) and one wording for each fault: ``path: what is wrong, expected what``.
-``dcd check`` reads the voxels too.
+There is one rule for names (:mod:`.case_files`), one tolerance for grids (:mod:`.grids`) and one wording for each
+fault, ``path: what is wrong, expected what``, here and in ``dcd check``, which reads the voxels too.
 """
 
 from __future__ import annotations
@@ -23,14 +22,23 @@ from monai.transforms import LoadImage, Transform
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from dcd_components.data.datalists import IMAGE, LABEL, find_cases, read_datalist
-from dcd_components.data.file_naming import Layout, Patterns, case_name, files_of
+from dcd_components.data.case_files import (
+    IMAGE,
+    LABEL,
+    Case,
+    Layout,
+    Patterns,
+    absence,
+    case_name,
+    files_of,
+    find_cases,
+)
+from dcd_components.data.datalists import read_datalist
 from dcd_components.data.grids import Grid, affine_faults, grid_faults, structure_faults
 from dcd_components.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Case = dict[str, Any]
 SHOWN = 8  # faults in one message
 #: What nibabel raises for a file that is damaged, or no image at all.
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
@@ -111,13 +119,6 @@ def case_faults(files: Mapping[str, str], reference: str, resampled: Iterable[st
         grids |= {key: grid} if grid else {}
         faults += [f"{files[key]}: {reason}" for reason in reasons]
     return faults
-
-
-def absence(path: Path) -> str | None:
-    """Why there is no file to read."""
-    if not path.is_file():
-        return "is no file" if path.exists() else "missing"
-    return None if path.stat().st_size else "is empty, 0 bytes"
 
 
 def _header_faults(path: str, channels: int, sequences: Sequence[str]) -> tuple[list[str], Grid | None]:

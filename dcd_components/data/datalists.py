@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dcd_components.data.file_naming import Layout, candidates, listed, places
+from dcd_components.data.case_files import IMAGE, LABEL, Case, Layout, find_cases
 from dcd_components.errors import InputError
 
-Case = dict[str, Any]
-Found = Mapping[str, Sequence[str]]
-IMAGE, LABEL = "image", "label"
 KEYS = (IMAGE, "case", "patient", "fold")
 
 
@@ -42,61 +35,6 @@ class DataList:
     resampled: Sequence[str] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
-
-
-def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str]]:
-    """Find the complete cases below ``folder``, however deep, and what is wrong with the others.
-
-    Args:
-        folder: the data set.
-        layout: how its files are named.
-
-    Returns:
-        The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
-        there twice, one that lies apart from the others, a name without a patient.
-
-    Raises:
-        InputError: when there is no such folder, or nothing fits the layout.
-    """
-    if not (root := Path(folder)).is_dir():
-        raise InputError(f"no folder {root}")
-    patterns = {**layout.sequences, **({LABEL: layout.label_file} if layout.label_file else {})}
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
-        for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
-            found[case][key].append(path)
-    if not any(layout.sequences.keys() & files.keys() for files in found.values()):
-        several = chain.from_iterable(map(listed, layout.sequences.values()))
-        raise InputError(f"no file below {root} fits {', '.join(several)}")
-    cases, faults = [], []
-    for case, files in sorted(found.items()):
-        wrong = _faults(files, layout) or _unnamed(case, layout)
-        faults += [f"{case}: {fault}" for fault in wrong]
-        if not wrong:
-            label = {LABEL: files[LABEL][0]} if LABEL in files else {}
-            names = {"case": case, "patient": layout.patient_of(case)}
-            cases.append({IMAGE: [files[sequence][0] for sequence in layout.sequences], **label, **names})
-    return cases, faults
-
-
-def _faults(files: Found, layout: Layout) -> list[str]:
-    doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
-    if not layout.sequences.keys() & files.keys():
-        return [f"{files[LABEL][0]}: a label without images"]
-    known = layout.reference if layout.reference in files else next(key for key in layout.sequences if key in files)
-    wrong = []
-    for key in layout.sequences:
-        expected = candidates(files[known][0], layout.sequences, key)
-        if key not in files:
-            wrong.append(f"{expected[0]}: missing")
-        elif not (doubled or files[key][0] in expected):  # of another case, perhaps, that is called the same
-            wrong.append(f"{files[key][0]}: lies apart from {known}, expected {expected[0]}")
-    wrong += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
-    return wrong + doubled
-
-
-def _unnamed(case: str, layout: Layout) -> list[str]:
-    return [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient_regex!r}"]
 
 
 def make_datalist(

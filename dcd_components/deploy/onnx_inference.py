@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
+from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import checked_cases, inference_cases
-from dcd_components.data.file_naming import Layout
 from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
 from dcd_components.errors import InputError
 

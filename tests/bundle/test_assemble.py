@@ -36,22 +36,22 @@ def test_there_is_no_link_in_git() -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A config that takes what it does not say from ``base.yaml``."""
-    (tmp_path / "base.yaml").write_text(HEAD + "# ---- from other.yaml (make configs) ----\nnot_ours: 1\n")
+    (tmp_path / "base.yaml").write_text(HEAD + assemble.mark("other.yaml") + "not_ours: 1\n")
     path = tmp_path / "config.yaml"
-    path.write_text("# A config.\n\nsize: 2\n\n# ---- from base.yaml (make configs) ----\nstale: 1\n")
+    path.write_text(f"# A config.\n\nsize: 2\n\n{assemble.mark('base.yaml')}stale: 1\n")
     return path
 
 
 def test_a_head_decides_and_what_else_the_named_file_s_head_says_follows(config: Path) -> None:
     text = assemble.assembled(config)
-    expected = "# A config.\n\nsize: 2\n\n# ---- from base.yaml (make configs) ----\n# Of depth.\ndepth:\n  - 2\n"
+    expected = f"# A config.\n\nsize: 2\n\n{assemble.mark('base.yaml')}# Of depth.\ndepth:\n  - 2\n"
     assert text == expected
     config.write_text(text)
     assert assemble.assembled(config) == text
 
 
 def test_a_file_that_is_not_there_is_named(config: Path) -> None:
-    config.write_text("# ---- from nowhere.yaml (make configs) ----\n")
+    config.write_text("# ==== from nowhere.yaml: edit it there, then make configs ====\n")
     with pytest.raises(InputError, match=r"config.yaml: no file nowhere.yaml, expected a config beside it or a part "):
         assemble.assembled(config)
 

@@ -19,7 +19,7 @@ from tiny import BRATS, BUNDLES
 from dcd_components.bundle import new_bundles, templates
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.commands import new_bundle
-from dcd_components.data.file_naming import candidates, make_layout
+from dcd_components.data.case_files import candidates, make_layout
 
 CONFIGS = ("inference", "train_teacher", "train_student", "distill", "evaluate")
 
@@ -72,7 +72,7 @@ def test_a_bundle_has_all_files_and_no_link(tmp_path: Path) -> None:
 
 def test_a_task_stands_in_the_words_of_the_others(tmp_path: Path) -> None:
     configs = made(tmp_path) / "configs"
-    block = (configs / "inference.yaml").read_text().split("# Paths of")[1].split("# ---- from")[0]
+    block = (configs / "inference.yaml").read_text().split("# Paths of")[1].split("# ==== from")[0]
     expected = """\
  a case's files, in the order of the network's channels; {case} stands for its name.
 sequences: {Flair: "{case}-Flair.nii.gz", T1c: "{case}-T1c.nii.gz"}

@@ -13,8 +13,8 @@ import torch
 from tiny import Workflow
 
 from dcd_components.bundle.configs import bundle_settings
+from dcd_components.data.case_files import make_layout
 from dcd_components.data.datalists import make_datalist, write_datalist
-from dcd_components.data.file_naming import make_layout
 from dcd_components.tables import read_csv
 
 

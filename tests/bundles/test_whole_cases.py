@@ -15,7 +15,7 @@ from nibabel.processing import resample_from_to
 from tiny import BRATS, Workflow
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.file_naming import case_name, make_layout
+from dcd_components.data.case_files import case_name, make_layout
 from dcd_components.errors import InputError, root_cause
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, save
 
+from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import (
     LoadCased,
     case_faults,
@@ -24,7 +25,6 @@ from dcd_components.data.cases import (
     sequence_files,
 )
 from dcd_components.data.datalists import make_datalist, write_datalist
-from dcd_components.data.file_naming import Layout
 from dcd_components.errors import InputError
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")

@@ -13,11 +13,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from dcd_components.data.case_files import Layout, find_cases
 from dcd_components.data.check import nifti, rules, runner
 from dcd_components.data.check.rules import CaseFiles, Finding
 from dcd_components.data.check.runner import Report, check_datalist
-from dcd_components.data.datalists import DataList, find_cases, write_datalist
-from dcd_components.data.file_naming import Layout
+from dcd_components.data.datalists import DataList, write_datalist
+from dcd_components.data.grids import Grid
 from dcd_components.errors import InputError
 
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -386,7 +387,7 @@ def test_the_gap_between_fields_of_view_is_the_distance_that_they_were_drawn_apa
     for distance in (-3, 7):
         # Both are 10 mm long along x, from -0.5 to 9.5 mm.
         shift[0, 3] = 10 + distance
-        one, two = nifti.Grid((10, 10, 10), turn), nifti.Grid((5, 10, 10), turn @ shift @ np.diag([2, 1, 1, 1]))
+        one, two = Grid((10, 10, 10), turn), Grid((5, 10, 10), turn @ shift @ np.diag([2, 1, 1, 1]))
         assert one.gap_mm(two) == pytest.approx(two.gap_mm(one)) == pytest.approx(distance - 0.5)
 
 

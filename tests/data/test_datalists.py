@@ -10,15 +10,14 @@ import pytest
 from sklearn.model_selection import KFold
 from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
+from dcd_components.data.case_files import Case, make_layout
 from dcd_components.data.datalists import (
-    Case,
     make_datalist,
     nnunet_folds,
     patient_folds,
     read_datalist,
     write_datalist,
 )
-from dcd_components.data.file_naming import make_layout
 from dcd_components.errors import InputError
 
 LISTS = ROOT / "data_lists"

@@ -22,11 +22,11 @@ Config = dict[str, Any]
 WORKFLOWS = ("inference", "train_teacher", "train_student", "distill")
 #: Overlays of a release; the others are for the making of weights.
 OVERLAYS = ("evaluate", "mirror", "multi_gpu", "teacher", "tensorboard")
-#: What is said at the command line, and so is no part of a release.
-PLACES = ("dataset_dir", "output_dir", "datalist", "ckpt_path", "cache_dir", "teacher_path")
+#: Paths that are said at the command line, and so are no part of a release.
+COMMAND_LINE_PATHS = ("dataset_dir", "output_dir", "datalist", "ckpt_path", "cache_dir", "teacher_path")
 MODEL, TEACHER = "models/model.pt", "models/teacher/model.pt"
-#: Rooms of the package that no release needs.
-AT_HOME = ("benchmarks", "demo", "simulation")
+#: Sub-packages that no release needs.
+NOT_RELEASED = ("benchmarks", "demo", "simulation")
 LICENCES = ("LICENSE", "docs/data_license.txt")
 
 
@@ -134,7 +134,7 @@ def _checked_name(bundle: Path) -> str:
 
 def _refuse_places(configs: Mapping[str, Config]) -> None:
     for name, config in configs.items():
-        if found := [key for key in PLACES if Path(str(config.get(key, ""))).is_absolute()]:
+        if found := [key for key in COMMAND_LINE_PATHS if Path(str(config.get(key, ""))).is_absolute()]:
             said = f"configs/{name}.json would say {found[0]}: {config[found[0]]}"
             raise InputError(f"{said}, a place on this machine; leave it to the command line")
 
@@ -153,7 +153,7 @@ def _copied(bundle: Path) -> dict[str, bytes]:
     package = Path(__file__).parents[2]
     copied = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in ours}
     travels = [path.relative_to(package) for path in package.rglob("*.py")]
-    travels = [path for path in travels if path.parts[0] not in AT_HOME]
+    travels = [path for path in travels if path.parts[0] not in NOT_RELEASED]
     return copied | {f"{package.name}/{path.as_posix()}": (package / path).read_bytes() for path in travels}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from dcd_components.data.case_files import absence
 from dcd_components.data.grids import DISPLACEMENT_TOLERANCE_MM, Array, Grid, affine_faults, structure_faults
 
 
@@ -60,8 +61,8 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Exception: of many kinds, for a header that nibabel refuses.
     """
-    if not path.is_file():
-        return Volume(faults=["is no file" if path.exists() else "missing"])
+    if fault := absence(path):
+        return Volume(faults=[fault])
     content, fault = _content(path)
     kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
     kind = next((kind for kind in kinds if kind.header_class.may_contain_header(content)), None)
@@ -85,8 +86,6 @@ def read_volume(path: Path) -> Volume:
 def _content(path: Path) -> tuple[bytes, str | None]:
     """Bytes of a file, without their compression, and why there are none."""
     content = path.read_bytes()
-    if not content:
-        return b"", "is empty, 0 bytes"
     if not path.name.endswith(".gz"):
         return content, None
     if not content.startswith(b"\x1f\x8b"):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dcd_components.data.case_files import IMAGE, LABEL, Case
 from dcd_components.data.check.nifti import read_volume
-from dcd_components.data.datalists import IMAGE, LABEL, Case
 from dcd_components.data.grids import Array, Grid, grid_faults, overlap_faults
 
 RULES = 2  # raise it with every change of a check, so that cases in tables of older rules are read again

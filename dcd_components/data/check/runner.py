@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dcd_components.data.case_files import IMAGE, LABEL, Case
 from dcd_components.data.check.rules import RULES, CaseFiles, Finding, check_case, check_listing
 from dcd_components.data.check.table import SEPARATOR, VOXELS, Row, Table, list_faults, read_rows, summarise
-from dcd_components.data.datalists import IMAGE, LABEL, Case, DataList, read_datalist
+from dcd_components.data.datalists import DataList, read_datalist
 from dcd_components.data.grids import times
 from dcd_components.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, touch
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.file_naming import Layout, Patterns, case_name, files_of, make_layout, places
+from dcd_components.data.case_files import Layout, Patterns, case_name, files_of, make_layout, places
 from dcd_components.errors import InputError
 
 SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}

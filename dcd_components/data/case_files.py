@@ -1,4 +1,6 @@
-"""Where the files of a case lie: patterns of their paths, in which ``{case}`` stands for the case's name.
+"""The files of a case: how they are named, found below a folder, and missed.
+
+Patterns say where they lie; ``{case}`` stands in them for the case's name.
 
 A pattern fits the end of a path: ``{case}-t1n.nii.gz`` fits ``BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz``
 and ``anat/{case}_FLAIR.nii.gz`` fits ``sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz``. One file of a case thus names all
@@ -7,18 +9,24 @@ of them: what precedes the pattern and the case's name are the same for the othe
 
 from __future__ import annotations
 
+import glob
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dcd_components.errors import InputError
 
 Patterns = Mapping[str, str | Sequence[str]]
-CASE = "{case}"
+Case = dict[str, Any]
+CASE, IMAGE, LABEL = "{case}", "image", "label"
 #: What a case holds besides its sequences, so that none may be called so.
-RESERVED = ("image", "label", "pred", "case")
+RESERVED = (IMAGE, LABEL, "pred", "case")
+#: Words for a file that is not there, the same wherever images are read.
+MISSING, NO_FILE, EMPTY = "missing", "is no file", "is empty, 0 bytes"
 
 
 @dataclass(frozen=True)
@@ -120,3 +128,65 @@ def files_of(path: str, sequences: Patterns) -> dict[str, str]:
         several = candidates(path, sequences, sequence) or [path]
         found[sequence] = next((one for one in several if Path(one).is_file()), several[0])
     return found
+
+
+def absence(path: Path) -> str | None:
+    """Why there is no file to read."""
+    if not path.is_file():
+        return NO_FILE if path.exists() else MISSING
+    return None if path.stat().st_size else EMPTY
+
+
+def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str]]:
+    """Find the complete cases below ``folder``, however deep, and what is wrong with the others.
+
+    Args:
+        folder: the data set.
+        layout: how its files are named.
+
+    Returns:
+        The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
+        there twice, one that lies apart from the others, a name without a patient.
+
+    Raises:
+        InputError: when there is no such folder, or nothing fits the layout.
+    """
+    if not (root := Path(folder)).is_dir():
+        raise InputError(f"no folder {root}")
+    patterns = {**layout.sequences, **({LABEL: layout.label_file} if layout.label_file else {})}
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
+        for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
+            found[case][key].append(path)
+    if not any(layout.sequences.keys() & files.keys() for files in found.values()):
+        several = chain.from_iterable(map(listed, layout.sequences.values()))
+        raise InputError(f"no file below {root} fits {', '.join(several)}")
+    cases, faults = [], []
+    for case, files in sorted(found.items()):
+        wrong = _faults(files, layout) or _unnamed(case, layout)
+        faults += [f"{case}: {fault}" for fault in wrong]
+        if not wrong:
+            label = {LABEL: files[LABEL][0]} if LABEL in files else {}
+            names = {"case": case, "patient": layout.patient_of(case)}
+            cases.append({IMAGE: [files[sequence][0] for sequence in layout.sequences], **label, **names})
+    return cases, faults
+
+
+def _faults(files: Mapping[str, Sequence[str]], layout: Layout) -> list[str]:
+    doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
+    if not layout.sequences.keys() & files.keys():
+        return [f"{files[LABEL][0]}: a label without images"]
+    known = layout.reference if layout.reference in files else next(key for key in layout.sequences if key in files)
+    wrong = []
+    for key in layout.sequences:
+        expected = candidates(files[known][0], layout.sequences, key)
+        if key not in files:
+            wrong.append(f"{expected[0]}: {MISSING}")
+        elif not (doubled or files[key][0] in expected):  # of another case, perhaps, that is called the same
+            wrong.append(f"{files[key][0]}: lies apart from {known}, expected {expected[0]}")
+    wrong += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
+    return wrong + doubled
+
+
+def _unnamed(case: str, layout: Layout) -> list[str]:
+    return [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient_regex!r}"]
