@@ -31,7 +31,7 @@ class WaveletDetailLoss(FeatureLoss):
     :mod:`dcd_components.wavelets.band_energies`. Levels count alike, whatever their number of coefficients.
 
     Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
-    arXiv 2605.26382. The authors' code departs from it; see the README, "Where we differ".
+    arXiv 2605.26382. The authors' code departs from it; see docs/method.md.
 
     Args:
         in_channels: channels of the student's map.

@@ -17,7 +17,7 @@ from dcd_components.tables import read_csv
 #: that training takes besides. The latter are not called optional_packages_version: MONAI takes that for the old name
 #: of the former, and puts them in their place.
 INFERENCE = ("fire", "nibabel", "pytorch-ignite", "PyYAML")
-TRAINING = ("numba", "PyWavelets", "scipy", "tqdm")
+TRAINING = ("numba", "PyWavelets", "scikit-learn", "scipy", "tqdm")
 SCORES = ("dice", "hd95_mm", "nsd")
 
 
