@@ -16,8 +16,7 @@ class PublishedLoss(nn.Module):
 
     Every level correlates each channel with eight dense three-dimensional filters at stride 2, zero-padded by the
     filter's length less one, drops ``aaa`` and ``ddd``, and puts the rest together again; both maps go through it on
-    the teacher's channels. For timing: what it computes differs from the paper's description, see docs/method.md, "The
-    method, and where we differ".
+    the teacher's channels. For timing: what it computes differs from the paper's description, see docs/method.md.
 
     Args:
         in_channels: channels of the student's map.
