@@ -16,7 +16,7 @@ from tiny import BRATS
 
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.bundle.release.packing import pack
-from dcd_components.data.file_naming import make_layout
+from dcd_components.data.case_files import make_layout
 
 #: A case of each bundle whose sequences share a grid, so that it can be one 4D file too, and lie otherwise than in RAS.
 SHARED = {"brats_gli_dcd": "BraTS-GLI-09999-000", "isles22_dcd": "sub-strokecase9999_ses-0001"}
