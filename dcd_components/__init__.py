@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.training_guard import TrainingGuard
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
-    from dcd_components.handlers.weight_average import WeightAverage
+    from dcd_components.handlers.weight_average import WeightAverage, average_of
     from dcd_components.inferers import AutocastInferer, MirrorInferer
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
     from dcd_components.losses.feature import FeatureLoss
@@ -59,6 +59,7 @@ __all__ = [
     "ValidationPicture",
     "WaveletDetailLoss",
     "WeightAverage",
+    "average_of",
     "case_sampler",
     "check_output",
     "constant",
@@ -93,7 +94,7 @@ MODULES = {
     "handlers.training_guard": ("TrainingGuard",),
     "handlers.training_log": ("LossesForTrackers", "TrainingLog"),
     "handlers.validation_picture": ("ValidationPicture",),
-    "handlers.weight_average": ("WeightAverage",),
+    "handlers.weight_average": ("WeightAverage", "average_of"),
     "inferers": (
         "AutocastInferer",
         "MirrorInferer",

@@ -25,7 +25,7 @@ EXTRAS = {
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),
 }
-SETTINGS = "key=value sets a key of the configs, nested ones as trainer::max_epochs=3"
+SETTINGS = "key=value sets a key of the configs, max_epochs=3, nested ones as train::trainer::max_epochs=3"
 WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
 
 

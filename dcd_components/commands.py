@@ -169,12 +169,13 @@ def phantom(
 ) -> str:
     """Simulate patients on real anatomy, named as in a data set, with a data list."""
     from dcd_components.bundle.configs import BUNDLES
-    from dcd_components.simulation import phantoms
 
     if task not in TASKS:
         raise InputError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
     if not BUNDLES.is_dir():
         raise InputError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
+    from dcd_components.simulation import phantoms
+
     if folds < 1:
         raise InputError(f"--folds must be at least 1, got {folds}")
     depth, height, width = size or {"brats_gli": (80, 96, 80), "isles22": (80, 96, 72)}[task]

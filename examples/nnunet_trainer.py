@@ -79,7 +79,7 @@ class nnUNetTrainerDCD(nnUNetTrainer):  # noqa: N801 - nnU-Net finds its trainer
             torch.save(self.distiller.state_dict(), Path(filename).with_suffix(".projections"))
 
     def load_checkpoint(self, filename_or_checkpoint):
-        """Go on with the projections too, where there are any."""
+        """Go on with the projections too, which lie beside a checkpoint of this trainer."""
         super().load_checkpoint(filename_or_checkpoint)
         if isinstance(filename_or_checkpoint, str):
             path = Path(filename_or_checkpoint).with_suffix(".projections")

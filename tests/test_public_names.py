@@ -11,7 +11,7 @@ PUBLIC_NAMES = {
     *("FeatureLoss", "WaveletDetailLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
     *("DistributedReplacementSampler", "case_sampler"),
     *("constant", "linear_ramp", "cosine_ramp"),
-    *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage"),
+    *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage", "average_of"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "load_frozen"),

@@ -1,10 +1,10 @@
 """Configs that each run alone, though what they share is written once.
 
 MONAI reads one file for a workflow, or a list whose later files change the earlier; MONAI Label reads one. So every
-config of a bundle is whole. Its head, above the first line ``# ==== from FILE: ... ====``, is written by
-hand. What follows such a line is the head of the file that it names: of another config of the bundle, or of a part
-below ``bundles``. A setting that stands higher up in the file is left out, so the head decides. ``make configs`` writes
-all this; a test holds that nobody edits it elsewhere.
+config of a bundle is whole. Its head, above the first line ``# ==== from FILE: ... ====``, is written by hand. What
+follows such a line is the head of the file that it names, of another config of the bundle or of a part below
+``bundles``, or one setting of it: ``# ==== from FILE, KEY: ... ====``. A setting that stands higher up is left out, so
+the head decides. ``make configs`` writes all this; a test holds that nobody edits it elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.errors import InputError
 
-MARK = re.compile(r"^# ==== from (\S+): .* ====\n", re.M)
+MARK = re.compile(r"^# ==== from (\S+?)(?:, (\w+))?: .* ====\n", re.M)
 KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
 TITLE = re.compile(r"(?:#.*\n)*")
 COMMON = BUNDLES / "common"
@@ -34,26 +34,27 @@ def assembled(config: Path) -> str:
     text = config.read_text(encoding="utf-8")
     whole = head(text)
     known = {key for key, _ in blocks(whole)}
-    for name in MARK.findall(text):
+    for name, wanted in MARK.findall(text):
         part = next((one for one in (config.parent / name, BUNDLES.parent / name) if one.is_file()), None)
         if part is None:
             raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {COMMON}")
         theirs = head(part.read_text(encoding="utf-8"))
         title = _title(theirs) if part.is_relative_to(COMMON) else ""
-        new = [(key, block) for key, block in blocks(theirs) if key not in known]
+        new = [(key, block) for key, block in blocks(theirs) if key not in known and wanted in ("", key)]
         known |= {key for key, _ in new}
-        whole += f"{mark(name)}{title}{''.join(block for _, block in new).strip()}\n\n"
+        whole += f"{mark(name, wanted)}{title}{''.join(block for _, block in new).strip()}\n\n"
     return whole.rstrip() + "\n"
 
 
-def mark(name: str) -> str:
-    """Line above what is from another file."""
-    return f"# ==== from {name}: edit it there, then make configs ====\n"
+def mark(name: str, key: str = "") -> str:
+    """Line above what is from another file: all of its head, or one setting."""
+    return f"# ==== from {name}{', ' if key else ''}{key}: edit it there, then make configs ====\n"
 
 
 def head(text: str) -> str:
     """What stands above the first mark."""
-    return MARK.split(text, maxsplit=1)[0]
+    found = MARK.search(text)
+    return text[: found.start()] if found else text
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
@@ -127,6 +128,6 @@ def wanted_files(bundle: Path) -> dict[Path, str]:
     """Text of each file of a bundle that is made from others."""
     configs = bundle / "configs"
     copied = {configs / path.name: path.read_text(encoding="utf-8") for path in (COMMON / "overlays").iterdir()}
-    own = [path for path in configs.glob("*.yaml") if path not in copied and MARK.search(path.read_text())]
+    ours = {path: assembled(path) for path in sorted({*configs.glob("*.yaml")} - {*copied})}
     licence = {bundle / "LICENSE": (BUNDLES.parent / "LICENSE").read_text(encoding="utf-8")}
-    return {**{path: assembled(path) for path in sorted(own)}, **copied, **licence}
+    return {**ours, **copied, **licence}

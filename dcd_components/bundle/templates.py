@@ -111,7 +111,7 @@ def _theirs(path: str) -> str:
 
 
 def _marks(name: str) -> str:
-    return "\n".join(map(mark, MARK.findall(_theirs(f"configs/{name}.yaml"))))
+    return "\n".join(mark(*found) for found in MARK.findall(_theirs(f"configs/{name}.yaml")))
 
 
 def _settings(task: Task) -> dict[str, dict[str, Any]]:

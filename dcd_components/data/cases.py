@@ -34,7 +34,7 @@ from dcd_components.data.case_files import (
     find_cases,
 )
 from dcd_components.data.datalists import read_datalist
-from dcd_components.data.grids import Grid, affine_faults, grid_faults, structure_faults
+from dcd_components.data.grids import Grid, affine_faults, grid_faults, structure_faults, volume_shape
 from dcd_components.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _header_faults(path: str, channels: int, sequences: Sequence[str]) -> tuple[
         image = nibabel.load(path)
     except UNREADABLE as error:
         return [f"cannot be read: {type(error).__name__}: {error}"], None
-    shape = image.shape
+    shape = image.shape if channels > 1 else volume_shape(image.shape)
     if channels > 1:
         if len(shape) != 4 or shape[3] != channels:
             size = "x".join(map(str, shape))
@@ -161,11 +161,13 @@ def inference_cases(dataset_dir: str | Path, layout: Layout, datalist: str | Pat
     """
     root = Path(str(dataset_dir))
     if datalist:
-        return checked_cases([_below(root, case[IMAGE]) for case in _listed_under_test(Path(str(datalist)))], layout)
-    cases, faults = find_cases(root, replace(layout, label_file=()))
-    if faults:
-        raise InputError(shortened(faults))
-    return checked_cases([_below(root, case[IMAGE]) for case in cases], layout)
+        images = _listed_under_test(Path(str(datalist)), layout)
+    else:
+        cases, faults = find_cases(root, replace(layout, label_file=()))
+        if faults:
+            raise InputError(shortened(faults))
+        images = [case[IMAGE] for case in cases]
+    return checked_cases([_below(root, image) for image in images], layout)
 
 
 def checked_cases(images: Iterable[str | Sequence[str]], layout: Layout) -> list[Case]:
@@ -193,14 +195,28 @@ def checked_cases(images: Iterable[str | Sequence[str]], layout: Layout) -> list
     ]
 
 
-def _listed_under_test(path: Path) -> list[Case]:
+def _listed_under_test(path: Path, layout: Layout) -> list[str | Sequence[str]]:
+    """Images of a list: one path each, or those of the layout's sequences, by the list's own names where it has any."""
     try:
-        cases: list[Case] = json.loads(path.read_text(encoding="utf-8"))["test"]
-        if not cases or not all(IMAGE in case for case in cases):
-            raise KeyError(IMAGE)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = [case[IMAGE] for case in content["test"]]
+        if not images:
+            raise KeyError("test")
+        modality = content.get("modality", {})
+        names = [modality[str(channel)] for channel in range(len(modality))] or [*layout.sequences]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} must be a data list with at least one image under test: {error!r}") from None
-    return cases
+    return [image if isinstance(image, str) else _by_name(image, names, layout, path) for image in images]
+
+
+def _by_name(image: Sequence[str], names: Sequence[str], layout: Layout, datalist: str | Path) -> list[str]:
+    """Paths of the layout's sequences among the paths of a case in a data list, whose sequences have these names."""
+    if missing := [name for name in layout.sequences if name not in names]:
+        raise InputError(f"{datalist} lists the sequences {', '.join(names)}, not {', '.join(missing)}")
+    if len(image) != len(names):
+        raise InputError(f"{datalist} must have a path for each of {', '.join(names)}, got {', '.join(image)}")
+    paths = dict(zip(names, image, strict=True))
+    return [paths[name] for name in layout.sequences]
 
 
 def _below(root: Path, image: str | Sequence[str]) -> str | list[str]:
@@ -232,8 +248,6 @@ def labelled_cases(
             together, the first faults of all cases at once.
     """
     content = read_datalist(datalist)
-    if missing := [name for name in layout.sequences if name not in content.sequences]:
-        raise InputError(f"{datalist} lists the sequences {', '.join(content.sequences)}, not {', '.join(missing)}")
     labelled = [case for case in content.cases if LABEL in case]
     if folds is None:
         folds = sorted({case["fold"] for case in labelled} - set(held_out))
@@ -248,8 +262,7 @@ def labelled_cases(
         logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
     root, items, faults = Path(str(dataset_dir)), [], []
     for case in cases:
-        paths = dict(zip(content.sequences, case[IMAGE], strict=True))
-        image = [str(root / paths[name]) for name in layout.sequences]
+        image = _below(root, _by_name(case[IMAGE], content.sequences, layout, datalist))
         item = {IMAGE: image, LABEL: str(root / case[LABEL]), "case": case["case"]}
         files = {**sequence_files(item[IMAGE], layout.sequences), LABEL: item[LABEL]}
         faults += case_faults(files, layout.reference, layout.resampled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,24 +77,21 @@ def make_datalist(
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
     """Fold of each case, all cases of a patient in one, balanced in cases; ties are in random order.
 
+    Patients with most cases go first, each into the fold that is smallest so far. scikit-learn's ``GroupKFold`` does
+    the same, but its ties hang on its version: a published list must come out the same anywhere.
+
     Raises:
         InputError: for less than one fold, or fewer patients than folds.
     """
-    patients = sorted({str(case["patient"]) for case in cases})
-    if not 1 <= folds <= len(patients):
-        raise InputError(f"folds must be from 1 to the number of patients, {len(patients)}, got {folds}")
-    if folds == 1:
-        return [0] * len(cases)
-    from sklearn.model_selection import GroupKFold
-
-    # Without shuffling, GroupKFold balances the folds; of patients with as many cases, it takes the last number first.
-    number = dict(zip(patients, np.random.default_rng(seed).permutation(len(patients)), strict=True))
-    assigned = [0] * len(cases)
-    groups = [number[str(case["patient"])] for case in cases]
-    for fold, (_, tested) in enumerate(GroupKFold(folds).split(cases, groups=groups)):
-        for index in tested:
-            assigned[index] = fold
-    return assigned
+    counts = Counter(str(case["patient"]) for case in cases)
+    if not 1 <= folds <= len(counts):
+        raise InputError(f"folds must be from 1 to the number of patients, {len(counts)}, got {folds}")
+    rank = dict(zip(sorted(counts), np.random.default_rng(seed).permutation(len(counts)).tolist(), strict=True))
+    sizes, assigned = [0] * folds, {}
+    for patient in sorted(counts, key=lambda name: (-counts[name], -rank[name])):
+        assigned[patient] = sizes.index(min(sizes))
+        sizes[assigned[patient]] += counts[patient]
+    return [assigned[str(case["patient"])] for case in cases]
 
 
 def nnunet_folds(cases: Sequence[Case], folds: int = 5) -> list[int]:
@@ -131,22 +129,23 @@ def write_datalist(datalist: DataList, path: str | Path) -> None:
         "test": [case for case in datalist.cases if LABEL not in case],
     }
     text = json.dumps(content, indent=1) + "\n"
-    if Path(path).is_file() and Path(path).read_text() != text:
+    if Path(path).is_file() and Path(path).read_text(encoding="utf-8") != text:
         raise InputError(f"{path} is another list, and so is kept: delete it, or name another file with --out")
-    Path(path).write_text(text)
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def read_datalist(path: str | Path) -> DataList:
     """Read a list that :func:`write_datalist` wrote.
 
     Raises:
-        InputError: when there is none.
-        InputError: when it is no such list, or one of its cases lacks a key.
+        InputError: when there is none, it is no such list or one of version 0.4, or one of its cases lacks a key.
     """
     if not Path(path).is_file():
         raise InputError(f"no data list at {path}: write one with `dcd datalist`")
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if "resampled" not in content and "own_grid" in content:
+            raise ValueError("it is of version 0.4, which listed one file of a case; write it anew")
         labels = {name: int(value) for value, name in content["labels"].items() if value != "0"}
         cases: list[Case] = [*content["training"], *content.get("test", [])]
         lacking = next((set(KEYS) - set(case) for case in cases if not set(KEYS) <= set(case)), None)

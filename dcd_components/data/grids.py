@@ -56,6 +56,12 @@ class Grid:
         return float(max(gaps))
 
 
+def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of an image without axes of length 1 behind the third, which many programs write."""
+    end = next((n for n in range(len(shape), 3, -1) if shape[n - 1] != 1), min(len(shape), 3))
+    return tuple(shape[:end])
+
+
 def structure_faults(shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[str]:
     """Why an image is not one volume of numbers."""
     if len(shape) != 3:

@@ -52,8 +52,9 @@ absent from truth and prediction is left out, one absent from exactly one of the
 diagonal. Lesions are connected components of {lesions}; one is found if one of its voxels is, and small up to 0.5 ml.\
 """
 SETTING = """\
-This is not the paper's setting: quick.yaml trains for minutes and with {optimizer}; the distillation's loss is
-{normalised} and its weight {weight:g} ({shape}).\
+This is not the paper's setting: quick.yaml trains for minutes, with {optimizer} and an average of the
+weights over fewer iterations (decay {decay:g}); the distillation's loss is {normalised} and its weight {weight:g}
+({shape}).\
 """
 EQUAL = """\
 Plain and distilled student have the same first weights, the same data in the same order and the same number of
@@ -141,6 +142,7 @@ def _setting(parser: ConfigParser) -> str:
     schedule = parser["distillation_weight"]
     return SETTING.format(
         optimizer=parser["optimizer"]["_target_"].rpartition(".")[2],
+        decay=parser["ema_decay"],
         normalised="normalised" if parser["normalize"] else "not normalised",
         weight=schedule["maximum"],
         shape=schedule["_target_"].rpartition(".")[2].replace("_", " "),

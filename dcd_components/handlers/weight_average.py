@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
+
+from dcd_components.networks.stage_recorder import unwrap
+
+
+def average_of(network: nn.Module) -> nn.Module:
+    """Copy a network, less what wraps it for several processes, to take up the moving average of its weights."""
+    return copy.deepcopy(unwrap(network)).eval().requires_grad_(False)
 
 
 class WeightAverage(EMAHandler):  # type: ignore[misc]
@@ -17,13 +25,13 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
 
     Args:
         network: network in training.
-        average: copy of the network that takes up the average, for others to use.
+        average: what :func:`average_of` made of the network; it takes up the average, for others to use.
         decay: what the average keeps of itself per iteration.
     """
 
     def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:
         super().__init__(network, momentum=1 - decay)
-        self.ema_model = average.eval().requires_grad_(False)
+        self.ema_model = average  # instead of Ignite's own copy, which no config could refer to
         self._waits = False
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:

@@ -293,7 +293,7 @@ def test_a_config_that_names_a_place_on_this_machine_is_refused(bundle: Path, tm
     with pytest.raises(ValueError, match=r"configs/\w+.yaml, line \d+, names a place on this machine: /home/someone"):
         pack(bundle, tmp_path / "out", overlays=OVERLAYS)
     write_overlay(bundle, {**TINY, "dataset_dir": "/mnt/brats"})
-    with pytest.raises(ValueError, match=r"inference.json would say dataset_dir: /mnt/brats, a place on this machine"):
+    with pytest.raises(ValueError, match=r"inference.yaml would say dataset_dir: /mnt/brats, a place on this machine"):
         pack(bundle, tmp_path / "out", overlays=OVERLAYS)
 
 

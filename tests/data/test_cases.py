@@ -24,6 +24,7 @@ from dcd_components.data.cases import (
     labelled_cases,
     sequence_files,
 )
+from dcd_components.data.check.nifti import read_volume
 from dcd_components.data.datalists import make_datalist, write_datalist
 from dcd_components.errors import InputError
 
@@ -222,6 +223,28 @@ def test_cases_under_test_of_a_list_are_segmented(one: str, two_cases: Path, who
         assert item == {"image": str(whole), "case": "whole"}
     else:
         assert item == {"image": [str(two_cases / path) for path in paths], "case": CASES[1]}
+
+
+def test_paths_of_a_list_are_found_by_the_list_s_own_names(two_cases: Path) -> None:
+    paths = brats_files(CASES[1])[:4]
+    content = {
+        "modality": dict(enumerate(["seg2", "t2f", "t2w", "t1c", "t1n"])),
+        "test": [{"image": ["x", *paths[::-1]]}],
+    }
+    (two_cases / "list.json").write_text(json.dumps(content))
+    (item,) = inference_cases(two_cases, BRATS, two_cases / "list.json")
+    assert item["image"] == [str(two_cases / path) for path in paths]
+    (two_cases / "list.json").write_text(json.dumps({**content, "modality": {"0": "t1n", "1": "t1c"}}))
+    with pytest.raises(InputError, match=r"list.json lists the sequences t1n, t1c, not t2w, t2f$"):
+        inference_cases(two_cases, BRATS, two_cases / "list.json")
+
+
+def test_an_axis_of_one_behind_the_third_is_none(two_cases: Path) -> None:
+    for file in brats_files(CASES[1]):
+        save(two_cases / file, (2, 3, 4, 1))
+    case = next(case for case in inference_cases(two_cases, BRATS) if case["case"] == CASES[1])
+    assert LoadCased(BRATS)(case)["t1n"].shape == (1, 2, 3, 4)
+    assert read_volume(two_cases / brats_files(CASES[1])[0]).faults == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"test": []}', '{"test": [{"label": "a"}]}'])

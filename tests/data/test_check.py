@@ -199,11 +199,6 @@ DEFECTS: dict[str, tuple[str, Plant, str]] = {
         "truncated: 0 bytes of voxels, expected 240",
     ),
     "series": ("t2", saved(image(1, (*SHAPE, 7))), "is 4D (volumes: 7), shape 4x5x6x7, expected one 3D volume"),
-    "trailing axis": (
-        "t1",
-        saved(image(1, (*SHAPE, 1))),
-        "is 4D (volumes: 1), shape 4x5x6x1, expected one 3D volume",
-    ),
     "slice": ("t2", saved(image(1, (4, 5))), "is 2D, shape 4x5, expected one 3D volume"),
     "colours": ("t2", saved(RGB), "holds colours, expected one real number in each voxel"),
     "complex": (

@@ -15,7 +15,7 @@ from dcd_components.distillation_schedules import constant
 from dcd_components.distiller import Distiller
 from dcd_components.handlers.distillation import DistillationHandler
 from dcd_components.handlers.gradient_clipping import GradientClipping
-from dcd_components.handlers.weight_average import WeightAverage
+from dcd_components.handlers.weight_average import WeightAverage, average_of
 from dcd_components.losses.feature import FeatureLoss
 
 STAGES = ["encoder.0", "encoder.1"]
@@ -356,7 +356,7 @@ def test_a_largest_norm_that_is_not_positive_is_refused(max_norm: float) -> None
 
 def test_the_average_starts_from_the_weights_that_a_training_starts_from() -> None:
     network = nn.Linear(1, 1, bias=False)
-    averaged = nn.Linear(1, 1, bias=False)
+    averaged = average_of(network)
     average = WeightAverage(network, averaged, decay=0.75)
     engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 10.0))
     average.attach(engine)

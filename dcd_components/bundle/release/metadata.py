@@ -42,7 +42,7 @@ def fill_metadata(path: Path, regions: Mapping[str, Sequence[int]], scores: Path
         "pytorch_version": installed("torch"),
         "numpy_version": installed("numpy"),
         "required_packages_version": {name: installed(name) for name in INFERENCE},
-        "training_packages_version": {name: installed(name) for name in TRAINING},
+        "training_packages_version": {name: installed(name) for name in TRAINING if is_installed(name)},
     }
     return metadata | ({"eval_metrics": mean_scores(scores, regions)} if scores else {})
 
@@ -55,6 +55,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise InputError(f"{path} must hold an object, got {type(metadata).__name__}")
     return metadata
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution is installed; numba need not be."""
+    return any(importlib.metadata.distributions(name=distribution))
 
 
 def installed(distribution: str) -> str:

@@ -58,7 +58,7 @@ def pack(
     """
     texts = config_texts(bundle, overlays)
     configs = json_configs(texts, teacher=teacher)
-    _refuse_places(configs)
+    _refuse_places(texts)
     metadata = fill_metadata(bundle / "configs" / "metadata.json", configs["evaluate"]["regions"], scores)
     name = f"{_checked_name(bundle)}_v{metadata['version']}"
     _refuse_loss(out / f"{name}.zip")
@@ -132,10 +132,11 @@ def _checked_name(bundle: Path) -> str:
     return name
 
 
-def _refuse_places(configs: Mapping[str, Config]) -> None:
-    for name, config in configs.items():
+def _refuse_places(texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        config = yaml.safe_load(text)
         if found := [key for key in COMMAND_LINE_PATHS if Path(str(config.get(key, ""))).is_absolute()]:
-            said = f"configs/{name}.json would say {found[0]}: {config[found[0]]}"
+            said = f"configs/{name}.yaml would say {found[0]}: {config[found[0]]}"
             raise InputError(f"{said}, a place on this machine; leave it to the command line")
 
 
@@ -145,7 +146,7 @@ def _refuse_loss(path: Path) -> None:
 
 
 def _copied(bundle: Path) -> dict[str, bytes]:
-    """Files of a release that are as in the bundle, and the package that training needs."""
+    """Files of a release that are as in the bundle, and the package."""
     if missing := [name for name in LICENCES if not (bundle / name).is_file()]:
         raise InputError(f"{bundle} must have {' and '.join(missing)} to be published")
     docs = [path for path in (bundle / "docs").rglob("*") if path.is_file() and not path.name.startswith(".")]

@@ -15,7 +15,14 @@ import nibabel
 import numpy as np
 
 from dcd_components.data.case_files import absence
-from dcd_components.data.grids import DISPLACEMENT_TOLERANCE_MM, Array, Grid, affine_faults, structure_faults
+from dcd_components.data.grids import (
+    DISPLACEMENT_TOLERANCE_MM,
+    Array,
+    Grid,
+    affine_faults,
+    structure_faults,
+    volume_shape,
+)
 
 
 @dataclass
@@ -69,16 +76,17 @@ def read_volume(path: Path) -> Volume:
     if fault or kind is None:
         return Volume(faults=[fault or "is not a NIfTI file: no such header at its start"])
     image = kind.from_bytes(content)
-    structure = list(structure_faults(image.shape, image.get_data_dtype()))
-    size, expected = len(content) - image.dataobj.offset, math.prod(image.shape) * image.get_data_dtype().itemsize
+    shape = volume_shape(image.shape)
+    structure = list(structure_faults(shape, image.get_data_dtype()))
+    size, expected = len(content) - image.dataobj.offset, math.prod(shape) * image.get_data_dtype().itemsize
     if size < expected:
         structure.append(f"truncated: {max(size, 0)} bytes of voxels, expected {expected}")
     volume = Volume(faults=structure + affine_faults(image.affine))
-    if len(image.shape) == 3 and min(image.shape) > 0:
-        volume.grid = Grid(image.shape, image.affine)
+    if len(shape) == 3 and min(shape) > 0:
+        volume.grid = Grid(shape, image.affine)
         volume.conflict = _orientation_conflict(image.header, volume.grid)
     if not structure:
-        volume.values = _read_values(image)
+        volume.values = _read_values(image).reshape(shape)
         volume.faults += _number_faults(volume.values)
     return volume
 
