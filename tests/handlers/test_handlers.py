@@ -357,6 +357,7 @@ def test_a_largest_norm_that_is_not_positive_is_refused(max_norm: float) -> None
 def test_the_average_starts_from_the_weights_that_a_training_starts_from() -> None:
     network = nn.Linear(1, 1, bias=False)
     averaged = average_of(network)
+    assert isinstance(averaged, nn.Linear)
     average = WeightAverage(network, averaged, decay=0.75)
     engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 10.0))
     average.attach(engine)
