@@ -69,10 +69,10 @@ class _TimedTraining:
         self.waits: list[float] = []
         configs = [str(bundle / "configs" / "train_student.yaml")]
         folds = sorted({case["fold"] for case in read_datalist(Path(settings["dataset_dir"], "datalist.json")).cases})
+        places = {key: f"@{key}" for key in ("datalist", "dataset_dir", "layout")}
+        cases = {"_target_": "dcd_components.labelled_cases", **places, "folds": folds}
         training = {
-            "train_folds": folds,
-            "train::data::held_out": [],
-            "train::dataset": {**DATASETS[name], "data": "@train::data", "transform": "@train::preprocessing"},
+            "train::dataset": {**DATASETS[name], "data": cases, "transform": "@train::preprocessing"},
             "train::handlers": [],
             "cache_dir": str(cache),
         }

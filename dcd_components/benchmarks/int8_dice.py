@@ -26,7 +26,7 @@ def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
         Images of shape ``(1, C, D, H, W)``, as the network sees them, the same ones each time.
     """
     size = parser.get_parsed_content("patch_size")
-    cases = parser.get_parsed_content("train::data")
+    cases = parser.get_parsed_content("train::dataset::data")
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     crop = Compose([CropForeground(allow_smaller=True), SpatialPad(size), RandSpatialCrop(size, random_size=False)])
     crop.set_random_state(0)
