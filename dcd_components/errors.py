@@ -33,8 +33,8 @@ def plain_errors() -> None:
     traceback; where it arose in a config, one more sentence names the key and the cause. A process that has lost
     another one of its run says only that, since the other's message is the one to read.
 
-    With ``DCD_TRACEBACK=1`` in the environment every traceback is kept. For programs, that is, for the ``initialize``
-    of a config.
+    With ``DCD_TRACEBACK=1`` in the environment every traceback is kept. For programs: configs call it before anything
+    else.
     """
     sys.excepthook = _hook
 
