@@ -4,19 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from monai.networks.nets import DynUNet
 from torch import nn
 
 from dcd_components.errors import InputError
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import load_frozen, read_weights
-
-
-def dynunet(**options: Any) -> nn.Module:
-    widths = [4, 6, 8, 10]
-    kernels, strides = [3] * 4, [1, 2, 2, 2]
-    network: nn.Module = DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=widths, res_block=True, **options)
-    return network
 
 
 def small(channels: int = 2) -> nn.Module:
