@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dcd_components.data.cache import DiskCache
     from dcd_components.data.case_files import Layout
-    from dcd_components.data.cases import LoadCased, check_output, inference_cases, labelled_cases
+    from dcd_components.data.cases import LoadCased, labelled_cases
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
     from dcd_components.data.transforms import mask_name, nonzero_or_all
+    from dcd_components.data.unlabelled_cases import check_output, inference_cases
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
@@ -77,7 +78,8 @@ __all__ = [
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
 MODULES = {
     "data.cache": ("DiskCache",),
-    "data.cases": ("LoadCased", "check_output", "inference_cases", "labelled_cases"),
+    "data.cases": ("LoadCased", "labelled_cases"),
+    "data.unlabelled_cases": ("check_output", "inference_cases"),
     "data.case_files": ("Layout",),
     "data.transforms": ("mask_name", "nonzero_or_all"),
     "data.registration": ("RigidRegistrationd",),

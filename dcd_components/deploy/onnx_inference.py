@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
 from dcd_components.data.case_files import Layout
-from dcd_components.data.cases import checked_cases, inference_cases
+from dcd_components.data.unlabelled_cases import checked_cases, inference_cases
 from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
 from dcd_components.errors import InputError
 

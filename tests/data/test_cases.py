@@ -18,14 +18,12 @@ from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import (
     LoadCased,
     case_faults,
-    check_output,
-    checked_cases,
-    inference_cases,
     labelled_cases,
     sequence_files,
 )
 from dcd_components.data.check.nifti import read_volume
 from dcd_components.data.datalists import make_datalist, write_datalist
+from dcd_components.data.unlabelled_cases import check_output, checked_cases, inference_cases
 from dcd_components.errors import InputError
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
