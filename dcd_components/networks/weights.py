@@ -1,19 +1,54 @@
-"""Weights read strictly, and without running code from their file."""
+"""Files of weights: written whole, read strictly and without running code from them."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcd_components.errors import InputError
+from dcd_components.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+#: What wraps a network in other programs, and so stands before the names of its weights.
+PREFIXES = ("module.", "_orig_mod.", "net.", "network.", "model.")
+#: Where checkpoints of other programs keep the weights among other things.
+NESTED = ("model", "state_dict", "model_state_dict", "network_weights")
+SHOWN = 4  # faults in one message
+DIGEST_SIZE = 6  # bytes; twice as many hexadecimal digits
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+    """Write a flat state dict, whole or not at all.
+
+    Args:
+        weights: tensors by name.
+        path: of the file; a file that is there already stays until the new one is complete.
+        record: what the weights' user must know, made of numbers, texts, lists and dictionaries. It is an attribute of
+            the dictionary, which other programs do not see, and is read by :func:`read_record`.
+
+    Raises:
+        InputError: for weights that are NaN or Inf, and a file that cannot be written.
+    """
+    if wrong := _not_finite(weights):
+        raise InputError(f"{path} is not written: {wrong} holds NaN or Inf")
+    flat: OrderedDict[str, Tensor] = OrderedDict(weights)
+    if record is not None:
+        flat.__dict__["record"] = dict(record)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        torch.save(flat, file)
 
 
 def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
-    """Load weights into ``network`` strictly and freeze it.
-
-    The file holds a flat state dict of tensors and is read without running code from it.
+    """Load weights into ``network`` strictly, see :func:`read_weights`, and freeze it.
 
     Returns:
         The same network in evaluation mode, without gradients.
@@ -22,27 +57,107 @@ def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
         InputError: when there is no such file, it is no state dict, or a key or shape differs.
     """
     network.load_state_dict(read_weights(network, path))
+    record = read_record(path)
+    if record.get("epoch", 1) < record.get("max_epochs", 0) / 10:
+        logger.warning("%s is of epoch %d of %d: was its training cut short?", path, *_epochs(record))
     return network.eval().requires_grad_(False)
 
 
-def read_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict at ``path`` and check that it fits ``network``; see :func:`load_frozen`."""
-    if not Path(path).is_file():
-        raise InputError(f"no weights at {path}: train the teacher first, or say where they are")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        raise InputError(f"{path} is not a file of weights that torch can read safely: {error}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path} must hold a flat state dict of tensors, as the bundle's training writes it")
-    faults = _mismatches(network.state_dict(), weights)
-    if faults:
-        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise InputError(f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:4])}{more}")
+def read_weights(network: nn.Module, path: str | Path, left_out: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Read the weights at ``path`` and check that they fit ``network``.
+
+    They are a flat state dict, or lie in one of the places of :data:`NESTED`; known prefixes are taken off the names.
+
+    Args:
+        network: gives names and shapes; it is not changed.
+        path: of the file.
+        left_out: beginnings of names that need not be there, and are not returned if they are.
+
+    Raises:
+        InputError: when there is no such file, it is no state dict, a key or shape differs, or a weight is NaN or Inf.
+    """
+    expected = network.state_dict()
+    content = _read(path)
+    weights = _flat(content, path)
+    if not set(weights) & set(expected):
+        weights = _without_prefix(weights)
+    if said := [*_renamed(content, weights)]:
+        logger.info("%s: weights %s", path, " and ".join(said))
+    skipped = tuple(left_out)
+    if skipped:
+        weights, expected = (
+            {key: value for key, value in one.items() if not key.startswith(skipped)} for one in (weights, expected)
+        )
+    if faults := _mismatches(expected, weights):
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise InputError(f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:SHOWN])}{more}")
+    if wrong := _not_finite(weights):
+        raise InputError(f"{path} must hold finite weights, but {wrong} holds NaN or Inf")
     return weights
 
 
-def _mismatches(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What :func:`save_weights` noted of the weights; nothing in a file of another program."""
+    record = getattr(_read(path), "record", None)
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
+def weights_digest(path: str | Path) -> str:
+    """Tell weights apart: 12 hexadecimal digits that hang on names and values alone, not on how the file was written.
+
+    Raises:
+        InputError: when there is no such file, or it is no state dict.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    for name, value in sorted(_without_prefix(_flat(_read(path), path)).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: str | Path) -> Any:
+    """Content of a file that torch wrote, on the CPU."""
+    if not Path(path).is_file():
+        raise InputError(f"no weights at {path}: train the network first, or say where they are")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch does not compress: what unpacks to more is made to fill memory
+            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                raise InputError(f"{path} is not a file of weights: it is compressed, which torch never does")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds
+        cause = " ".join(str(error).split())
+        raise InputError(f"{path} is not a file of weights that torch can read safely: {cause}") from None
+
+
+def _flat(content: Any, path: str | Path) -> dict[str, Tensor]:
+    nested = (content[key] for key in NESTED if isinstance(content, dict) and isinstance(content.get(key), dict))
+    for weights in (content, *nested):
+        if isinstance(weights, dict) and all(isinstance(value, Tensor) for value in weights.values()):
+            return dict(weights)
+    raise InputError(
+        f"{path} must hold a state dict of tensors, at its top or under {', '.join(NESTED)}, as trainings write it"
+    )
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take known prefixes that all names share off them, also several."""
+    names = [*weights]
+    while prefix := next((one for one in PREFIXES if names and all(name.startswith(one) for name in names)), ""):
+        names = [name[len(prefix) :] for name in names]
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def _renamed(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterable[str]:
+    """How weights were found that are not a flat state dict under the network's own names."""
+    if place := next((key for key in NESTED if isinstance(content.get(key), dict)), ""):
+        yield f"taken from {place!r}"
+    flat = content[place] if place else content
+    if prefix := next(iter(flat), "").removesuffix(next(iter(weights), "")):
+        yield f"taken without {prefix!r} before their names"
+
+
+def _mismatches(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     missing = [f"lacks {key}" for key in expected if key not in found]
     foreign = [f"has unknown {key}" for key in found if key not in expected]
     shapes = [
@@ -51,3 +166,12 @@ def _mismatches(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[s
         if key in found and found[key].shape != expected[key].shape
     ]
     return shapes + missing + foreign
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """First name of a weight that holds NaN or Inf."""
+    return next((name for name, x in weights.items() if x.is_floating_point() and not x.isfinite().all()), None)
+
+
+def _epochs(record: Mapping[str, Any]) -> tuple[int, int]:
+    return record["epoch"], record["max_epochs"]
