@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
+    from dcd_components.handlers.checkpoint_loader import SafeCheckpointLoader
     from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
     from dcd_components.handlers.distillation import DistillationHandler
     from dcd_components.handlers.gradient_clipping import GradientClipping
@@ -54,6 +55,7 @@ __all__ = [
     "LossesForTrackers",
     "MirrorInferer",
     "RigidRegistrationd",
+    "SafeCheckpointLoader",
     "StageRecorder",
     "TrainingGuard",
     "TrainingLog",
@@ -90,6 +92,7 @@ MODULES = {
     "distiller": ("Distiller",),
     "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
+    "handlers.checkpoint_loader": ("SafeCheckpointLoader",),
     "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),
     "handlers.distillation": ("DistillationHandler",),
     "handlers.gradient_clipping": ("GradientClipping",),

@@ -14,7 +14,7 @@ PUBLIC_NAMES = {
     *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage", "average_of"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
-    *("BestCheckpoint", "InferenceWeights", "load_frozen"),
+    *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
     *("Layout", "LoadCased", "inference_cases", "labelled_cases", "mask_name", "check_output", "nonzero_or_all"),
     *("LossesForTrackers", "TrainingGuard"),

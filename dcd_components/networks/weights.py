@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.", "net.", "network.", "model.")
 #: Where checkpoints of other programs keep the weights among other things.
 NESTED = ("model", "state_dict", "model_state_dict", "network_weights")
+#: Parts of the names of what only the training of a DynUNet uses; TorchScript cannot script a network that has them.
+TRAINING_ONLY = ("deep_supervision_heads.", ".super_head.")
 SHOWN = 4  # faults in one message
 DIGEST_SIZE = 6  # bytes; twice as many hexadecimal digits
 
@@ -47,17 +49,22 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path, record: Mappin
         torch.save(flat, file)
 
 
-def load_frozen(network: nn.Module, path: str | Path) -> nn.Module:
+def load_frozen(network: nn.Module, path: str | Path, trained_on: Mapping[str, Any] | None = None) -> nn.Module:
     """Load weights into ``network`` strictly, see :func:`read_weights`, and freeze it.
+
+    Args:
+        network: takes the weights.
+        path: of the file.
+        trained_on: what the record of the weights must not contradict, see :func:`check_record`.
 
     Returns:
         The same network in evaluation mode, without gradients.
 
     Raises:
-        InputError: when there is no such file, it is no state dict, or a key or shape differs.
+        InputError: when there is no such file, it is no state dict, a key or shape differs, or its record does.
     """
     network.load_state_dict(read_weights(network, path))
-    record = read_record(path)
+    record = check_record(path, trained_on or {})
     if record.get("epoch", 1) < record.get("max_epochs", 0) / 10:
         logger.warning("%s is of epoch %d of %d: was its training cut short?", path, *_epochs(record))
     return network.eval().requires_grad_(False)
@@ -71,7 +78,7 @@ def read_weights(network: nn.Module, path: str | Path, left_out: Iterable[str] =
     Args:
         network: gives names and shapes; it is not changed.
         path: of the file.
-        left_out: beginnings of names that need not be there, and are not returned if they are.
+        left_out: parts of names; weights so named need not be there, and are not returned if they are.
 
     Raises:
         InputError: when there is no such file, it is no state dict, a key or shape differs, or a weight is NaN or Inf.
@@ -83,11 +90,7 @@ def read_weights(network: nn.Module, path: str | Path, left_out: Iterable[str] =
         weights = _without_prefix(weights)
     if said := [*_renamed(content, weights)]:
         logger.info("%s: weights %s", path, " and ".join(said))
-    skipped = tuple(left_out)
-    if skipped:
-        weights, expected = (
-            {key: value for key, value in one.items() if not key.startswith(skipped)} for one in (weights, expected)
-        )
+    weights, expected = without(weights, left_out), without(expected, left_out)
     if faults := _mismatches(expected, weights):
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise InputError(f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:SHOWN])}{more}")
@@ -100,6 +103,32 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """What :func:`save_weights` noted of the weights; nothing in a file of another program."""
     record = getattr(_read(path), "record", None)
     return dict(record) if isinstance(record, Mapping) else {}
+
+
+def check_record(path: str | Path, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Make sure that weights are used as they were trained, and return their record.
+
+    Args:
+        path: of the weights.
+        trained_on: settings by name; those that the record has too must be equal.
+
+    Raises:
+        InputError: for one that is not.
+    """
+    record = read_record(path)
+    for name, value in trained_on.items():
+        if record.get(name, value) != value:
+            raise InputError(
+                f"{path} was trained with {name} {record[name]}, the config says {value}: lay the overlays that it was "
+                "trained with, such as quick, on top, or set trained_on to null"
+            )
+    return record
+
+
+def without(weights: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, Tensor]:
+    """Weights whose names hold none of some parts."""
+    several = [*parts]
+    return {name: value for name, value in weights.items() if not any(part in name for part in several)}
 
 
 def weights_digest(path: str | Path) -> str:

@@ -9,7 +9,14 @@ from torch import nn
 
 from dcd_components.errors import InputError
 from dcd_components.networks.cost import cost
-from dcd_components.networks.weights import load_frozen, read_record, read_weights, save_weights, weights_digest
+from dcd_components.networks.weights import (
+    check_record,
+    load_frozen,
+    read_record,
+    read_weights,
+    save_weights,
+    weights_digest,
+)
 
 
 def small(channels: int = 2) -> nn.Module:
@@ -158,6 +165,13 @@ def test_a_record_travels_with_the_weights_unseen_by_others(tmp_path: Path) -> N
     small().load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     torch.save(small().state_dict(), tmp_path / "other.pt")
     assert read_record(tmp_path / "other.pt") == {}
+
+
+def test_weights_are_used_as_they_were_trained(tmp_path: Path) -> None:
+    save_weights(small().state_dict(), tmp_path / "model.pt", {"spacing": [3.0, 3.0, 3.0], "sequences": ["t1"]})
+    assert check_record(tmp_path / "model.pt", {"spacing": [3, 3, 3], "labels": {"ET": 3}})["sequences"] == ["t1"]
+    with pytest.raises(InputError, match=r"model\.pt was trained with spacing \[3\.0, 3\.0, 3\.0\], the config says"):
+        load_frozen(small(), tmp_path / "model.pt", {"spacing": [1.0, 1.0, 1.0]})
 
 
 def test_the_digest_hangs_on_names_and_values_alone(tmp_path: Path) -> None:
