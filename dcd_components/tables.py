@@ -1,12 +1,12 @@
 """Tables of what was scored: CSV files and Markdown."""
 
 import csv
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dcd_components.errors import InputError
+from dcd_components.files import whole_file
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
@@ -21,16 +21,11 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """
     if len(headers := {tuple(row) for row in rows}) != 1:
         raise InputError(f"rows for {path} must be at least one, all with the same columns, got {sorted(headers)}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write one file
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([rows[0].keys(), *(row.values() for row in rows)])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([rows[0].keys(), *(row.values() for row in rows)])
 
 
-def read_csv(path: Path, text: Collection[str] = ("case",)) -> list[dict[str, Any]]:
+def read_csv(path: Path, text: Collection[str] = ("case", "weights")) -> list[dict[str, Any]]:
     """Read the rows of a CSV file: text in the columns that are named, numbers in all others.
 
     Args:

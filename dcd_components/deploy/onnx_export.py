@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from dcd_components.bundle.configs import read_configs
-from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork, export_onnx, largest_difference, require
+from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork, export_onnx, largest_difference, require
 from dcd_components.errors import InputError
-from dcd_components.networks.weights import load_frozen
+from dcd_components.files import whole_file
+from dcd_components.networks.weights import load_frozen, weights_digest
 
 #: Largest difference from PyTorch, in units of the largest output; rounding takes some 4e-5 of it, in deep networks.
 TOLERANCE = 1e-3
@@ -40,18 +40,15 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
     network = load_frozen(parser.get_parsed_content("network"), weights)
     shapes = _shapes(parser)
     path = weights.with_suffix(".onnx")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        export_onnx(network, shapes[0][1], partial, {OVERLAYS: " ".join(overlays)}, size=shapes[1][2:])
+    notes = {OVERLAYS: " ".join(overlays), WEIGHTS: weights_digest(weights)}
+    with whole_file(path) as partial:
+        export_onnx(network, shapes[0][1], partial, notes, size=shapes[1][2:])
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{path} was not written: ONNX Runtime differs from PyTorch by {difference:.1e} of the largest output, "
                 f"at most {TOLERANCE:.0e} was expected"
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
     return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}"
 

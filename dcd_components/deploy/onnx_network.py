@@ -21,6 +21,8 @@ from dcd_components.errors import InputError
 IMAGE, PRED = "image", "pred"
 #: Name of the note that says which of the bundle's overlays the weights were trained with, one word each.
 OVERLAYS = "overlays"
+#: Name of the note that has the digest of the weights.
+WEIGHTS = "weights"
 
 
 def export_onnx(

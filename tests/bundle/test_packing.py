@@ -23,6 +23,7 @@ from dcd_components.bundle.release import archives, packing
 from dcd_components.bundle.release.metadata import mean_scores
 from dcd_components.bundle.release.packing import config_texts, json_configs, merged, pack
 from dcd_components.errors import InputError
+from dcd_components.networks.weights import read_record, save_weights, weights_digest
 from dcd_components.tables import write_csv
 
 REGIONS = {"ET": [3], "RC": [4], "TC": [1, 3]}
@@ -119,7 +120,7 @@ def test_weights_are_a_flat_state_dict_equal_to_those_trained(bundle: Path, tmp_
     files = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))
     packed = torch.load(io.BytesIO(files["models/model.pt"]), weights_only=True)
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
-    assert type(packed) is dict
+    assert isinstance(packed, dict)
     assert list(packed) == list(weights)
     assert all(torch.equal(packed[key], weights[key]) and packed[key].is_contiguous() for key in weights)
     assert "models/teacher/model.pt" not in files
@@ -164,7 +165,9 @@ def test_versions_are_those_installed(bundle: Path, tmp_path: Path) -> None:
 def scores_file(path: Path, **changes: Any) -> Path:
     """Scores of two cases, the second without RC."""
     score = {"dice": 0.5, "hd95_mm": 4.0, "nsd": 0.25}
-    row = {"case": "BraTS-GLI-00001-000"} | {f"{key}_{name}": value for name in REGIONS for key, value in score.items()}
+    row = {"case": "BraTS-GLI-00001-000", "weights": "0123456789ab"} | {
+        f"{key}_{name}": value for name in REGIONS for key, value in score.items()
+    }
     row |= {"small_lesions": 1, "tp_small_lesions": 1, "seconds": 0.5}
     absent = {"dice_ET": 0.7, "dice_RC": float("nan"), "hd95_mm_RC": float("nan"), "nsd_RC": float("nan")}
     write_csv([row | changes, row | absent | changes], path)
@@ -172,7 +175,7 @@ def scores_file(path: Path, **changes: Any) -> Path:
 
 
 def test_measured_scores_go_into_the_metadata(tmp_path: Path) -> None:
-    means = mean_scores(scores_file(tmp_path / "scores.csv"), REGIONS)
+    means = mean_scores(scores_file(tmp_path / "scores.csv"), REGIONS, "0123456789ab")
     assert means["cases"] == 2
     assert (means["dice_ET"], means["dice_RC"], means["mean_dice"], means["dice_TC"]) == (0.6, 0.5, 0.55, 0.6 - 0.1)
     assert means["mean_hd95_mm"] == 4.0
@@ -182,16 +185,43 @@ def test_measured_scores_go_into_the_metadata(tmp_path: Path) -> None:
 def test_a_release_says_its_scores(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TINY, "regions", REGIONS)
     write_overlay(bundle, TINY)
-    scores = scores_file(tmp_path / "scores.csv")
+    weights = weights_digest(bundle / "models" / "model.pt")
+    scores = scores_file(tmp_path / "scores.csv", weights=weights)
     packed = pack(bundle, tmp_path / "out", overlays=OVERLAYS, scores=scores)
-    assert json.loads(contents(packed)["configs/metadata.json"])["eval_metrics"] == mean_scores(scores, REGIONS)
+    metrics = json.loads(contents(packed)["configs/metadata.json"])["eval_metrics"]
+    assert metrics == mean_scores(scores, REGIONS, weights)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_scores_of_other_weights_are_refused(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TINY, "regions", REGIONS)
+    write_overlay(bundle, TINY)
+    teacher = weights_digest(bundle / "models" / "teacher" / "model.pt")
+    scores = scores_file(tmp_path / "scores.csv", weights=teacher)
+    with pytest.raises(InputError, match=f"scores.csv has the scores of other weights, {teacher}, not of "):
+        pack(bundle, tmp_path / "out", overlays=OVERLAYS, scores=scores)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_weights_are_packed_flat_with_their_record(bundle: Path, tmp_path: Path) -> None:
+    path = bundle / "models" / "model.pt"
+    weights = {f"module.{key}": value for key, value in torch.load(path, weights_only=True).items()}
+    save_weights(weights, path, {"spacing": [4.0, 4.0, 4.0]})
+    (tmp_path / "packed.pt").write_bytes(contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))["models/model.pt"])
+    assert read_record(tmp_path / "packed.pt") == {"spacing": [4.0, 4.0, 4.0]}
+    assert weights_digest(tmp_path / "packed.pt") == weights_digest(path)
+    assert "module." not in next(iter(torch.load(tmp_path / "packed.pt", weights_only=True)))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "must be a CSV file, but there is none"),
-        ("epoch,loss\n1,0.5\n", "must be the scores.csv of this bundle's evaluation, but lacks case, dice_ET, "),
+        (
+            "epoch,loss\n1,0.5\n",
+            "must be the scores.csv of this bundle's evaluation, but lacks case, weights, dice_ET, ",
+        ),
         ({"dice_ET": 1.5}, "must hold scores, but dice_ET of case BraTS-GLI-00001-000 is none"),
         ({"nsd_TC": "good"}, "must hold numbers in column 'nsd_TC', got 'good'"),
         ({"hd95_mm_ET": -1.0}, "must hold scores, but hd95_mm_ET"),
@@ -205,19 +235,19 @@ def test_scores_that_are_none_are_refused(content: Any, message: str, tmp_path: 
     elif content:
         path.write_text(content)
     with pytest.raises(ValueError, match=f"scores.csv {re.escape(message)}"):
-        mean_scores(path, REGIONS)
+        mean_scores(path, REGIONS, "0123456789ab")
 
 
 # -- what is refused
 
 
-def nested(path: Path) -> None:
-    torch.save({"model": torch.load(path, weights_only=True)}, path)
+def listed(path: Path) -> None:
+    torch.save([*torch.load(path, weights_only=True).values()], path)
 
 
 def of_another_network(path: Path) -> None:
     weights = torch.load(path, weights_only=True)
-    torch.save({f"module.{key}": value for key, value in weights.items()}, path)
+    torch.save({f"other.{key}": value for key, value in weights.items()}, path)
 
 
 def with_heads(path: Path) -> None:
@@ -231,12 +261,12 @@ def with_heads(path: Path) -> None:
     ("damage", "message"),
     [
         (Path.unlink, "no weights at .*model.pt: a release needs them"),
-        (nested, "must hold a flat state dict"),
+        (listed, "must hold a state dict"),
         (of_another_network, "does not fit DynUNet: lacks"),
         (with_heads, "does not fit DynUNet: has unknown deep_supervision_heads.0"),
         (lambda path: path.write_bytes(b"weights"), "not a file of weights that torch can read safely"),
     ],
-    ids=["missing", "nested", "other keys", "heads", "no weights"],
+    ids=["missing", "list", "other keys", "heads", "no weights"],
 )
 def test_weights_that_do_not_fit_are_refused(
     damage: Callable[[Path], None], message: str, model: str, bundle: Path, tmp_path: Path

@@ -21,16 +21,19 @@ TRAINING = ("numba", "PyWavelets", "scikit-learn", "scipy", "tqdm")
 SCORES = ("dice", "hd95_mm", "nsd")
 
 
-def fill_metadata(path: Path, regions: Mapping[str, Sequence[int]], scores: Path | None = None) -> dict[str, Any]:
+def fill_metadata(
+    path: Path, regions: Mapping[str, Sequence[int]], scores: Path | None = None, weights: str = ""
+) -> dict[str, Any]:
     """Read a bundle's metadata and bring its versions and ``eval_metrics`` up to date.
 
     Args:
         path: metadata.json.
         regions: labels that make up each region that is scored.
         scores: CSV file that ``configs/evaluate.yaml`` wrote for the weights.
+        weights: their digest, see :func:`.weights_digest`.
 
     Raises:
-        InputError: for a version that its changelog does not tell of, and for scores of another task.
+        InputError: for a version that its changelog does not tell of, and for scores of another task or other weights.
     """
     metadata = _read(path)
     version = metadata.get("version")
@@ -44,7 +47,7 @@ def fill_metadata(path: Path, regions: Mapping[str, Sequence[int]], scores: Path
         "required_packages_version": {name: installed(name) for name in INFERENCE},
         "training_packages_version": {name: installed(name) for name in TRAINING if is_installed(name)},
     }
-    return metadata | ({"eval_metrics": mean_scores(scores, regions)} if scores else {})
+    return metadata | ({"eval_metrics": mean_scores(scores, regions, weights)} if scores else {})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -67,16 +70,18 @@ def installed(distribution: str) -> str:
     return importlib.metadata.version(distribution).partition("+")[0]
 
 
-def mean_scores(path: Path, regions: Mapping[str, Sequence[int]]) -> dict[str, float]:
+def mean_scores(path: Path, regions: Mapping[str, Sequence[int]], weights: str) -> dict[str, float]:
     """Average a CSV file of an evaluation: number of cases, and the means over labels and of each region.
 
     Raises:
-        InputError: when it lacks a region's scores, or holds what is none.
+        InputError: when it lacks a region's scores, holds what is none, or scores of other weights.
     """
     rows = read_csv(path)
     columns = [f"{score}_{name}" for name in regions for score in SCORES]
-    if missing := [name for name in ("case", *columns) if name not in rows[0]]:
+    if missing := [name for name in ("case", "weights", *columns) if name not in rows[0]]:
         raise InputError(f"{path} must be the scores.csv of this bundle's evaluation, but lacks {', '.join(missing)}")
+    if others := {row["weights"] for row in rows} - {weights}:
+        raise InputError(f"{path} has the scores of other weights, {', '.join(sorted(others))}, not of {weights}")
     for column in columns:
         top = math.inf if "hd95" in column else 1
         if wrong := [row["case"] for row in rows if not _is_score(row[column], top)]:

@@ -17,6 +17,7 @@ from dcd_components.bundle.release.archives import refuse_personal_paths, split_
 from dcd_components.bundle.release.metadata import fill_metadata
 from dcd_components.bundle.release.weights import flat_weights, scripted
 from dcd_components.errors import InputError
+from dcd_components.networks.weights import weights_digest
 
 Config = dict[str, Any]
 WORKFLOWS = ("inference", "train_teacher", "train_student", "distill")
@@ -54,12 +55,14 @@ def pack(
 
     Raises:
         InputError: for weights that are missing or do not fit, a version without a word in the changelog, files that
-            name places on this machine, missing licences, scores of another task, and a release that is there already.
+            name places on this machine, missing licences, scores of another task or other weights, and a release that
+            is there already.
     """
     texts = config_texts(bundle, overlays)
     configs = json_configs(texts, teacher=teacher)
     _refuse_places(texts)
-    metadata = fill_metadata(bundle / "configs" / "metadata.json", configs["evaluate"]["regions"], scores)
+    digest = weights_digest(bundle / MODEL) if scores else ""
+    metadata = fill_metadata(bundle / "configs" / "metadata.json", configs["evaluate"]["regions"], scores, digest)
     name = f"{_checked_name(bundle)}_v{metadata['version']}"
     _refuse_loss(out / f"{name}.zip")
     files = _copied(bundle) | {f"configs/{key}.yaml": text.encode() for key, text in texts.items()}

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,23 +18,25 @@ from monai.data import save_net_with_metadata
 from torch import nn
 
 from dcd_components.errors import InputError
-from dcd_components.networks.weights import read_weights
+from dcd_components.networks.weights import read_record, read_weights
 
 #: Records that torch writes into any archive.
 WRITERS_OWN = ("version", "byteorder", ".data/serialization_id")
 
 
 def flat_weights(network: nn.Module, path: Path) -> bytes:
-    """Read the state dict at ``path``, check that it fits the network, and write it anew.
+    """Read the weights at ``path``, check that they fit the network, and write them flat, with their record.
 
     Raises:
-        InputError: when there is no such file.
-        InputError: when it is no flat state dict, or one of another network.
+        InputError: when there is no such file, it is no state dict, or one of another network.
     """
     if not path.is_file():
         raise InputError(f"no weights at {path}: a release needs them, train them first")
     network.load_state_dict(read_weights(network, path))
-    torch.save(dict(network.state_dict()), file := io.BytesIO())  # DynUNet names most tensors twice; they are kept once
+    weights = OrderedDict(network.state_dict())
+    if record := read_record(path):
+        weights.__dict__["record"] = record
+    torch.save(weights, file := io.BytesIO())  # DynUNet names most tensors twice; they are kept once
     return file.getvalue()
 
 
