@@ -16,17 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcd_components.errors import InputError
 
 Patterns = Mapping[str, str | Sequence[str]]
 Case = dict[str, Any]
+Labels = Literal["needed", "optional", "ignored"]
 CASE, IMAGE, LABEL = "{case}", "image", "label"
 #: What a case holds besides its sequences, so that none may be called so.
 RESERVED = (IMAGE, LABEL, "pred", "case")
 #: Words for a file that is not there, the same wherever images are read.
 MISSING, NO_FILE, EMPTY = "missing", "is no file", "is empty, 0 bytes"
+#: What tears a message or a table apart, or cannot be printed, in a path.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,19 @@ def places(path: str, patterns: Patterns) -> list[tuple[str, str, str]]:
     """Find the patterns that fit a path: ``(key, root, case)`` each, where ``root`` precedes the pattern.
 
     Only those with the shortest name of the case, so that ``a_seg.nii.gz`` fits ``{case}_seg.nii.gz`` and not
-    ``{case}.nii.gz``.
+    ``{case}.nii.gz``; and what is a label by its name is no sequence, so that ``seg/a.nii.gz`` fits
+    ``seg/{case}.nii.gz`` and not ``{case}.nii.gz``.
     """
     fits = [(key, *fit) for key, several in patterns.items() for one in listed(several) for fit in _fit(one, path)]
     shortest = min((len(case) for _, _, case in fits), default=0)
-    return [fit for fit in fits if len(fit[2]) == shortest]
+    best = [fit for fit in fits if len(fit[2]) == shortest]
+    return [fit for fit in best if fit[0] == LABEL] or best
 
 
 def _fit(pattern: str, path: str) -> Iterator[tuple[str, str]]:
     once, again = "(?P<case>[^/]+)", "(?P=case)"
     expression = re.escape(pattern).replace(re.escape(CASE), once, 1).replace(re.escape(CASE), again)
-    if match := re.fullmatch(f"(?P<root>(?:.*/)?){expression}", path):
+    if match := re.fullmatch(f"(?P<root>(?:.*/)?){expression}", path, re.DOTALL):
         yield match["root"], match["case"]
 
 
@@ -130,41 +135,51 @@ def files_of(path: str, sequences: Patterns) -> dict[str, str]:
     return found
 
 
+def shown(path: str | Path) -> str:
+    """A path as a message shows it: on one line."""
+    return repr(str(path)) if CONTROL.search(str(path)) else str(path)
+
+
 def absence(path: Path) -> str | None:
     """Why there is no file to read."""
+    if CONTROL.search(str(path)):
+        return "has a line break or another control character in its path, expected none"
     if not path.is_file():
         return NO_FILE if path.exists() else MISSING
     return None if path.stat().st_size else EMPTY
 
 
-def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str]]:
+def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") -> tuple[list[Case], list[str]]:
     """Find the complete cases below ``folder``, however deep, and what is wrong with the others.
 
     Args:
         folder: the data set.
         layout: how its files are named.
+        labels: whether a case without a label is a fault (``needed``, if the layout says how labels are called) or
+            not (``optional``), or no label is looked at (``ignored``). What is a label by its name is never an image.
 
     Returns:
         The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
-        there twice, one that lies apart from the others, a name without a patient.
+        there twice, one that lies apart from the others, a name without a patient, or with a line break.
 
     Raises:
         InputError: when there is no such folder, or nothing fits the layout.
     """
     if not (root := Path(folder)).is_dir():
-        raise InputError(f"no folder {root}")
-    patterns = {**layout.sequences, **({LABEL: layout.label_file} if layout.label_file else {})}
+        raise InputError(f"no folder {shown(root)}")
+    patterns = {**layout.sequences, LABEL: layout.label_file}
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
         for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
-            found[case][key].append(path)
+            if not (key == LABEL and labels == "ignored"):
+                found[case][key].append(path)
     if not any(layout.sequences.keys() & files.keys() for files in found.values()):
         several = chain.from_iterable(map(listed, layout.sequences.values()))
-        raise InputError(f"no file below {root} fits {', '.join(several)}")
+        raise InputError(f"no file below {shown(root)} fits {', '.join(several)}")
     cases, faults = [], []
     for case, files in sorted(found.items()):
-        wrong = _faults(files, layout) or _unnamed(case, layout)
-        faults += [f"{case}: {fault}" for fault in wrong]
+        wrong = _faults(root, files, layout, labels == "needed") or _unnamed(case, layout)
+        faults += [f"{shown(case)}: {fault}" for fault in wrong]
         if not wrong:
             label = {LABEL: files[LABEL][0]} if LABEL in files else {}
             names = {"case": case, "patient": layout.patient_of(case)}
@@ -172,7 +187,10 @@ def find_cases(folder: str | Path, layout: Layout) -> tuple[list[Case], list[str
     return cases, faults
 
 
-def _faults(files: Mapping[str, Sequence[str]], layout: Layout) -> list[str]:
+def _faults(root: Path, files: Mapping[str, Sequence[str]], layout: Layout, labels_needed: bool) -> list[str]:
+    torn = [path for paths in files.values() for path in paths if CONTROL.search(path)]
+    if torn:
+        return [f"{shown(torn[0])}: {absence(Path(torn[0]))}"]
     doubled = [f"{len(paths)} files for {key}: {', '.join(paths)}" for key, paths in files.items() if len(paths) > 1]
     if not layout.sequences.keys() & files.keys():
         return [f"{files[LABEL][0]}: a label without images"]
@@ -181,10 +199,10 @@ def _faults(files: Mapping[str, Sequence[str]], layout: Layout) -> list[str]:
     for key in layout.sequences:
         expected = candidates(files[known][0], layout.sequences, key)
         if key not in files:
-            wrong.append(f"{expected[0]}: {MISSING}")
+            wrong.append(f"{expected[0]}: {absence(root / expected[0]) or MISSING}")
         elif not (doubled or files[key][0] in expected):  # of another case, perhaps, that is called the same
             wrong.append(f"{files[key][0]}: lies apart from {known}, expected {expected[0]}")
-    wrong += ["no label" for _ in {LABEL} - set(files) if layout.label_file]
+    wrong += ["no label" for _ in {LABEL} - set(files) if layout.label_file and labels_needed]
     return wrong + doubled
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
+import numpy as np
+from monai.data import MetaTensor, NibabelReader
 from monai.transforms import LoadImage, Transform
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from monai.utils import ensure_tuple
 
 from dcd_components.data.case_files import (
     IMAGE,
@@ -27,16 +26,19 @@ from dcd_components.data.case_files import (
     absence,
     case_name,
     files_of,
+    places,
+    shown,
 )
 from dcd_components.data.datalists import read_datalist
-from dcd_components.data.grids import Grid, affine_faults, grid_faults, structure_faults, volume_shape
+from dcd_components.data.grids import Array, Grid, placement_faults
+from dcd_components.data.nifti import UNREADABLE as UNREADABLE
+from dcd_components.data.nifti import Volume, read_header, read_volume
+from dcd_components.data.voxels import background_warning, digest, image_faults, label_faults
 from dcd_components.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 8  # faults in one message
-#: What nibabel raises for a file that is damaged, or no image at all.
-UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 
 
 class LoadCased(Transform):  # type: ignore[misc]
@@ -52,13 +54,12 @@ class LoadCased(Transform):  # type: ignore[misc]
         layout: names of the files; the sequences, all but the resampled ones, must lie on the grid of the reference.
 
     Raises:
-        InputError: for files that are missing or cannot be read, or that differ in shape or affine; in MONAI Label's
-            server, whose clients are told nothing else, FastAPI's ``HTTPException`` 400.
+        InputError: for files that are missing or cannot be read, that differ in shape or affine, or whose voxels are no
+            image; in MONAI Label's server, whose clients are told nothing else, FastAPI's ``HTTPException`` 400.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.load = LoadImage(image_only=True, ensure_channel_first=True)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Load the sequences of an item."""
@@ -66,12 +67,98 @@ class LoadCased(Transform):  # type: ignore[misc]
         if faults := case_faults(files, self.layout.reference, self.layout.resampled):
             raise _refusal(shortened(faults))
         case = data.get("case") or case_name(files[self.layout.reference], self.layout.sequences)
-        loaded = {path: self.load(path) for path in dict.fromkeys(files.values())}
+        volumes = {path: read_volume(path, _channels(files)) for path in dict.fromkeys(files.values())}
+        faults = [f"{path}: {fault}" for path, volume in volumes.items() for fault in volume.faults]
+        if faults := faults or list(_voxel_faults(files, volumes)):
+            raise _refusal(shortened(faults))
+        if warnings := list(_voxel_warnings(files, volumes)):
+            logger.warning(shortened(warnings))
+        loaded = {path: _meta_tensor(path, volume) for path, volume in volumes.items()}
         item = {**data, "case": case}
         for channel, (sequence, path) in enumerate(files.items()):
             item[sequence] = loaded[path][[channel % len(loaded[path])]]
             item[sequence].meta["case"] = case
         return item
+
+
+class LoadLabeld(Transform):  # type: ignore[misc]
+    """Load the label map of an item whose images :class:`LoadCased` has loaded.
+
+    ``label`` of an item, a path, becomes ``(1, D, H, W)`` of whole numbers in float32. Values within 0.01 of a whole
+    number, as the scaling of a file leaves them, are rounded. Not random, and not invertible.
+
+    Args:
+        layout: its labels are the values that may occur, and anything where it has none; the label must lie on the grid
+            of the reference, unless it is among the resampled.
+
+    Raises:
+        InputError: for a file that is missing or cannot be read, that lies elsewhere than the reference, or that holds
+            other values; see :class:`LoadCased`.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the label of an item."""
+        path, reference = str(data[LABEL]), self.layout.reference
+        volume, meta = read_volume(path), data[reference].meta
+        faults = list(volume.faults)
+        if volume.grid:
+            grid = Grid(tuple(map(int, meta["spatial_shape"])), np.asarray(meta["original_affine"], float))
+            faults += placement_faults(volume.grid, grid, reference, LABEL in self.layout.resampled)
+        if volume.values is not None:
+            faults += label_faults(volume.values, self.layout.labels)
+            volume.values = np.rint(volume.values)
+        if faults:
+            raise _refusal(shortened([f"{shown(path)}: {fault}" for fault in faults]))
+        return {**data, LABEL: _meta_tensor(path, volume)}
+
+
+class _ReadAlready(NibabelReader):  # type: ignore[misc]
+    """Gives MONAI what was read, whose own reader changes an affine that differs from ``pixdim``."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__()
+        self.volume = volume
+
+    def read(self, data: Any, **_: Any) -> Any:
+        self.filenames = ensure_tuple(data)
+        return self.volume.kind(self.volume.values, self.volume.affine, self.volume.header)
+
+
+def _meta_tensor(path: str, volume: Volume) -> MetaTensor:
+    return LoadImage(image_only=True, ensure_channel_first=True)(path, reader=_ReadAlready(volume))
+
+
+def _channels(files: Mapping[str, str]) -> list[str]:
+    """Sequences that one file holds as channels; none where each has a file."""
+    sequences = [key for key in files if key != LABEL]
+    return sequences if len(sequences) > 1 and len({files[key] for key in sequences}) == 1 else []
+
+
+def _images(files: Mapping[str, str], volumes: Mapping[str, Volume]) -> Iterator[tuple[str, str, Array]]:
+    """Name of each sequence, its file and channel as a message shows them, and its voxels."""
+    whole = _channels(files)
+    for channel, (sequence, path) in enumerate(files.items()):
+        values = volumes[path].values
+        if values is not None:
+            yield (sequence, f"{path}: {sequence}", values[..., channel]) if whole else (sequence, path, values)
+
+
+def _voxel_faults(files: Mapping[str, str], volumes: Mapping[str, Volume]) -> Iterator[str]:
+    contents = dict[str, tuple[str, str]]()
+    for sequence, where, values in _images(files, volumes):
+        yield from (f"{where}: {fault}" for fault in image_faults(values))
+        same = contents.setdefault(digest(values) or sequence, (sequence, where))
+        if same[0] != sequence:
+            yield f"{where}: has the same voxels as {', '.join(same)}"
+
+
+def _voxel_warnings(files: Mapping[str, str], volumes: Mapping[str, Volume]) -> Iterator[str]:
+    for _, where, values in _images(files, volumes):
+        if warning := background_warning(values):
+            yield f"{where}: {warning}"
 
 
 def _refusal(text: str) -> Exception:
@@ -86,7 +173,12 @@ def sequence_files(image: str | Sequence[str], sequences: Patterns) -> dict[str,
         return files_of(image, sequences)
     if len(image) != len(sequences):
         raise InputError(f"image must have a path for each of {', '.join(sequences)}, got {', '.join(map(str, image))}")
-    return dict(zip(sequences, map(str, image), strict=True))
+    files = dict(zip(sequences, map(str, image), strict=True))
+    for sequence, path in files.items():
+        named = list(dict.fromkeys(key for key, _, _ in places(path, sequences)))
+        if named and sequence not in named:
+            raise InputError(f"{shown(path)}: is called as {', '.join(named)}, expected {sequence}")
+    return files
 
 
 def case_faults(files: Mapping[str, str], reference: str, resampled: Iterable[str] = ()) -> list[str]:
@@ -95,42 +187,23 @@ def case_faults(files: Mapping[str, str], reference: str, resampled: Iterable[st
     Args:
         files: paths by sequence, and by ``label`` where there is one; one path for all sequences is a 4D file.
         reference: the sequence whose grid the others must have.
-        resampled: those that need not have it.
+        resampled: those that need not have it, but must overlap it.
     """
-    if absent := [f"{path}: {fault}" for path in dict.fromkeys(files.values()) if (fault := absence(Path(path)))]:
+    if absent := [f"{shown(path)}: {why}" for path in dict.fromkeys(files.values()) if (why := absence(Path(path)))]:
         return absent
-    sequences = [key for key in files if key != LABEL]
-    channels = len(sequences) if len(sequences) > 1 and len({files[key] for key in sequences}) == 1 else 1
-    grids: dict[str, Grid] = {}
-    faults = []
-    read: set[str] = set()
+    faults, read, channels, grid = list[str](), set[str](), _channels(files), None
     for key in sorted(files, key=lambda key: key != reference):
         if files[key] in read:
             continue
         read.add(files[key])
-        reasons, grid = _header_faults(files[key], 1 if key == LABEL else channels, sequences)
-        if grid and key != reference and key not in resampled and reference in grids:
-            reasons += grid_faults(grid, grids[reference], reference)
-        grids |= {key: grid} if grid else {}
+        volume = read_header(files[key], channels if key != LABEL else ())
+        reasons = list(volume.faults)
+        if key == reference:
+            grid = volume.grid
+        elif volume.grid and grid:
+            reasons += placement_faults(volume.grid, grid, reference, key in resampled)
         faults += [f"{files[key]}: {reason}" for reason in reasons]
     return faults
-
-
-def _header_faults(path: str, channels: int, sequences: Sequence[str]) -> tuple[list[str], Grid | None]:
-    try:
-        image = nibabel.load(path)
-    except UNREADABLE as error:
-        return [f"cannot be read: {type(error).__name__}: {error}"], None
-    shape = image.shape if channels > 1 else volume_shape(image.shape)
-    if channels > 1:
-        if len(shape) != 4 or shape[3] != channels:
-            size = "x".join(map(str, shape))
-            names = ", ".join(sequences)
-            return [f"is {len(shape)}D, shape {size}, expected the name of a sequence, or 4D with {names}"], None
-        shape = shape[:3]
-    if faults := list(structure_faults(shape, image.get_data_dtype())):
-        return faults, None
-    return affine_faults(image.affine), Grid(shape, image.affine)
 
 
 def shortened(faults: Sequence[str]) -> str:
@@ -169,7 +242,8 @@ def labelled_cases(
         layout: its sequences must be among the list's; the label must lie on the grid of the reference, unless it is
             among the resampled.
         folds: of the cases; None for all that are not held out.
-        held_out: folds that should not be among them; if one is, a warning is logged.
+        held_out: folds that should not be among them, whose scores are to speak of new cases; if one is, a warning is
+            logged.
 
     Returns:
         Items of ``image`` (the paths of all sequences), ``label`` and ``case``.
@@ -190,7 +264,7 @@ def labelled_cases(
     if (empty := set(folds) - {case["fold"] for case in cases}) or not cases:
         raise InputError(f"{datalist} has no case in fold {', '.join(map(str, sorted(empty))) or 'list []'}")
     if shared := sorted(set(folds) & set(held_out)):
-        logger.warning("fold %s is trained on and held out: its scores say nothing of new cases", shared)
+        logger.warning("fold %s is used in training and held out: its scores say nothing of new cases", shared)
     root, items, faults = Path(str(dataset_dir)), [], []
     for case in cases:
         image = below(root, by_name(case[IMAGE], content.sequences, layout, datalist))

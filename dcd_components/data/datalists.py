@@ -46,6 +46,7 @@ def make_datalist(
     seed: int = 0,
     nnunet: bool = False,
     skip_incomplete: bool = False,
+    unlabelled: bool = False,
     description: str = "",
 ) -> tuple[DataList, list[str]]:
     """List the cases below a folder, with folds.
@@ -57,6 +58,7 @@ def make_datalist(
         seed: of the assignment of patients to folds.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
+        unlabelled: take cases without a label too, to be segmented.
         description: what makes the list.
 
     Returns:
@@ -65,7 +67,7 @@ def make_datalist(
     Raises:
         InputError: for faults, all at once, unless they are skipped and a case is left.
     """
-    cases, faults = find_cases(folder, layout)
+    cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)

@@ -83,6 +83,13 @@ def affine_faults(affine: Array) -> list[str]:
     return []
 
 
+def spacing_faults(grid: Grid, stored_mm: Array) -> Iterator[str]:
+    """How ``pixdim`` of a header, as it is stored, contradicts the grid; 0 mm says nothing."""
+    stored_mm = np.abs(stored_mm)
+    if not (np.abs(stored_mm - grid.spacing_mm)[stored_mm != 0] <= SPACING_TOLERANCE_MM).all():
+        yield f"pixdim says voxels of {times(stored_mm)} mm, expected {times(grid.spacing_mm)} mm as its sform"
+
+
 def grid_faults(grid: Grid, reference: Grid, name: str) -> Iterator[str]:
     """How a grid differs from that of the reference, called ``name``.
 
@@ -101,6 +108,11 @@ def grid_faults(grid: Grid, reference: Grid, name: str) -> Iterator[str]:
             f"another origin or rotation than {name}: moves a corner by {moved:.3g} mm, "
             f"expected at most {DISPLACEMENT_TOLERANCE_MM} mm"
         )
+
+
+def placement_faults(grid: Grid, reference: Grid, name: str, resampled: bool) -> Iterator[str]:
+    """How a volume lies wrongly by the reference, called ``name``: on another grid, or, if resampled, apart from it."""
+    return (overlap_faults if resampled else grid_faults)(grid, reference, name)
 
 
 def overlap_faults(grid: Grid, reference: Grid, name: str) -> Iterator[str]:

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from os.path import normpath
 from pathlib import Path
 
-import numpy as np
+from dcd_components.data.case_files import IMAGE, LABEL, Case, shown
+from dcd_components.data.grids import Array, Grid, placement_faults
+from dcd_components.data.nifti import read_volume
+from dcd_components.data.voxels import background_warning, count_labels, digest, image_faults, number_faults
 
-from dcd_components.data.case_files import IMAGE, LABEL, Case
-from dcd_components.data.check.nifti import read_volume
-from dcd_components.data.grids import Array, Grid, grid_faults, overlap_faults
-
-RULES = 2  # raise it with every change of a check, so that cases in tables of older rules are read again
-MAX_VALUES = 256  # that a label without declared values may have; an image in its place has more
-SHOWN = 5  # values in one sentence
+RULES = 3  # raise it with every change of a check, so that cases in tables of older rules are read again
 
 
 @dataclass(frozen=True)
@@ -47,87 +44,59 @@ class Finding:
         voxels: of each declared label by its name, or else of each value found.
         faults: ``file: reason`` each.
         warnings: ``kind: file, details`` each.
+        contents: a digest of the voxels by sequence; none for what cannot be read, or has one value.
     """
 
     grid: Grid | None = None
     voxels: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 def check_case(case: CaseFiles) -> Finding:
     """Read every file of a case once, one at a time, and find all faults; whatever a file raises is its fault."""
-    found, contents = Finding(), dict[bytes, str]()
+    found = Finding()
     for key in sorted(case.paths, key=lambda key: key != case.reference):
+        path = shown(case.paths[key])
         try:
-            for fault in _check_file(key, case, found, contents):
-                found.faults.append(f"{case.paths[key]}: {fault}")
+            found.faults += [f"{path}: {fault}" for fault in _check_file(key, path, case, found)]
         except Exception as error:  # noqa: BLE001 - damaged files raise many kinds
             reason = " ".join(f"{type(error).__name__}: {error}".replace(";", ",").split())
-            found.faults.append(f"{case.paths[key]}: cannot be read: {reason}")
+            found.faults.append(f"{path}: cannot be read: {reason}")
     return found
 
 
-def _check_file(key: str, case: CaseFiles, found: Finding, contents: dict[bytes, str]) -> Iterator[str]:
+def _check_file(key: str, path: str, case: CaseFiles, found: Finding) -> Iterator[str]:
     """Faults of a file by itself, against the reference, and against the contents of the files before it."""
-    path = case.paths[key]
-    volume = read_volume(Path(case.root, path))
+    volume = read_volume(Path(case.root, case.paths[key]))
     yield from volume.faults
     if volume.conflict:
         found.warnings.append(f"sform and qform disagree: {path}, {volume.conflict}")
     if key == case.reference:
         found.grid = volume.grid
     elif volume.grid and found.grid:
-        compare = overlap_faults if key in case.resampled else grid_faults
-        yield from compare(volume.grid, found.grid, case.reference)
-    if volume.values is None:
-        return
-    if key == LABEL:
-        found.voxels, faults = count_labels(volume.values, case.labels)
-        yield from faults
-        if not volume.values.any():
-            found.warnings.append(f"no labelled voxel: {path}")
-    elif (one := volume.only_value) is not None:
-        yield f"all {volume.values.size} voxels are {one:g}, expected an image"
-    if (digest := volume.digest) and (first := contents.setdefault(digest, key)) != key:
-        yield f"has the same voxels as {first}, {case.paths[first]}"
+        yield from placement_faults(volume.grid, found.grid, case.reference, key in case.resampled)
+    if volume.values is not None:
+        yield from (_check_label if key == LABEL else _check_image)(volume.values, path, case, found)
+        if content := digest(volume.values):
+            if same := next((other for other, one in found.contents.items() if one == content), None):
+                yield f"has the same voxels as {same}, {case.paths[same]}"
+            found.contents[key] = content
 
 
-def count_labels(values: Array, labels: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
-    """Count the voxels of each label.
-
-    Args:
-        values: of the label map.
-        labels: declared values by name; none when nothing is declared.
-
-    Returns:
-        Voxels by name of the label, or by its value when nothing is declared; why the map is no label map.
-    """
-    found, counts = np.unique(values[(values != 0) & np.isfinite(values)], return_counts=True)
-    voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    fractions = [value for value in voxels if value != round(value)]
-    negative = [value for value in voxels if value < 0 and value not in fractions]
-    declared = {*labels.values(), *fractions, *negative}
-    expected = ", ".join(map(str, labels.values()))
-    faults = [
-        f"{_some(wrong)} in {sum(voxels[value] for value in wrong)} of {values.size} voxels, expected {wanted}"
-        for wrong, wanted in (
-            (fractions, "whole numbers"),
-            (negative, "no value below 0"),
-            ([value for value in voxels if value not in declared] if labels else [], f"0 or one of {expected}"),
-        )
-        if wrong
-    ]
-    if labels:
-        return {name: voxels.get(value, 0) for name, value in labels.items()}, faults
-    if len(voxels) > MAX_VALUES:
-        return {}, [*faults, f"{len(voxels)} different values, expected at most {MAX_VALUES} of a label"]
-    return {str(int(value)): count for value, count in voxels.items() if value not in fractions}, faults
+def _check_label(values: Array, path: str, case: CaseFiles, found: Finding) -> Iterator[str]:
+    yield from number_faults(values)
+    found.voxels, faults = count_labels(values, case.labels)
+    yield from faults
+    if not values.any():
+        found.warnings.append(f"no labelled voxel: {path}")
 
 
-def _some(values: Sequence[float]) -> str:
-    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    return ", ".join(f"{value:g}" for value in values[:SHOWN]) + more
+def _check_image(values: Array, path: str, case: CaseFiles, found: Finding) -> Iterator[str]:
+    yield from image_faults(values)
+    if warning := background_warning(values):
+        found.warnings.append(f"background is not 0: {path}, {warning}")
 
 
 def check_listing(cases: Sequence[Case]) -> list[Finding]:

@@ -6,19 +6,33 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
+from os.path import normpath
 from pathlib import Path
 
 from tqdm import tqdm
 
-from dcd_components.data.case_files import IMAGE, LABEL, Case
+from dcd_components.data.case_files import IMAGE, LABEL, Case, shown
 from dcd_components.data.check.rules import RULES, CaseFiles, Finding, check_case, check_listing
-from dcd_components.data.check.table import SEPARATOR, VOXELS, Row, Table, list_faults, read_rows, summarise
+from dcd_components.data.check.table import (
+    CONTENTS,
+    COPIES,
+    LEAKS,
+    SEPARATOR,
+    UNKNOWN,
+    VOXELS,
+    Row,
+    Table,
+    list_faults,
+    read_rows,
+    summarise,
+)
 from dcd_components.data.datalists import DataList, read_datalist
 from dcd_components.data.grids import times
 from dcd_components.errors import InputError
@@ -75,8 +89,9 @@ def check_datalist(
             raise InputError(f"no folder {folder} {purpose}")
     known = {row["digest"]: row for row in read_rows(path) if "digest" in row}
     tasks = _tasks(listed, root)
-    table = Table(path, [*listed.labels], [row for digest, row in known.items() if digest in tasks])
+    table = Table(path, listed.labels, [row for digest, row in known.items() if digest in tasks])
     _check_all([task for digest, task in tasks.items() if digest not in known], workers, table.add)
+    _compare_cases(table.rows, tasks)
     table.write()
     labelled = sum(LABEL in task.case for task in tasks.values())
     return Report(table.filled(), len(list_faults(table.rows)), summarise(table, labelled))
@@ -132,6 +147,40 @@ def _check(task: Task) -> Row:
         **{VOXELS + name: str(number) for name, number in found.voxels.items()},
         "warnings": SEPARATOR.join(task.listing.warnings + found.warnings),
         "faults": SEPARATOR.join(task.listing.faults + found.faults),
+        CONTENTS: " ".join(found.contents.get(key, UNKNOWN) for key in task.files.paths if key != LABEL),
         "digest": task.digest,
     }
     return {key: text for key, text in row.items() if text}
+
+
+def _compare_cases(rows: Sequence[Row], tasks: Mapping[str, Task]) -> None:
+    """Say of each image whether another case has the same: a fault where their folds differ, else a warning.
+
+    An image that a list names twice is a fault of the list, and is left out.
+    """
+    holders = defaultdict[str, list[tuple[Case, str]]](list)
+    for row in sorted(rows, key=lambda row: row["case"]):
+        for content, case, path in _contents(row, tasks):
+            holders[content].append((case, path))
+    for row in rows:
+        found = defaultdict[str, list[str]](list)
+        for content, case, path in _contents(row, tasks):
+            others = [(other, same) for other, same in holders[content] if _differ(case, path, other, same)]
+            if others:
+                other, same = next((one for one in others if one[0]["fold"] != case["fold"]), others[0])
+                text = f"{shown(path)}: has the same voxels as {shown(same)} of fold {other['fold']}"
+                found[COPIES if other["fold"] == case["fold"] else LEAKS].append(text)
+        for cell in (COPIES, LEAKS):
+            row.pop(cell, None)
+        row.update({cell: SEPARATOR.join(texts) for cell, texts in found.items()})
+
+
+def _contents(row: Row, tasks: Mapping[str, Task]) -> list[tuple[str, Case, str]]:
+    """Digest, case and path of each image of a row that could be read."""
+    case = tasks[row["digest"]].case
+    contents = zip(row[CONTENTS].split(), case[IMAGE], strict=True)
+    return [(content, case, path) for content, path in contents if content != UNKNOWN]
+
+
+def _differ(case: Case, path: str, other: Case, same: str) -> bool:
+    return bool(case["case"] != other["case"] and normpath(path) != normpath(same))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from dcd_components.data.case_files import shown
 from dcd_components.errors import InputError
 from dcd_components.tables import write_csv
 
@@ -17,6 +18,8 @@ Row = dict[str, str]
 
 HEAD, TAIL = ("case", "patient", "fold", "shape", "spacing_mm"), ("warnings", "faults", "digest")
 VOXELS = "voxels_"
+#: Cells of the cases that hold the voxels of one more; told anew in every run, from the digests of all images.
+LEAKS, COPIES, CONTENTS, UNKNOWN = "leaks", "copies", "contents", "-"
 SEPARATOR = "; "
 SHOWN = 20  # faults in a summary
 
@@ -27,12 +30,12 @@ class Table:
 
     Args:
         path: of the file.
-        labels: names that have a column; by default the values found in the rows.
+        labels: declared values by the names that have a column; by default these are the values found in the rows.
         rows: to begin with; cells without content may be left out.
     """
 
     path: Path
-    labels: Sequence[str]
+    labels: Mapping[str, int]
     rows: list[Row]
     _columns: Sequence[str] = field(default=(), init=False)
 
@@ -47,14 +50,14 @@ class Table:
 
     def write(self) -> None:
         """Put the rows, sorted, in place of all that the file held."""
-        self._columns = [*HEAD, *(VOXELS + label for label in self.found_labels()), *TAIL]
+        self._columns = [*HEAD, *(VOXELS + label for label in self.found_labels()), LEAKS, COPIES, CONTENTS, *TAIL]
         self.rows.sort(key=lambda row: (row["case"], row["digest"]))
         write_csv(self.filled(), self.path)
 
     def found_labels(self) -> Sequence[str]:
         """Declared labels, or else all values found, in order."""
         found = {column.removeprefix(VOXELS) for row in self.rows for column in row if column.startswith(VOXELS)}
-        return self.labels or sorted(found, key=int)
+        return [*self.labels] or sorted(found, key=int)
 
     def filled(self) -> list[Row]:
         """Rows with all columns, as in the file."""
@@ -83,19 +86,29 @@ def read_rows(path: Path) -> list[Row]:
 
 def list_faults(rows: Iterable[Row]) -> list[str]:
     """All faults, each as ``case: file: reason``."""
-    return [f"{row['case']}: {fault}" for row in rows for fault in _split(row.get("faults"))]
+    return [
+        f"{shown(row['case'])}: {fault}"
+        for row in rows
+        for cell in ("faults", LEAKS)
+        for fault in _split(row.get(cell))
+    ]
 
 
 def summarise(table: Table, labelled: int) -> str:
     """Say in a few lines what a table holds; ``labelled`` is how many of its cases should have a label."""
     rows, faults = table.rows, list_faults(table.rows)
-    faulty = sum("faults" in row for row in rows)
+    faulty = sum(bool(list_faults([row])) for row in rows)
     lines = [f"cases: {len(rows)}, labelled: {labelled}, with faults: {faulty}; details in {table.path}"]
     lines += [f"faults: {len(faults)}"] * bool(faults) + [f"  {fault}" for fault in faults[:SHOWN]]
     lines += [f"  and {len(faults) - SHOWN} more, see {table.path}"] * (len(faults) > SHOWN)
     kinds = Counter(warning.split(": ")[0] for row in rows for warning in _split(row.get("warnings")))
+    kinds += Counter({"same image as another case of its fold": sum(COPIES in row for row in rows)})
     lines += ["warnings: " + ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())] * bool(kinds)
     labels = table.found_labels()
+    unseen = (
+        [f"{name} ({value})" for name, value in table.labels.items() if not _having(name, rows)] if labelled else []
+    )
+    lines += [f"warning: no case has label {', '.join(unseen)}"] * bool(unseen)
     width = max(map(len, ["label", *labels]))
     lines += [f"{'label':{width}}  cases  median ml"] * bool(labels)
     return "\n".join(lines + [_label_line(name, width, rows) for name in labels])
@@ -103,13 +116,17 @@ def summarise(table: Table, labelled: int) -> str:
 
 def _label_line(name: str, width: int, rows: Sequence[Row]) -> str:
     """Number of cases that have a label, and its median volume in those."""
-    having = [row for row in rows if int(row.get(VOXELS + name, 0))]
+    having = _having(name, rows)
     volumes = [
         int(row[VOXELS + name]) * math.prod(map(float, row["spacing_mm"].split("x"))) / 1000
         for row in having
         if "spacing_mm" in row
     ]
     return f"{name:{width}}  {len(having):5}  " + (f"{median(volumes):9.3g}" if volumes else f"{'-':>9}")
+
+
+def _having(name: str, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if int(row.get(VOXELS + name, 0))]
 
 
 def _split(cell: str | None) -> list[str]:
