@@ -21,6 +21,18 @@ LOST = re.compile(
 )
 #: A process that loads data hands on its errors as text: the traceback, whose first error is the one of interest.
 LOADER = re.compile(r"(?ms)\ACaught \w+ in .*?^(?:[\w.]+\.)?InputError: (.+?)(?:\n\n|\Z)")
+#: What torch says when a process that loads data has died.
+WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal|exited unexpectedly).*?(?=\.|$)")
+#: What torch and NumPy say when memory has run out, on a CPU, a GPU or in a process that loads data.
+NO_MEMORY = re.compile(
+    r"(?:\w+ )?out of memory|can't allocate memory(?:: you tried to allocate \d+ bytes)?|Unable to allocate .*? array",
+    re.I,
+)
+SHORT_OF_MEMORY = (
+    "memory ran out: lower batch_size, patch_size or num_workers in a training, max_memory or patch_size in inference"
+)
+#: A number that YAML takes for text, for want of a point.
+NUMBER_AS_TEXT = re.compile(r"[+-]?\d+e[+-]?\d+", re.I)
 #: What MONAI says of a reference that leads nowhere.
 DANGLING = re.compile(r"the referring item `@(.+)` is not defined")
 
@@ -31,7 +43,8 @@ def plain_errors() -> None:
     MONAI wraps an error inside a config as "Failed to evaluate ...", which hides its cause in the middle of the
     traceback; the first :class:`InputError` along such a chain is the one that is printed. Every other error keeps its
     traceback; where it arose in a config, one more sentence names the key and the cause. A process that has lost
-    another one of its run says only that, since the other's message is the one to read.
+    another one of its run says only that, since the other's message is the one to read. Memory that has run out, and a
+    process for data that has died, are no faults of the program either: the sentence names the settings to lower.
 
     With ``DCD_TRACEBACK=1`` in the environment every traceback is kept. For programs: configs call it before anything
     else.
@@ -53,7 +66,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    plain = None if os.environ.get("DCD_TRACEBACK") == "1" else _input_error(error) or _lost(error)
+    plain = None if os.environ.get("DCD_TRACEBACK") == "1" else input_error(error) or _exhausted(error)
     if plain is None:
         traceback.print_exception(kind, error, trace)
         plain = _config_error(error)
@@ -61,7 +74,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.stderr.write(f"error: {plain}\n")
 
 
-def _input_error(error: BaseException) -> str | None:
+def input_error(error: BaseException) -> str | None:
     """What the first :class:`InputError` of a chain says, be it of this process or of one that loads data."""
     for one in _chain(error):
         if passed_on := LOADER.match(str(one)):
@@ -71,7 +84,15 @@ def _input_error(error: BaseException) -> str | None:
     return None
 
 
-def _lost(error: BaseException) -> str | None:
+def _exhausted(error: BaseException) -> str | None:
+    """What says that processes or memory were lost, along the chain."""
+    for one in _chain(error):
+        text = " ".join(str(one).split())
+        if isinstance(one, RuntimeError) and (died := WORKER_DIED.search(text)):
+            return f"a process that loads data died, for want of memory perhaps: lower num_workers ({died[0]})"
+        lacking = NO_MEMORY.search(text)
+        if isinstance(one, MemoryError) or (isinstance(one, RuntimeError) and lacking):
+            return f"{SHORT_OF_MEMORY} ({lacking[0] if lacking else type(one).__name__})"
     cause = root_cause(error)
     if isinstance(cause, RuntimeError) and LOST.search(str(cause)):
         return f"another process was lost, look for its own message: {cause}"
@@ -103,6 +124,13 @@ def _cause(error: BaseException, frame: FrameType) -> str:
     dangling = next((found[1] for one in _chain(error) if (found := DANGLING.search(str(one)))), None)
     if dangling is None and frame.f_locals["id"] in known:
         cause = root_cause(error)
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}{_numbers_as_text(frame)}"
     near = difflib.get_close_matches(dangling or frame.f_locals["id"], known, n=1)
     return f"{f'no config has @{dangling}' if dangling else 'no config has it'}{f'; {near[0]} is near' if near else ''}"
+
+
+def _numbers_as_text(frame: FrameType) -> str:
+    """Keys whose value YAML took for text, where it was meant as a number."""
+    values = {key: item.get_config() for key, item in frame.f_locals["self"].items.items()}
+    found = [key for key, x in values.items() if isinstance(x, str) and NUMBER_AS_TEXT.fullmatch(x)]
+    return "".join(f"; {key} is the text {values[key]!r} to YAML, a number needs a point: 1.0e-4" for key in found)

@@ -166,3 +166,36 @@ def test_raise_from_none_starts_a_chain() -> None:
     error = ValueError("unknown wavelet")
     error.__context__, error.__suppress_context__ = KeyError("db99"), True
     assert root_cause(error) is error
+
+
+def test_a_number_that_yaml_took_for_text_is_named() -> None:
+    config = {"rate": "1e-4", "name": "1e", "power": {"_target_": "math.sqrt", "_args_": ["@rate"]}, "a": "$1 + @rate"}
+    result = program(CONFIG.format(config=config, key="a"))
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: config key a: TypeError: unsupported operand")
+    assert last.endswith("; rate is the text '1e-4' to YAML, a number needs a point: 1.0e-4")
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("raise MemoryError", "(MemoryError)"),
+        ("import numpy; numpy.empty((1 << 20, 1 << 20, 1 << 10))", "(Unable to allocate 8.00 PiB for an array"),
+        ("import torch; torch.empty(1 << 60)", "(can't allocate memory: you tried to allocate"),
+        ("import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried 20 GiB.')", "(CUDA out of memory)"),
+    ],
+)
+def test_memory_that_runs_out_names_the_settings_to_lower(statement: str, said: str) -> None:
+    result = run(statement)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: memory ran out: lower batch_size, patch_size or num_workers")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(3)"], ids=["killed", "gone"])
+def test_a_process_for_data_that_dies_ends_the_program(death: str) -> None:
+    result = program("import os\n" + LOADER.replace('raise InputError("case 7 has no t1c")', death))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: a process that loads data died, for want of memory perhaps: lower num_")
+    assert result.stderr.count("\n") == 1
