@@ -11,7 +11,7 @@ BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py 
 export GOMP_SPINCOUNT ?= 1000
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
-.PHONY: demo configs test quick-test test-label test-bounds lint
+.PHONY: demo configs test quick-test test-gpu test-label test-bounds lint
 
 demo: .venv/ready
 	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK)
@@ -27,6 +27,10 @@ test: lint
 # About a minute: the mathematics and the handlers, without trainings, networks of real size, and the linters.
 quick-test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(QUICK)
+
+# On a machine with an NVIDIA GPU, in whose .venv torch has been exchanged for a build for it.
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 test-label: .venv-label/ready
 	$(BIN)/python -m pytest tests/label
