@@ -38,10 +38,11 @@ def touch(root: Path, files: list[str]) -> None:
 
 
 def save(path: Path, shape: tuple[int, ...] = (2, 3, 4), affine: float = 1.0, value: float = 0) -> None:
-    """Write an image of one value, with voxels of ``affine`` mm."""
+    """Write an image of 0 but for one voxel of ``value``, with voxels of ``affine`` mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nibabel.Nifti1Image(np.full(shape, value, np.float32), np.diag([affine, affine, affine, 1]))
-    nibabel.save(image, path)
+    values = np.zeros(shape, np.float32)
+    values[-1, 1, 1] = value
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([affine, affine, affine, 1])), path)
 
 
 __all__ = ["BRATS", "ISLES", "ROOT", "Layout", "brats_files", "isles_files", "save", "touch"]

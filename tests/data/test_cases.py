@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, save
 
@@ -19,33 +16,11 @@ from dcd_components.data.cases import (
     LoadCased,
     case_faults,
     labelled_cases,
-    sequence_files,
 )
-from dcd_components.data.check.nifti import read_volume
 from dcd_components.data.datalists import make_datalist, write_datalist
-from dcd_components.data.unlabelled_cases import check_output, checked_cases, inference_cases
 from dcd_components.errors import InputError
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
-ONE = Layout({"t1": "{case}.nii.gz"})
-
-
-@pytest.fixture
-def two_cases(tmp_path: Path) -> Path:
-    """Each image of a case has its own value, from 1 on."""
-    for case in CASES:
-        for value, file in enumerate(brats_files(case), 1):
-            save(tmp_path / file, value=value)
-    write_datalist(make_datalist(tmp_path, BRATS, folds=2)[0], tmp_path / "datalist.json")
-    return tmp_path
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """A file of four channels of values 1, 2, 3 and 4."""
-    values = np.ones((2, 3, 4, 4), np.float32) * np.arange(1, 5)
-    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "whole.nii.gz")
-    return tmp_path / "whole.nii.gz"
 
 
 def load(folder: Path, *folds: int) -> list[dict[str, Any]]:
@@ -89,7 +64,7 @@ def test_a_fold_that_is_held_out_and_trained_on_is_logged(two_cases: Path, caplo
     labelled_cases(two_cases / "datalist.json", two_cases, BRATS, [0], held_out=[1])
     assert caplog.text == ""
     labelled_cases(two_cases / "datalist.json", two_cases, BRATS, [0, 1], held_out=[1])
-    assert "fold [1] is trained on and held out" in caplog.text
+    assert "fold [1] is used in training and held out" in caplog.text
 
 
 def test_a_missing_list_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:
@@ -159,7 +134,7 @@ def test_a_resampled_sequence_may_lie_on_another_grid(layout: str, tmp_path: Pat
             id="series",
         ),
         pytest.param("t2w", lambda path: path.write_bytes(b""), "is empty, 0 bytes", id="empty"),
-        pytest.param("t1n", lambda path: path.write_bytes(b"text"), "cannot be read: ImageFileError: ", id="no image"),
+        pytest.param("t1n", lambda path: path.write_bytes(b"text"), "is not compressed, though ", id="no image"),
         pytest.param("t1n", Path.unlink, "missing", id="missing"),
         pytest.param("t2f", lambda path: (path.unlink(), path.mkdir()), "is no file", id="folder"),
     ],
@@ -188,92 +163,6 @@ def test_a_label_must_fit_a_4d_file_too(whole: Path, tmp_path: Path) -> None:
     assert case_faults(files, "t1n", ["label"]) == []
 
 
-# Cases to segment
-
-
-def test_all_cases_below_a_folder_are_found_whether_they_have_a_label_or_not(two_cases: Path) -> None:
-    (two_cases / brats_files(CASES[1])[4]).unlink()
-    items = inference_cases(two_cases, BRATS)
-    expected = [[str(two_cases / file) for file in brats_files(case)[:4]] for case in CASES]
-    assert items == [{"image": paths, "case": case} for paths, case in zip(expected, CASES, strict=True)]
-
-
-def test_an_incomplete_case_is_named_before_any_is_segmented(two_cases: Path) -> None:
-    (two_cases / brats_files(CASES[1])[1]).unlink()
-    with pytest.raises(InputError, match=rf"^{CASES[1]}: {CASES[1]}/{CASES[1]}-t1c.nii.gz: missing$"):
-        inference_cases(two_cases, BRATS)
-
-
-def test_a_folder_without_a_case_is_named_with_the_patterns(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"^no file below {tmp_path} fits \{{case\}}-t1n.nii.gz, "):
-        inference_cases(tmp_path, BRATS)
-    with pytest.raises(InputError, match=rf"^no folder {tmp_path}/nowhere$"):
-        inference_cases(tmp_path / "nowhere", BRATS)
-
-
-@pytest.mark.parametrize("one", ["all paths", "one path", "4D"])
-def test_cases_under_test_of_a_list_are_segmented(one: str, two_cases: Path, whole: Path) -> None:
-    paths = brats_files(CASES[1])[:4]
-    image = {"all paths": paths, "one path": paths[2], "4D": whole.name}[one]
-    (two_cases / "list.json").write_text(json.dumps({"test": [{"image": image}]}))
-    (item,) = inference_cases(two_cases, BRATS, two_cases / "list.json")
-    if one == "4D":
-        assert item == {"image": str(whole), "case": "whole"}
-    else:
-        assert item == {"image": [str(two_cases / path) for path in paths], "case": CASES[1]}
-
-
-def test_paths_of_a_list_are_found_by_the_list_s_own_names(two_cases: Path) -> None:
-    paths = brats_files(CASES[1])[:4]
-    content = {
-        "modality": dict(enumerate(["seg2", "t2f", "t2w", "t1c", "t1n"])),
-        "test": [{"image": ["x", *paths[::-1]]}],
-    }
-    (two_cases / "list.json").write_text(json.dumps(content))
-    (item,) = inference_cases(two_cases, BRATS, two_cases / "list.json")
-    assert item["image"] == [str(two_cases / path) for path in paths]
-    (two_cases / "list.json").write_text(json.dumps({**content, "modality": {"0": "t1n", "1": "t1c"}}))
-    with pytest.raises(InputError, match=r"list.json lists the sequences t1n, t1c, not t2w, t2f$"):
-        inference_cases(two_cases, BRATS, two_cases / "list.json")
-
-
-def test_an_axis_of_one_behind_the_third_is_none(two_cases: Path) -> None:
-    for file in brats_files(CASES[1]):
-        save(two_cases / file, (2, 3, 4, 1))
-    case = next(case for case in inference_cases(two_cases, BRATS) if case["case"] == CASES[1])
-    assert LoadCased(BRATS)(case)["t1n"].shape == (1, 2, 3, 4)
-    assert read_volume(two_cases / brats_files(CASES[1])[0]).faults == []
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"test": []}', '{"test": [{"label": "a"}]}'])
-def test_a_list_without_images_under_test_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "list.json").write_text(text)
-    with pytest.raises(InputError, match=r"list.json must be a data list with at least one image under test: "):
-        inference_cases(tmp_path, BRATS, tmp_path / "list.json")
-
-
-def test_a_case_given_by_several_of_its_files_comes_once(two_cases: Path) -> None:
-    files = [str(two_cases / file) for file in brats_files(CASES[0])[:4]]
-    assert checked_cases(files, BRATS) == [{"image": files, "case": CASES[0]}]
-
-
-def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        save(tmp_path / folder / "x.nii.gz")
-    with pytest.raises(InputError, match=r"^2 cases are called x$"):
-        checked_cases([str(tmp_path / folder / "x.nii.gz") for folder in ("a", "b")], ONE)
-
-
-def test_a_case_of_one_sequence_has_one_path_in_its_list(tmp_path: Path) -> None:
-    save(tmp_path / "x.nii.gz")
-    assert checked_cases([str(tmp_path / "x.nii.gz")], ONE) == [{"image": [str(tmp_path / "x.nii.gz")], "case": "x"}]
-
-
-def test_as_many_paths_are_wanted_as_there_are_sequences() -> None:
-    with pytest.raises(InputError, match=r"^image must have a path for each of t1n, t1c, t2w, t2f, got a, b$"):
-        sequence_files(["a", "b"], BRATS.sequences)
-
-
 # Loading
 
 
@@ -284,14 +173,14 @@ def test_any_file_of_a_case_or_all_paths_load_its_sequences(given: int, two_case
     assert (item["case"], item["other"]) == (CASES[0], 1)
     for value, name in enumerate(BRATS.sequences, 1):
         assert item[name].shape == (1, 2, 3, 4)
-        assert item[name].unique().tolist() == [value]
+        assert item[name].unique().tolist() == [0, value]
         assert item[name].meta["case"] == CASES[0]
         assert item[name].meta["filename_or_obj"] == paths[value - 1]
 
 
 def test_the_channels_of_a_4d_file_are_the_sequences_in_their_order(whole: Path) -> None:
     item = LoadCased(BRATS)({"image": str(whole)})
-    assert [item[name].unique().tolist() for name in BRATS.sequences] == [[1], [2], [3], [4]]
+    assert [item[name].unique().tolist() for name in BRATS.sequences] == [[0, 1], [0, 2], [0, 3], [0, 4]]
     assert (item["t2w"].shape, item["case"]) == ((1, 2, 3, 4), "whole")
 
 
@@ -319,17 +208,3 @@ def test_clients_of_a_server_are_told_why(two_cases: Path, monkeypatch: pytest.M
         LoadCased(BRATS)({"image": str(two_cases / "x-t1n.nii.gz")})
     assert caught.value.args[0] == 400
     assert caught.value.args[1].startswith(f"{two_cases}/x-t1n.nii.gz: missing; ")
-
-
-# Output
-
-
-def test_weights_and_a_place_for_masks_are_wanted_before_the_work(tmp_path: Path) -> None:
-    weights = tmp_path / "model.pt"
-    with pytest.raises(InputError, match=rf"^{weights}: missing, expected the weights of the network$"):
-        check_output(weights, tmp_path / "a" / "b")
-    weights.touch()
-    check_output(weights, tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()
-    with pytest.raises(InputError, match=rf"^cannot write into {weights}$"):
-        check_output(weights, weights / "b")
