@@ -94,13 +94,15 @@ def places(path: str, patterns: Patterns) -> list[tuple[str, str, str]]:
     """Find the patterns that fit a path: ``(key, root, case)`` each, where ``root`` precedes the pattern.
 
     Only those with the shortest name of the case, so that ``a_seg.nii.gz`` fits ``{case}_seg.nii.gz`` and not
-    ``{case}.nii.gz``; and what is a label by its name is no sequence, so that ``seg/a.nii.gz`` fits
-    ``seg/{case}.nii.gz`` and not ``{case}.nii.gz``.
+    ``{case}.nii.gz``; and what is a label by its name is no sequence, so that ``seg/a.nii.gz`` fits the label's
+    ``seg/{case}.nii.gz`` and not ``{case}.nii.gz``, unless a sequence's pattern says more of the path.
     """
     fits = [(key, *fit) for key, several in patterns.items() for one in listed(several) for fit in _fit(one, path)]
     shortest = min((len(case) for _, _, case in fits), default=0)
     best = [fit for fit in fits if len(fit[2]) == shortest]
-    return [fit for fit in best if fit[0] == LABEL] or best
+    roots = {is_label: [len(fit[1]) for fit in best if (fit[0] == LABEL) == is_label] for is_label in (True, False)}
+    label = bool(roots[True]) and min(roots[True]) <= min(roots[False], default=len(path))
+    return [fit for fit in best if (fit[0] == LABEL) == label]
 
 
 def _fit(pattern: str, path: str) -> Iterator[tuple[str, str]]:

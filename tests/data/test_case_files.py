@@ -9,7 +9,7 @@ import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, touch
 
 from dcd_components.bundle.configs import bundle_settings
-from dcd_components.data.case_files import Layout, Patterns, case_name, files_of, make_layout, places
+from dcd_components.data.case_files import Layout, Patterns, case_name, files_of, find_cases, make_layout, places
 from dcd_components.errors import InputError
 
 SHIFTS: Patterns = {"Flair": ["{case}/Flair.nii.gz"], "T1c": ["{case}/T1c.nii.gz"]}
@@ -52,6 +52,40 @@ def test_the_case_is_the_same_wherever_a_pattern_names_it() -> None:
 
 def test_a_file_that_fits_no_pattern_holds_all_sequences() -> None:
     assert files_of("data/x.nii.gz", SHIFTS) == {"Flair": "data/x.nii.gz", "T1c": "data/x.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("sequence", "label", "files"),
+    [
+        ("{case}.nii.gz", "{case}_seg.nii.gz", ["a.nii.gz", "a_seg.nii.gz"]),
+        ("{case}.nii.gz", "seg/{case}.nii.gz", ["a.nii.gz", "seg/a.nii.gz"]),
+        ("images/{case}.nii.gz", "{case}.nii.gz", ["images/a.nii.gz", "labels/a.nii.gz"]),
+        ("{case}_0000.nii.gz", "labels/{case}.nii.gz", ["images/a_0000.nii.gz", "labels/a.nii.gz"]),
+    ],
+)
+def test_what_is_called_as_a_label_is_no_image(sequence: str, label: str, files: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, files)
+    layout = Layout({"t1": sequence}, label_file=label)
+    expected = {"image": files[:1], "label": files[1], "case": "a", "patient": "a"}
+    assert find_cases(tmp_path, layout) == ([expected], [])
+    del expected["label"]
+    assert find_cases(tmp_path, layout, "ignored") == ([expected], [])
+
+
+def test_labels_may_be_needed_optional_or_ignored(tmp_path: Path) -> None:
+    """A mask in the folder of the data is called as a label; ``c`` is a label without images."""
+    touch(tmp_path, ["a.nii.gz", "a_seg.nii.gz", "masks/a_seg.nii.gz", "b.nii.gz", "c_seg.nii.gz"])
+    layout = Layout({"t1": "{case}.nii.gz"}, label_file="{case}_seg.nii.gz")
+    doubled = "a: 2 files for label: a_seg.nii.gz, masks/a_seg.nii.gz"
+    alone = "c: c_seg.nii.gz: a label without images"
+    assert find_cases(tmp_path, layout) == ([], [doubled, "b: no label", alone])
+    cases, faults = find_cases(tmp_path, layout, "optional")
+    assert ([case["case"] for case in cases], faults) == (["b"], [doubled, alone])
+    cases, faults = find_cases(tmp_path, layout, "ignored")
+    assert ([(case["case"], case["image"]) for case in cases], faults) == (
+        [("a", ["a.nii.gz"]), ("b", ["b.nii.gz"])],
+        [],
+    )
 
 
 @pytest.mark.parametrize(

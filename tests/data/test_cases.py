@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 from trees import BRATS, ISLES, brats_files, isles_files, save
 
@@ -187,6 +190,26 @@ def test_the_channels_of_a_4d_file_are_the_sequences_in_their_order(whole: Path)
 def test_a_case_keeps_the_name_of_its_list(two_cases: Path) -> None:
     item = LoadCased(BRATS)({"image": str(two_cases / brats_files(CASES[0])[0]), "case": "mine"})
     assert item["case"] == item["t2f"].meta["case"] == "mine"
+
+
+def test_swapped_channels_are_named(two_cases: Path) -> None:
+    paths = [str(two_cases / file) for file in brats_files(CASES[0])[:4]]
+    swapped = [paths[1], paths[0], *paths[2:]]
+    with pytest.raises(InputError, match=rf"^{paths[1]}: is called as t1c, expected t1n$"):
+        LoadCased(BRATS)({"image": swapped})
+    listed = json.loads((two_cases / "datalist.json").read_text())
+    listed["training"][0]["image"][:2] = listed["training"][0]["image"][1::-1]
+    (two_cases / "datalist.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"-t1c.nii.gz: is called as t1c, expected t1n$"):
+        load(two_cases, listed["training"][0]["fold"])
+
+
+def test_doubled_channels_of_a_4d_file_are_named(whole: Path) -> None:
+    values = np.asarray(nibabel.load(whole).dataobj)
+    nibabel.save(nibabel.Nifti1Image(values[..., [0, 1, 1, 3]], np.eye(4)), whole)
+    with pytest.raises(InputError) as caught:
+        LoadCased(BRATS)({"image": str(whole)})
+    assert str(caught.value) == f"{whole}: t2w: has the same voxels as t1c, {whole}: t1c"
 
 
 def test_what_does_not_fit_is_not_loaded(two_cases: Path) -> None:

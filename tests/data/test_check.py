@@ -474,6 +474,61 @@ def test_a_patient_in_several_folds_is_a_warning_until_the_list_is_mended(
     assert not check(tmp_path, visits[1:2]).rows[0]["warnings"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("folds", "faults", "cell"), [((0, 1), 4, "leaks"), ((2, 2), 0, "copies")], ids=["other fold", "same fold"]
+)
+def test_a_scan_under_two_names_is_found(
+    folds: tuple[int, int], faults: int, cell: str, workers: int, tmp_path: Path, three: list[dict[str, Any]]
+) -> None:
+    """The FLAIR is another; the T1 of one is the T2 of the other."""
+    for name, other in (("t1", "t2"), ("t2", "t1")):
+        content = (tmp_path / "case0" / f"case0-{name}.nii.gz").read_bytes()
+        (tmp_path / "case1" / f"case1-{other}.nii.gz").write_bytes(content)
+    cases = [{**three[0], "fold": folds[0]}, {**three[1], "fold": folds[1]}, three[2]]
+    report = check(tmp_path, cases, workers=workers)
+    expected = [
+        f"case0/case0-{name}.nii.gz: has the same voxels as case1/case1-{other}.nii.gz of fold {folds[1]}"
+        for name, other in (("t1", "t2"), ("t2", "t1"))
+    ]
+    assert (report.faults, report.rows[0][cell]) == (faults, "; ".join(expected))
+    assert [bool(row[cell]) for row in report.rows] == [True, True, False]
+    assert f"  case0: {expected[0]}" in report.summary.splitlines() or not faults
+    assert "same image as another case of its fold (2)" in report.summary or faults
+    assert check(tmp_path, cases, workers=workers) == report
+    mended = check(tmp_path, [cases[0], cases[2]])
+    assert (mended.faults, mended.rows[0][cell]) == (0, "")
+
+
+def test_a_label_that_no_case_has_is_a_warning(tmp_path: Path, three: list[dict[str, Any]]) -> None:
+    """As ET in the labels of BraTS before 2023, whose value 4 is now another's."""
+    header = ["t1", "t2", "flair"], "t1", ["flair"], {"core": 1, "oedema": 2, "ET": 3, "cavity": 4}
+    write_datalist(DataList(three, *header), tmp_path / "list.json")
+    summary = check_datalist(tmp_path / "list.json", tmp_path, workers=1).summary
+    assert "\nwarning: no case has label ET (3), cavity (4)\n" in summary
+    for case in three:
+        del case["label"]
+    write_datalist(DataList(three, *header), tmp_path / "unlabelled.json")
+    assert "no case has" not in check_datalist(tmp_path / "unlabelled.json", tmp_path, workers=1).summary
+
+
+def test_a_table_of_older_rules_is_gone_on_with(tmp_path: Path, three: list[dict[str, Any]]) -> None:
+    columns = "case,patient,fold,shape,spacing_mm,voxels_core,voxels_oedema,warnings,faults,digest"
+    (tmp_path / "list_check.csv").write_text(f"{columns}\ncase0,case0,0,4x5x6,1x1.5x2,2,3,,,0123\n")
+    assert check(tmp_path, three).faults == 0
+    assert [row["case"] for row in table(tmp_path)] == ["case0", "case1", "case2"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a;b", 'a"b', "=1+1", "a,b"], ids=ascii)
+def test_the_table_is_a_table_whatever_a_case_is_called(name: str, tmp_path: Path) -> None:
+    add_case(tmp_path, name)
+    report = check(tmp_path, [entry(name)])
+    assert [row["case"] for row in table(tmp_path)] == [name]
+    assert report.faults == (4 if "\n" in name else 0)
+    assert check(tmp_path, [entry(name)]) == report
+    assert not [line for line in report.summary.splitlines() if line.startswith("b")]
+
+
 # The run
 
 

@@ -160,6 +160,29 @@ def test_incomplete_cases_can_be_left_out(visits: Path) -> None:
     assert not {case["case"] for case in datalist.cases} & {fault.split(":")[0] for fault in faults}
 
 
+NNUNET = make_layout({"sequences": {"t1": "{case}_0000.nii.gz"}, "label_file": "labelsTr/{case}.nii.gz"})
+
+
+def test_test_images_of_nnunet_s_raw_layout_are_cases_without_a_label_when_asked_for(tmp_path: Path) -> None:
+    touch(tmp_path, ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b_0000.nii.gz"])
+    with pytest.raises(InputError, match=r"^1 faults in .*:\n  b: no label$"):
+        make_datalist(tmp_path, NNUNET, folds=1)
+    datalist, faults = make_datalist(tmp_path, NNUNET, folds=1, unlabelled=True)
+    assert faults == []
+    write_datalist(datalist, tmp_path / "list.json")
+    content = json.loads((tmp_path / "list.json").read_text())
+    assert [case["label"] for case in content["training"]] == ["labelsTr/a.nii.gz"]
+    assert [case["image"] for case in content["test"]] == [["imagesTs/b_0000.nii.gz"]]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, brats_files("BraTS-GLI-00001-000"))
+    (path := tmp_path / brats_files("BraTS-GLI-00001-000")[2]).unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=rf"{path.name}: is no file$"):
+        make_datalist(tmp_path, BRATS, folds=1)
+
+
 def test_a_list_never_ends_up_empty(tmp_path: Path) -> None:
     touch(tmp_path, brats_files("BraTS-GLI-00001-000")[:1])
     with pytest.raises(ValueError, match=r"^4 faults in "):
