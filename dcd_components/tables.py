@@ -41,8 +41,11 @@ def read_csv(path: Path, text: Collection[str] = ("case", "weights")) -> list[di
     """
     if not path.is_file():
         raise InputError(f"{path} must be a CSV file, but there is none")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} must be a CSV file in UTF-8: {error}") from None
     # DictReader puts surplus cells under the key None and None into cells that are missing.
     if not rows or any(None in (*row.keys(), *row.values()) for row in rows):
         raise InputError(f"{path} must have a header and rows of its length, got {len(rows)} rows")

@@ -137,10 +137,15 @@ def weights_digest(path: str | Path) -> str:
     Raises:
         InputError: when there is no such file, or it is no state dict.
     """
+    return state_digest(_flat(_read(path), path))
+
+
+def state_digest(weights: Mapping[str, Tensor]) -> str:
+    """Digest of a network's weights as :func:`weights_digest` has it, less what only training uses."""
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
-    for name, value in sorted(_without_prefix(_flat(_read(path), path)).items()):
+    for name, value in sorted(without(_without_prefix(weights), TRAINING_ONLY).items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -148,15 +153,20 @@ def _read(path: str | Path) -> Any:
     """Content of a file that torch wrote, on the CPU."""
     if not Path(path).is_file():
         raise InputError(f"no weights at {path}: train the network first, or say where they are")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # torch does not compress: what unpacks to more is made to fill memory
-            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                raise InputError(f"{path} is not a file of weights: it is compressed, which torch never does")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _refuse_compressed(archive)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
         cause = " ".join(str(error).split())
         raise InputError(f"{path} is not a file of weights that torch can read safely: {cause}") from None
+
+
+def _refuse_compressed(archive: zipfile.ZipFile) -> None:
+    """Torch does not compress: what unpacks to more than the file was made to fill the memory."""
+    if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+        raise ValueError("it is compressed, which torch never does")
 
 
 def _flat(content: Any, path: str | Path) -> dict[str, Tensor]:

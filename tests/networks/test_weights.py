@@ -201,7 +201,7 @@ def test_a_compressed_file_which_might_fill_the_memory_is_refused(tmp_path: Path
     ):
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
-    with pytest.raises(InputError, match=r"bomb\.pt is not a file of weights: it is compressed"):
+    with pytest.raises(InputError, match=r"bomb\.pt is not a file of weights .*: it is compressed"):
         read_weights(small(), tmp_path / "bomb.pt")
 
 
