@@ -161,6 +161,7 @@ def _datalist_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="nnU-Net's own folds, which may put a patient into several, to compare with published figures",
     )
+    add("--unlabelled", action="store_true", help="take cases without a label too, to be segmented")
     add("--skip_incomplete", action="store_true", help="leave out cases with missing or doubled files, do not stop")
     add("--out", type=Path, help="file to write; DATASET_DIR/datalist.json by default")
 

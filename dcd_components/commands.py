@@ -28,6 +28,7 @@ def datalist(
     folds: int = 5,
     seed: int = 0,
     nnunet_folds: bool = False,
+    unlabelled: bool = False,
     skip_incomplete: bool = False,
     out: str | Path | None = None,
 ) -> str:
@@ -47,6 +48,7 @@ def datalist(
         settings = {name: value for name, value in settings.items() if name not in ("reference", "resampled")}
     layout = case_files.make_layout({**settings, **given})
     folder, rule = Path(dataset_dir), {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    rule |= {"unlabelled": True} if unlabelled else {}
     named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}
     listed, skipped = datalists.make_datalist(
         folder,
@@ -54,6 +56,7 @@ def datalist(
         folds=folds,
         seed=seed,
         nnunet=nnunet_folds,
+        unlabelled=unlabelled,
         skip_incomplete=skip_incomplete,
         description=shlex.join(["dcd", "datalist", "DIR", *_words({**named, **given, "folds": folds, **rule})]),
     )

@@ -58,7 +58,7 @@ def make_datalist(
         seed: of the assignment of patients to folds.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
-        unlabelled: take cases without a label too, to be segmented.
+        unlabelled: take cases without a label too, to be segmented; they are in the fold of their patient, or in 0.
         description: what makes the list.
 
     Returns:
@@ -70,8 +70,11 @@ def make_datalist(
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
-    assigned = nnunet_folds(cases, folds) if nnunet else patient_folds(cases, folds, seed)
-    listed_cases = [{**case, "fold": fold} for case, fold in zip(cases, assigned, strict=True)]
+    ranked = [case for case in cases if LABEL in case] or cases  # what has no label must not unbalance what trains
+    assigned = nnunet_folds(ranked, folds) if nnunet else patient_folds(ranked, folds, seed)
+    known = {case["case"]: fold for case, fold in zip(ranked, assigned, strict=True)}
+    of_patient = {case["patient"]: known[case["case"]] for case in ranked}
+    listed_cases = [{**case, "fold": known.get(case["case"], of_patient.get(case["patient"], 0))} for case in cases]
     header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)
     return DataList(listed_cases, *header, description), faults
 

@@ -164,15 +164,18 @@ NNUNET = make_layout({"sequences": {"t1": "{case}_0000.nii.gz"}, "label_file": "
 
 
 def test_test_images_of_nnunet_s_raw_layout_are_cases_without_a_label_when_asked_for(tmp_path: Path) -> None:
-    touch(tmp_path, ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b_0000.nii.gz"])
-    with pytest.raises(InputError, match=r"^1 faults in .*:\n  b: no label$"):
-        make_datalist(tmp_path, NNUNET, folds=1)
-    datalist, faults = make_datalist(tmp_path, NNUNET, folds=1, unlabelled=True)
+    trained = [f"imagesTr/{case}_0000.nii.gz" for case in "cde"]
+    touch(tmp_path, [*trained, *(f"labelsTr/{case}.nii.gz" for case in "cde")])
+    alone = listed(tmp_path, NNUNET, folds=3)
+    touch(tmp_path, [f"imagesTs/{case}_0000.nii.gz" for case in "ab"])
+    with pytest.raises(InputError, match=r"^2 faults in .*:\n  a: no label\n  b: no label$"):
+        make_datalist(tmp_path, NNUNET, folds=3)
+    datalist, faults = make_datalist(tmp_path, NNUNET, folds=3, unlabelled=True)
     assert faults == []
     write_datalist(datalist, tmp_path / "list.json")
     content = json.loads((tmp_path / "list.json").read_text())
-    assert [case["label"] for case in content["training"]] == ["labelsTr/a.nii.gz"]
-    assert [case["image"] for case in content["test"]] == [["imagesTs/b_0000.nii.gz"]]
+    assert content["training"] == alone
+    assert [case["image"] for case in content["test"]] == [[f"imagesTs/{case}_0000.nii.gz"] for case in "ab"]
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
