@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dcd_components.data.cache import DiskCache
     from dcd_components.data.case_files import Layout
-    from dcd_components.data.cases import LoadCased, labelled_cases
+    from dcd_components.data.cases import LoadCased, LoadLabeld, labelled_cases
+    from dcd_components.data.label_maps import LabelMapd
+    from dcd_components.data.masks import SaveMaskd, check_masks, check_output, planned_cases
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
-    from dcd_components.data.transforms import mask_name, nonzero_or_all
-    from dcd_components.data.unlabelled_cases import check_output, inference_cases
+    from dcd_components.data.transforms import nonzero_or_all
+    from dcd_components.data.unlabelled_cases import SoundCases, inference_cases
+    from dcd_components.data.workers import outlive_signals
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
     from dcd_components.errors import plain_errors
@@ -50,12 +53,16 @@ __all__ = [
     "FeatureLoss",
     "GradientClipping",
     "InferenceWeights",
+    "LabelMapd",
     "Layout",
     "LoadCased",
+    "LoadLabeld",
     "LossesForTrackers",
     "MirrorInferer",
     "RigidRegistrationd",
     "SafeCheckpointLoader",
+    "SaveMaskd",
+    "SoundCases",
     "StageRecorder",
     "TrainingGuard",
     "TrainingLog",
@@ -64,6 +71,7 @@ __all__ = [
     "WeightAverage",
     "average_of",
     "case_sampler",
+    "check_masks",
     "check_output",
     "constant",
     "cosine_ramp",
@@ -72,18 +80,22 @@ __all__ = [
     "labelled_cases",
     "linear_ramp",
     "load_frozen",
-    "mask_name",
     "nonzero_or_all",
+    "outlive_signals",
     "plain_errors",
+    "planned_cases",
 ]
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
 MODULES = {
     "data.cache": ("DiskCache",),
-    "data.cases": ("LoadCased", "labelled_cases"),
-    "data.unlabelled_cases": ("check_output", "inference_cases"),
+    "data.cases": ("LoadCased", "LoadLabeld", "labelled_cases"),
+    "data.unlabelled_cases": ("SoundCases", "inference_cases"),
     "data.case_files": ("Layout",),
-    "data.transforms": ("mask_name", "nonzero_or_all"),
+    "data.label_maps": ("LabelMapd",),
+    "data.masks": ("SaveMaskd", "check_masks", "check_output", "planned_cases"),
+    "data.transforms": ("nonzero_or_all",),
+    "data.workers": ("outlive_signals",),
     "data.registration": ("RigidRegistrationd",),
     "data.samplers": (
         "DistributedReplacementSampler",

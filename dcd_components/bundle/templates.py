@@ -120,6 +120,7 @@ def _settings(task: Task) -> dict[str, dict[str, Any]]:
     return {
         "inference": {
             "sequences": {name: _single(patterns) for name, patterns in layout.sequences.items()},
+            "label_file": _single(layout.label_file),
             "reference": layout.reference,
             "resampled": list(layout.resampled),
             "labels": labels,
@@ -127,7 +128,7 @@ def _settings(task: Task) -> dict[str, dict[str, Any]]:
             "patch_size": list(task.patch_size),
             "teacher_widths": task.teacher_widths,
         },
-        "train_student": {"label_file": _single(layout.label_file), "patient_regex": layout.patient_regex},
+        "train_student": {"patient_regex": layout.patient_regex},
         "train_teacher": {},
         "distill": {},
         "evaluate": {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 
@@ -14,8 +11,3 @@ def nonzero_or_all(image: Tensor) -> Tensor:
     ``select_fn`` of MONAI's ``CropForeground``, which finds no box in an empty image.
     """
     return (image != 0) | (image == 0).all()
-
-
-def mask_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
-    """Name a mask by its case: ``output_name_formatter`` of MONAI's ``SaveImage``."""
-    return {"subject": meta["case"], "idx": None}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,19 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
-from dcd_components.data.case_files import Layout
-from dcd_components.data.unlabelled_cases import checked_cases, inference_cases
-from dcd_components.deploy.onnx_network import OVERLAYS, OnnxNetwork
+from dcd_components.data.case_files import IMAGE, Case, Layout
+from dcd_components.data.masks import FAULT, planned, refuse_loss
+from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
+from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork
 from dcd_components.errors import InputError
+from dcd_components.networks.weights import weights_digest
 
 
 def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
-    """Segment cases with an ONNX file that the command export wrote; no mask that is there already is touched.
+    """Segment cases with an ONNX file that the command export wrote.
+
+    Masks that are there already are kept where they are of the same weights, files and settings, so that a run that was
+    killed goes on; no other file is replaced, see :func:`.check_masks`.
 
     Args:
         cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases of one
@@ -29,26 +32,33 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
         out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
 
     Returns:
-        How many masks were written.
+        How many masks are there.
 
     Raises:
-        InputError: when ONNX Runtime is not installed; for no case, one whose files are missing or do not fit together,
-            a model that does not fit its bundle, and a mask that exists.
+        InputError: when ONNX Runtime is not installed; for no case, a model that does not fit its bundle or is of other
+            weights than those beside it, and a file in a mask's place; at the end, for cases that have no mask, since
+            their files are missing, damaged or do not fit together.
     """
     if not cases:
         raise InputError("name the cases: a file of each, or a folder")
     path, folder = Path(str(model)), Path(str(out))
     network = OnnxNetwork(path)
+    weights = _weights(network, path)
     parser = _configs(network, path)
     parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder))})
     items = _items(cases, parser.get_parsed_content("layout"))
-    names = [f"{item['case']}_seg.nii.gz" for item in items]
-    if there := [name for name in names if (folder / name).exists()]:
-        raise InputError(
-            f"masks exist already: {len(there)}, such as {folder / there[0]}; name another folder with --out"
-        )
-    _segment(parser, items, network, folder)
+    refuse_loss(items, folder, weights)
+    _segment(parser, items, network, weights, folder)
     return f"masks in {folder}: {len(items)}"
+
+
+def _weights(network: OnnxNetwork, path: Path) -> str:
+    """Digest of the weights in the file, which must be those of the checkpoint that it lies beside, if there is one."""
+    digest, beside = network.notes.get(WEIGHTS, ""), path.with_suffix(".pt")
+    if not digest or (beside.is_file() and weights_digest(beside) != digest):
+        of = "does not say of which weights it is" if not digest else f"is of other weights than {beside}"
+        raise InputError(f"{path} {of}: write it anew with dcd export")
+    return digest
 
 
 def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
@@ -67,29 +77,27 @@ def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
     return parser
 
 
-def _items(cases: Sequence[str | Path], layout: Layout) -> list[dict[str, Any]]:
+def _items(cases: Sequence[str | Path], layout: Layout) -> list[Case]:
     """The cases that are given by files or folders."""
     images: list[str | Sequence[str]] = []
+    faulty: list[Case] = []
     for path in map(Path, cases):
         if path.is_dir():
-            images += [case["image"] for case in inference_cases(path.absolute(), layout)]
+            found = inference_cases(path.absolute(), layout)
+            images += [case[IMAGE] for case in found if FAULT not in case]
+            faulty += [case for case in found if FAULT in case]
         else:
             images.append(str(path.absolute()))
-    return checked_cases(images, layout)
+    return checked_cases(images, layout) + faulty
 
 
-def _segment(parser: ConfigParser, items: Sequence[dict[str, Any]], network: OnnxNetwork, folder: Path) -> None:
+def _segment(parser: ConfigParser, items: Sequence[Case], network: OnnxNetwork, weights: str, folder: Path) -> None:
     """Write the masks, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("monai.data.image_writer").setLevel(logging.WARNING)  # it would tell where it wrote at first
-    with tempfile.TemporaryDirectory(prefix=".segment", dir=folder) as partial:
-        parser["output_dir"] = literal(partial)
-        prepare, window, finish = (
-            parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing")
-        )
-        for item in tqdm(items, unit="case"):
-            prepared = prepare(item)
-            prepared["pred"] = window(prepared["image"][None], network)[0]
-            finish(prepared)
-            for mask in Path(partial).iterdir():
-                mask.replace(folder / mask.name)
+    prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
+    todo = planned(items, folder, weights, [prepare, window, "ONNX"])
+    cases = SoundCases(todo, prepare, folder)
+    prepared: dict[str, Any]
+    for prepared in tqdm(cases, total=len(todo), unit="case"):
+        prepared["pred"] = window(prepared[IMAGE][None], network)[0]
+        finish(prepared)
+    cases.report()

@@ -18,6 +18,8 @@ from monai.utils import CommonKeys
 from dcd_components.handlers.training_log import clock
 from dcd_components.metrics.case_scores import case_scores
 from dcd_components.metrics.summary import summarise
+from dcd_components.networks.stage_recorder import unwrap
+from dcd_components.networks.weights import state_digest
 from dcd_components.tables import write_csv
 
 
@@ -26,8 +28,8 @@ class CaseScores:
 
     Acts at ``ITERATION_COMPLETED``, on the post-processed predictions and labels and on the ``case`` of each item. At
     ``EPOCH_COMPLETED`` the means go to ``state.metrics``, where handlers that are listed later find them; rank 0 logs
-    them and writes the rows of all processes. Next to the scores of :func:`.case_scores`, a row has the case's name
-    and the seconds of its inference.
+    them and writes the rows of all processes. Next to the scores of :func:`.case_scores`, a row has the case's name,
+    the seconds of its inference, and the digest of the network's weights, see :func:`.weights_digest`.
 
     Args:
         path: CSV file to write.
@@ -78,8 +80,9 @@ class CaseScores:
         left = (time.monotonic() - self._start) / done * (total - done)
         engine.logger.info(f"case {done}/{total}: {self._rows[-1]['case']}; {clock(left)} left")
 
-    def _write(self, engine: Engine) -> None:
-        rows = sorted(self._gather(), key=lambda row: str(row["case"]))
+    def _write(self, engine: Any) -> None:
+        weights = state_digest(unwrap(engine.network).state_dict())
+        rows = [{**row, "weights": weights} for row in sorted(self._gather(), key=lambda row: str(row["case"]))]
         labels = [name for name, values in self.regions.items() if len(values) == 1]
         means = summarise(rows, labels)
         # NaN, the mean of nothing, would win or lose every comparison of checkpoints.

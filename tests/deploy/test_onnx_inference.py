@@ -138,13 +138,36 @@ def test_signs_that_configs_give_a_meaning_may_be_in_paths(brats: Path, patients
     assert list(masks(out)) == [f"{first.name}_seg.nii.gz"]
 
 
-def test_a_mask_that_exists_is_kept(brats: Path, patients: Path, tmp_path: Path) -> None:
+def test_a_file_of_others_is_not_replaced(brats: Path, patients: Path, tmp_path: Path) -> None:
     first = sorted(path for path in patients.iterdir() if path.is_dir())[0]
     mask = tmp_path / f"{first.name}_seg.nii.gz"
     mask.write_text("corrected by hand")
-    with pytest.raises(ValueError, match=f"masks exist already: 1, such as {mask}; name another folder"):
+    with pytest.raises(ValueError, match=f"{mask} was not written by this project and is not replaced"):
         segment([patients], brats, tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["corrected by hand"]
+
+
+def test_a_run_that_was_killed_goes_on(brats: Path, patients: Path, tmp_path: Path) -> None:
+    first, second = sorted(path for path in patients.iterdir() if path.is_dir())[:2]
+    segment([first], brats, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    written = kept.stat().st_mtime_ns
+    assert segment([first, second], brats, tmp_path) == f"masks in {tmp_path}: 2"
+    assert len(masks(tmp_path)) == 2
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_weights_that_were_trained_on_after_the_export_are_noticed(brats: Path, patients: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(brats, tmp_path / "bundle"))
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    torch.save({name: value + 1 for name, value in weights.items()}, bundle / "models" / "model.pt")
+    with pytest.raises(
+        InputError, match=r"model.onnx is of other weights than .*model.pt: write it anew with dcd export$"
+    ):
+        segment([patients], bundle, tmp_path / "out")
+    (bundle / "models" / "model.pt").unlink()
+    first = sorted(path for path in patients.iterdir() if path.is_dir())[0]
+    segment([first], bundle, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -166,14 +189,15 @@ def test_cases_that_are_none(case: str, expected: str, brats: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_sequence_stops_before_any_work(brats: Path, patients: Path, tmp_path: Path) -> None:
+def test_the_good_cases_are_done_and_the_others_named_at_the_end(brats: Path, patients: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(patients, tmp_path / "data"))
-    lost = sorted(data.glob("*/*-t2w.nii.gz"))[3]
+    lost, cut, *_ = sorted(data.glob("*/*-t2w.nii.gz"))
     lost.unlink()
-    case = lost.parent.name
-    with pytest.raises(InputError, match=f"^{case}: {case}/{lost.name}: missing$"):
+    cut.write_bytes(cut.read_bytes()[:1000])
+    said = rf"^2 of the cases could not be segmented: {cut}: .+; {lost.parent.name}: .*{lost.name}: missing$"
+    with pytest.raises(InputError, match=said):
         segment([data], brats, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert len(masks(tmp_path / "out")) == 8
 
 
 def test_a_model_that_is_none_or_not_of_its_bundle(brats: Path, isles: Path, patients: Path, tmp_path: Path) -> None:
