@@ -20,6 +20,7 @@ import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
+from dcd_components.data.samplers import Draw
 from dcd_components.errors import InputError
 
 #: Packages whose code counts by their version.
@@ -34,6 +35,9 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
     a volume, and a file is found only by the same item, settings of the transforms and code: any change makes a new
     one, see :func:`transforms_hash`. The files that an item names count by their size and time of writing, as MONAI
     Label's users correct a label in place. Old files stay until their folder is deleted.
+
+    An item that is asked for by a :class:`.Draw` has its random transforms seeded by it, and so is the same in every
+    process that makes it, and whatever was made before.
 
     Args:
         data: items, for example dictionaries of paths.
@@ -50,6 +54,12 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
     def set_data(self, data: Sequence[Any]) -> None:
         """Take other items; their files stay, unlike ``PersistentDataset``'s, since others may use them."""
         self.data = data
+
+    def __getitem__(self, index: Any) -> Any:
+        """Item after all transforms."""
+        if isinstance(index, Draw):
+            self.transform.set_random_state(seed=index.seed)
+        return super().__getitem__(index)
 
     def _cachecheck(self, item: Any) -> Any:
         """Item after the deterministic transforms, tensors without MONAI's metadata."""

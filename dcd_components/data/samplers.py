@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sized
 
-import torch
+import numpy as np
+import torch.utils.data
 from monai.data import DistributedSampler
-from torch.utils.data import RandomSampler, Sampler
 
 from dcd_components.distributed import rank, world_size
 
 
-class DistributedReplacementSampler(Sampler[int]):
+class Draw(int):
+    """Index of an item that is drawn, with the seed of what is random in it.
+
+    Args:
+        index: of the item.
+        seed: for its random transforms, see :class:`dcd_components.DiskCache`.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> Draw:
+        """Make an int that knows its seed."""
+        draw = super().__new__(cls, index)
+        draw.seed = seed
+        return draw
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        """Arguments that pickle makes it of, on its way to a process that loads data."""
+        return int(self), self.seed
+
+
+class DistributedReplacementSampler(torch.utils.data.DistributedSampler[Draw]):
     """This process's share of one random order, with replacement, that all processes draw alike.
 
-    Of ``W`` processes, the one of rank ``r`` takes items ``r``, ``r + W``, ... of the order, so that a step's batches
-    are together the batch that a single process would take, were it ``W`` times as large.
+    Each :class:`Draw` follows from the seed, the epoch and its place in the order alone, so that neither the number of
+    processes, nor that of the ones that load data, nor what was drawn before changes it. Of ``W`` processes, the one of
+    rank ``r`` takes places ``r``, ``r + W``, ... of the order, so that a step's batches are together the batch that a
+    single process would take, were it ``W`` times as large. MONAI's trainers call ``set_epoch`` at the start of each.
 
     Args:
         data: what items are drawn from.
         num_samples: items of this process per epoch.
-        seed: of the order, the same in all processes.
+        seed: of the order, the same in all processes; not negative.
+
+    Attributes:
+        start: items of this process to leave out of the next pass alone, for a training that goes on in mid-epoch.
     """
 
     def __init__(self, data: Sized, num_samples: int, seed: int) -> None:
-        order = num_samples * world_size()
-        generator = torch.Generator().manual_seed(seed)  # its own, so the order hangs on nothing else that is drawn
-        self.order = RandomSampler(data, replacement=True, num_samples=order, generator=generator)
+        super().__init__(data, num_replicas=world_size(), rank=rank(), seed=seed)  # type: ignore[arg-type]
+        self.num_samples = num_samples
+        self.start = 0
 
-    def __iter__(self) -> Iterator[int]:
-        """Go on with the order where the epoch before ended."""
-        return itertools.islice(self.order, rank(), None, world_size())
+    def __iter__(self) -> Iterator[Draw]:
+        """Draw this process's items of the epoch."""
+        start, self.start = self.start, 0
+        return (self._draw(one * self.num_replicas + self.rank) for one in range(start, self.num_samples))
 
-    def __len__(self) -> int:
-        """Items of this process per epoch."""
-        return len(self.order) // world_size()
+    def _draw(self, place: int) -> Draw:
+        index, seed = np.random.SeedSequence([self.seed, self.epoch, place]).generate_state(2)
+        return Draw(int(index) * len(self.dataset) >> 32, int(seed))  # type: ignore[arg-type]
 
 
 def case_sampler(data: Sized) -> DistributedSampler | None:

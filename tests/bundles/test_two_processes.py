@@ -15,7 +15,6 @@ from typing import Any
 import jobs
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from tiny import TINY, config_files
 
 from dcd_components.data.samplers import DistributedReplacementSampler
@@ -25,18 +24,14 @@ from dcd_components.tables import read_csv
 TOLERANCE = 1e-6
 #: Of Dice, where such weights are torn between two classes in a few voxels of 80 000.
 DICE_TOLERANCE = 1e-4
-#: Nothing random in a patch, and float32: what is left to differ is what the processes make of it.
+#: In float32 what is left to differ is what the processes make of the same patches, augmented alike.
 EXACT: dict[str, Any] = {
     **TINY,
     "max_epochs": 3,
     "epoch_length": 3,
     "ema_decay": 0.5,
-    "train::handlers::1::max_norm": 0.1,  # so that gradients are clipped
+    "train::handlers::2::max_norm": 0.1,  # so that gradients are clipped
     "sliding_window::overlap": 0.0,
-    "train::random_transforms": [
-        {"_target_": "CenterSpatialCropd", "keys": "@image_and_label", "roi_size": "@patch_size"},
-        {"_target_": "SelectItemsd", "keys": "@image_and_label"},
-    ],
     "train::inferer": {"_target_": "SimpleInferer"},
     "validate::inferer": "@sliding_window",
 }
@@ -137,16 +132,6 @@ def test_two_processes_score_every_case_once(runs: tuple[Path, Path], cases: int
 def test_distillation_starts_in_the_second_epoch(runs: tuple[Path, Path]) -> None:
     weights = [row["distillation_weight"] for row in read_csv(runs[1] / "student_training.csv")]
     assert weights == [None, pytest.approx(0.3), pytest.approx(0.3)]
-
-
-def test_processes_augment_each_in_its_own_way(patients: Path, tmp_path: Path) -> None:
-    config = config_files("train_student", "multi_gpu")
-    places: dict[str, Any] = {"dataset_dir": str(patients), "cache_dir": str(tmp_path), "process_group": None}
-    drawn = []
-    for rank in (0, 1):
-        flow = ConfigWorkflow(config, workflow_type="train", logging_file=False, rank=rank, **places)
-        drawn.append(torch.rand(3, generator=flow.parser.get_parsed_content("train::dataloader").generator))
-    assert not torch.equal(*drawn)
 
 
 class Run:

@@ -15,10 +15,19 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, Lambdad, RandFlipd, ScaleIntensityRanged, Spacingd
+from monai.transforms import (
+    Compose,
+    CropForegroundd,
+    Lambdad,
+    RandFlipd,
+    RandGaussianNoised,
+    ScaleIntensityRanged,
+    Spacingd,
+)
 
 from dcd_components.data import cache
 from dcd_components.data.cache import DiskCache, transforms_hash, value_hash
+from dcd_components.data.samplers import Draw
 from dcd_components.errors import InputError
 
 
@@ -250,3 +259,16 @@ def test_a_file_that_is_written_anew_is_read_anew(listed: bool, tmp_path: Path) 
         os.utime(file, ns=(value, value))
         item = {"label": [str(file)] if listed else str(file)}
         assert DiskCache([item], read, tmp_path / "cache")[0]["label"].max() == value
+
+
+def test_a_draw_decides_all_that_is_random_whatever_was_drawn_before(tmp_path: Path) -> None:
+    flip = Compose([RandFlipd("image", prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)])
+    cached = DiskCache([{"image": np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)}] * 2, flip, tmp_path)
+
+    def made(seed: int, index: int = 0) -> torch.Tensor:
+        return torch.as_tensor(cached[Draw(index, seed)]["image"]).clone()
+
+    first = [made(seed) for seed in range(8)]
+    assert len({tuple(one.flatten().tolist()) for one in first}) > 4
+    assert not all(torch.equal(torch.as_tensor(cached[0]["image"]), first[0]) for _ in range(8))
+    assert all(torch.equal(made(seed, seed % 2), one) for seed, one in reversed([*enumerate(first)]))

@@ -1,12 +1,15 @@
 """What processes share, each of them in turn; tests/bundles/test_two_processes.py has them at once."""
 
+import pickle
+
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
+from dcd_components.data.samplers import DistributedReplacementSampler, Draw, case_sampler
 from dcd_components.distributed import all_reduce_mean, all_reduce_sum
+
+Pairs = list[tuple[int, int]]
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> None:
@@ -18,20 +21,57 @@ def pretend(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> None:
     monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(processes))
 
 
+def drawn(sampler: DistributedReplacementSampler, epoch: int) -> Pairs:
+    sampler.set_epoch(epoch)
+    return [(int(draw), draw.seed) for draw in sampler]
+
+
 def test_the_batches_of_all_processes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     data, per_step, steps = range(7), 2, 5
     one = DistributedReplacementSampler(data, num_samples=3 * per_step * steps, seed=4)
-    expected = [torch.tensor(list(one)).view(steps, -1) for _ in range(2)]
-    assert not torch.equal(expected[0], expected[1])
-    shares: list[list[Tensor]] = []
+    expected = [drawn(one, epoch) for epoch in (1, 2)]
+    shares: list[list[Pairs]] = []
     for rank in range(3):
         pretend(monkeypatch, rank, 3)
         order = DistributedReplacementSampler(data, num_samples=per_step * steps, seed=4)
         assert len(order) == per_step * steps
-        shares.append([torch.tensor(list(order)).view(steps, per_step) for _ in range(2)])
+        shares.append([drawn(order, epoch) for epoch in (1, 2)])
     for epoch in range(2):
-        together = torch.cat([share[epoch] for share in shares], dim=1)
-        assert torch.equal(together.sort(1).values, expected[epoch].sort(1).values)
+        for step in range(steps):
+            part = slice(step * per_step, (step + 1) * per_step)
+            together = [pair for share in shares for pair in share[epoch][part]]
+            assert sorted(together) == sorted(expected[epoch][3 * part.start : 3 * part.stop])
+
+
+def test_all_items_are_drawn_equally_often_and_no_seed_twice() -> None:
+    sampler = DistributedReplacementSampler(range(5), num_samples=1000, seed=0)
+    pairs = [pair for epoch in range(1, 6) for pair in drawn(sampler, epoch)]
+    counts = torch.bincount(torch.tensor([index for index, _ in pairs]), minlength=5)
+    assert (counts - 1000).abs().max() < 120  # four standard deviations
+    assert len({seed for _, seed in pairs}) > 4990  # of 2^32
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 2}])
+def test_another_seed_or_epoch_is_another_order(change: dict[str, int]) -> None:
+    def order(seed: int = 0, epoch: int = 1) -> Pairs:
+        return drawn(DistributedReplacementSampler(range(9), num_samples=20, seed=seed), epoch)
+
+    assert order() == order()
+    assert order() != order(**change)
+
+
+def test_a_pass_can_begin_in_the_midst_of_an_epoch_and_the_next_is_whole_again() -> None:
+    sampler = DistributedReplacementSampler(range(9), num_samples=6, seed=0)
+    whole = drawn(sampler, 3)
+    sampler.start = 4
+    assert drawn(sampler, 3) == whole[4:]
+    assert drawn(sampler, 3) == whole
+    assert len(sampler) == 6
+
+
+def test_a_draw_keeps_its_seed_on_its_way_to_another_process() -> None:
+    draw = pickle.loads(pickle.dumps(Draw(3, seed=7)))
+    assert (draw, draw.seed) == (3, 7)
 
 
 @pytest.mark.parametrize(("cases", "shares"), [(5, [[0, 2, 4], [1, 3]]), (2, [[0], [1]])], ids=["odd", "one each"])
