@@ -19,7 +19,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
+from monai.transforms import Compose, SaveImaged
 from numpy.typing import NDArray
 
 from dcd_components.data.cache import value_hash
@@ -214,7 +214,7 @@ def planned_cases(
     cases: Sequence[Case],
     output_dir: str | Path,
     ckpt_path: str | Path,
-    settings: object = None,
+    settings: Sequence[object] = (),
     scored: bool = False,
 ) -> list[Case]:
     """Leave out the cases whose masks are there already, and give each of the others its mark.
@@ -234,9 +234,12 @@ def planned_cases(
     return planned(cases, Path(output_dir), weights, settings, scored)
 
 
-def planned(cases: Sequence[Case], folder: Path, weights: str, settings: object, scored: bool = False) -> list[Case]:
+def planned(
+    cases: Sequence[Case], folder: Path, weights: str, settings: Sequence[object], scored: bool = False
+) -> list[Case]:
     """As :func:`planned_cases`, by the digest of the weights."""
-    fixed = value_hash(settings)
+    # A Compose has a random state, which decides nothing here.
+    fixed = value_hash([one.flatten().transforms if isinstance(one, Compose) else one for one in settings])
     todo = [case if FAULT in case else {**case, MARK: str(Mark(weights, _digest(case, fixed)))} for case in cases]
     if scored:
         return todo

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def cases(tmp_path: Path) -> list[Case]:
     return found
 
 
-def written(cases: list[Case], folder: Path, weights: Path, settings: object = None) -> list[Case]:
+def written(cases: list[Case], folder: Path, weights: Path, settings: Sequence[object] = ()) -> list[Case]:
     """Write the masks of the cases that are left to do."""
     todo = planned_cases(cases, folder, weights, settings)
     for case in todo:
