@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import runpy
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
+from dcd_components.bundle.configs import literal
 from dcd_components.errors import InputError
 
 
@@ -51,8 +53,20 @@ def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings:
     files = config_files(root, [*chosen.configs, *overlays])
     check_settings(files, settings)
     named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
-    words = ["run", *([chosen.name] if chosen.name else []), "--bundle_root", str(root), "--config_file", named]
-    return [*words, *(f"--{key}={value}" for key, value in settings.items())]
+    words = [
+        "run",
+        *([chosen.name] if chosen.name else []),
+        "--bundle_root",
+        _as_text(str(root)),
+        "--config_file",
+        named,
+    ]
+    return [*words, *(f"--{key}={_as_text(value)}" for key, value in settings.items())]
+
+
+def _as_text(value: str) -> str:
+    """A path whose signs MONAI would take for references as an expression that gives it, all else as it is."""
+    return literal(value) if value.startswith("/") and re.search("[#@%$]", value) else value
 
 
 def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcd_components.data.case_files import IMAGE, LABEL, Case, Layout, find_cases
+from dcd_components.data.case_files import CONTROL, IMAGE, LABEL, Case, Layout, find_cases
 from dcd_components.errors import InputError
 
 KEYS = (IMAGE, "case", "patient", "fold")
@@ -155,6 +155,8 @@ def read_datalist(path: str | Path) -> DataList:
         cases: list[Case] = [*content["training"], *content.get("test", [])]
         lacking = next((set(KEYS) - set(case) for case in cases if not set(KEYS) <= set(case)), None)
         sequences = [content["modality"][str(channel)] for channel in range(len(content["modality"]))]
+        if not lacking and (wrong := [c["case"] for c in cases if not _is_name(c["case"])]):
+            raise ValueError(f"a case must have a name without a folder, got {wrong[0]!r}")
         if not lacking and any(isinstance(c[IMAGE], str) or len(c[IMAGE]) != len(sequences) for c in cases):
             raise ValueError(f"{IMAGE} of every case must be the paths of {', '.join(sequences)}")
         header = (sequences, content["reference"], content["resampled"], labels, content.get("description", ""))
@@ -163,3 +165,8 @@ def read_datalist(path: str | Path) -> DataList:
     if lacking:
         raise InputError(f"every case in {path} must have {', '.join(KEYS)}; one lacks {', '.join(sorted(lacking))}")
     return DataList(cases, *header)
+
+
+def _is_name(case: object) -> bool:
+    """Whether a case is called as a file may be called: its mask lies where it is told to."""
+    return isinstance(case, str) and case not in ("", "..") and case == Path(case).name and not CONTROL.search(case)
