@@ -31,7 +31,6 @@ from dcd_components.data.case_files import (
 )
 from dcd_components.data.datalists import read_datalist
 from dcd_components.data.grids import Array, Grid, placement_faults
-from dcd_components.data.nifti import UNREADABLE as UNREADABLE
 from dcd_components.data.nifti import Volume, read_header, read_volume
 from dcd_components.data.voxels import background_warning, digest, image_faults, label_faults
 from dcd_components.errors import InputError

@@ -63,7 +63,7 @@ def count_labels(values: Array, labels: Mapping[str, int]) -> tuple[dict[str, in
         Voxels by name of the label, or by its value when nothing is declared; why the map is no label map.
     """
     fractions, voxels = Counter[float](), Counter[int]()
-    found, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+    found, counts = np.unique(values[(values != 0) & np.isfinite(values)], return_counts=True)
     for value, count in zip(found.tolist(), counts.tolist(), strict=True):
         if abs(value - round(value)) > ROUNDING:
             fractions[value] += count

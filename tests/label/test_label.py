@@ -102,6 +102,9 @@ def broken(cases: Cases, studies: Path, tmp_path: Path) -> Path:
     nibabel.save(scan.slicer[..., 0], tmp_path / "single.nii.gz")
     nibabel.save(scan.slicer[..., :2], tmp_path / "pair.nii.gz")
     nibabel.save(scan.slicer[..., 0], tmp_path / "lonely-t2w.nii.gz")
+    torn = np.asarray(scan.dataobj, np.float32)
+    torn[20, 20, 20, 1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(torn, scan.affine), tmp_path / "torn.nii.gz")
     case = next(iter(cases["brats_gli_dcd"]))
     for name in ("t1n", "t1c", "t2w", "t2f"):
         image = nibabel.load(studies / f"{case}-{name}.nii.gz")
@@ -118,6 +121,7 @@ CALLED = "expected the name of a sequence, or 4D with t1n, t1c, t2w, t2f"
     [
         ("single", f"FOLDER/single.nii.gz: is 3D, shape 40x46x40, {CALLED}"),
         ("pair", f"FOLDER/pair.nii.gz: is 4D, shape 40x46x40x2, {CALLED}"),
+        ("torn", "FOLDER/torn.nii.gz: t1c: 1 NaN and 0 Inf among 73600 voxels"),
         ("lonely-t2w", "; ".join(f"FOLDER/lonely-{name}.nii.gz: missing" for name in ("t1n", "t1c", "t2f"))),
         ("moved-t2w", "FOLDER/moved-t1c.nii.gz: another origin or rotation than t1n: moves a corner by 1 mm"),
     ],
