@@ -156,6 +156,5 @@ class SoundCases(IterableDataset[Any]):
             if case["case"] not in faults and not (MARK in case and is_done(self.output_dir, case)):
                 faults[case["case"]] = f"{case['case']}: no mask of it was written"
         if faults:
-            raise InputError(
-                f"{len(faults)} of {len(self.data)} cases were not segmented: {'; '.join(faults.values())}"
-            )
+            said = "; ".join(faults.values())
+            raise InputError(f"{len(faults)} of the cases could not be segmented: {said}")
