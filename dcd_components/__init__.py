@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dcd_components.bundle.task_checks import check_task, check_training
     from dcd_components.data.cache import DiskCache
     from dcd_components.data.case_files import Layout
     from dcd_components.data.cases import LoadCased, LoadLabeld, labelled_cases
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
     from dcd_components.handlers.distillation import DistillationHandler
     from dcd_components.handlers.gradient_clipping import GradientClipping
+    from dcd_components.handlers.resume import TrainingCheckpoint
     from dcd_components.handlers.training_guard import TrainingGuard
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
@@ -64,6 +66,7 @@ __all__ = [
     "SaveMaskd",
     "SoundCases",
     "StageRecorder",
+    "TrainingCheckpoint",
     "TrainingGuard",
     "TrainingLog",
     "ValidationPicture",
@@ -73,6 +76,8 @@ __all__ = [
     "case_sampler",
     "check_masks",
     "check_output",
+    "check_task",
+    "check_training",
     "constant",
     "cosine_ramp",
     "dwt3",
@@ -88,6 +93,7 @@ __all__ = [
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
 MODULES = {
+    "bundle.task_checks": ("check_task", "check_training"),
     "data.cache": ("DiskCache",),
     "data.cases": ("LoadCased", "LoadLabeld", "labelled_cases"),
     "data.unlabelled_cases": ("SoundCases", "inference_cases"),
@@ -108,6 +114,7 @@ MODULES = {
     "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),
     "handlers.distillation": ("DistillationHandler",),
     "handlers.gradient_clipping": ("GradientClipping",),
+    "handlers.resume": ("TrainingCheckpoint",),
     "handlers.training_guard": ("TrainingGuard",),
     "handlers.training_log": ("LossesForTrackers", "TrainingLog"),
     "handlers.validation_picture": ("ValidationPicture",),
