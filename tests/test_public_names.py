@@ -16,7 +16,7 @@ PUBLIC_NAMES = {
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
-    *("Layout", "LoadCased", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
+    *("Layout", "LoadCased", "LoadLabeld", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
     *("check_task", "check_training"),
     *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_masks"),
     *("LossesForTrackers", "TrainingGuard"),
