@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import nibabel
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -18,6 +21,9 @@ from torch import nn
 
 from dcd_components import cli, errors
 from dcd_components.bundle.running import check_settings
+from dcd_components.data.case_files import Layout
+from dcd_components.data.cases import LoadCased
+from dcd_components.data.check.rules import CaseFiles, check_case
 from dcd_components.data.datalists import read_datalist
 from dcd_components.errors import InputError
 from dcd_components.networks.weights import read_weights, save_weights
@@ -109,6 +115,44 @@ def test_a_damaged_file_of_weights_is_read_or_refused(
     with contextlib.suppress(InputError):
         found = read_weights(nn.Linear(2, 2), tmp_path / "model.pt")
         assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("image") / "a.nii"
+    values = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, -2, 3, 1])), path)
+    return path.read_bytes()
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**15), 2**15 - 1).map(lambda x: x.to_bytes(2, "little", signed=True)), st.binary(max_size=4)
+)
+
+
+@settings(ONE_FIXTURE, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 351), NUMBERS), min_size=1, max_size=3), st.booleans())
+@example([(40, b"\x03\x00\xff\x7f\xff\x7f\xff\x7f")], True)  # 32767 voxels a side
+@example([(108, b"\x00\x00\xc0\x7f")], False)  # voxels that begin at byte NaN
+def test_an_image_with_any_header_is_read_or_refused_as_check_refuses_it(
+    image: bytes, tmp_path: Path, changes: list[tuple[int, bytes]], compressed: bool
+) -> None:
+    damaged = bytearray(image)
+    for place, number in changes:
+        damaged[place : place + len(number)] = number
+    path = tmp_path / ("a.nii.gz" if compressed else "b.nii")
+    path.write_bytes(gzip.compress(damaged, 1) if compressed else bytes(damaged))
+    layout = Layout({"t1": "{case}" + path.name[1:]})
+    found = check_case(CaseFiles(str(tmp_path), {"t1": path.name}, "t1", [], {}))
+    try:
+        loaded = LoadCased(layout)({"image": str(path)})["t1"]
+    except InputError:
+        assert found.faults
+    else:
+        assert not found.faults
+        assert loaded.isfinite().all()
+        assert found.grid is not None
+        assert tuple(loaded.shape[1:]) == found.grid.shape
 
 
 #: Keys that users set, and the part of the config that takes them up.

@@ -107,7 +107,8 @@ def _read_header(path: Path, sequences: Sequence[str]) -> tuple[Volume, bool]:
 def _caught(path: Path, read: Callable[[], str | None]) -> str | None:
     """Fault that reading a file returns or raises."""
     try:
-        return read()
+        with np.errstate(invalid="ignore"):  # of numbers that are none; what comes of them is a fault of its own
+            return read()
     except EOFError:
         return f"truncated: its compressed data break off after {path.stat().st_size} bytes"
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -140,6 +141,8 @@ def _parse_header(path: Path, volume: Volume) -> str | None:
     stored = volume.kind.header_class(block, check=False)["pixdim"][1:4].astype(float)  # a check makes 0 mm 1 mm
     volume.header = volume.kind.header_class(block)
     volume.header.get_slope_inter()
+    if not math.isfinite(volume.header["vox_offset"]):
+        return f"its voxels begin at byte {volume.header['vox_offset']}, expected a number"
     volume.affine = np.asarray(volume.header.get_best_affine())
     if len(volume.shape[:3]) == 3 and min(volume.shape) > 0:
         volume.grid = Grid(volume.shape[:3], volume.affine)
