@@ -3,6 +3,7 @@ BIN = .venv/bin
 OUT ?= demo
 SEED ?= 0
 TASK ?= brats_gli
+MINUTES ?= 60
 QUICK = $(addprefix tests/,losses wavelets networks metrics handlers test_distiller.py test_inferers.py test_distillation_schedules.py)
 BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py test_inferers.py bundles/test_modes.py)
 
@@ -11,7 +12,7 @@ BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py 
 export GOMP_SPINCOUNT ?= 1000
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
-.PHONY: demo configs test quick-test test-gpu test-label test-bounds lint
+.PHONY: demo configs test quick-test test-gpu soak test-label test-bounds lint
 
 demo: .venv/ready
 	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK)
@@ -31,6 +32,10 @@ quick-test: .venv/ready
 # On a machine with an NVIDIA GPU, in whose .venv torch has been exchanged for a build for it.
 test-gpu: .venv/ready
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+# Kills and resumes at random moments, hundreds of inferences, memory and open files over time.
+soak: .venv/ready
+	$(BIN)/python tests/soak/soak.py --out $(or $(filter-out demo,$(OUT)),soak) --minutes $(MINUTES)
 
 test-label: .venv-label/ready
 	$(BIN)/python -m pytest tests/label
