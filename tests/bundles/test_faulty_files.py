@@ -133,6 +133,25 @@ def test_training_evaluation_inference_and_check_say_the_same(
     assert f"{path.relative_to(copy)}: {reason}" in (copy / "datalist_check.csv").read_text()
 
 
+@pytest.mark.usefixtures("student")
+@pytest.mark.parametrize("depth", ["one slice", "axis of one"])
+def test_one_slice_and_a_fourth_axis_of_one_are_no_faults(
+    depth: str, workflow: Workflow, copy: Path, tmp_path: Path
+) -> None:
+    for path in copy.glob("*/*.nii.gz"):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj)
+        changed = values[:, :, 20:21] if depth == "one slice" else values[..., None]
+        nib.save(nib.Nifti1Image(changed, image.affine), path)
+    assert "with faults: 0" in commands.check(copy / "datalist.json", copy, workers=1)
+    for names in (["train_student"], ["inference", "evaluate"]):
+        folds = {"train_folds": [0, 1, 2], "val_folds": [3], "test_folds": [4]}
+        flow = workflow(*names, dataset_dir=str(copy), **folds, ckpt_path=str(tmp_path / "trained.pt"))
+        flow.initialize()
+        flow.run()
+    assert {nib.load(path).shape for path in (tmp_path / "eval").glob("*.nii.gz")} == {changed.shape[:3]}
+
+
 def run(*command: str, folder: Path) -> str:
     """Standard error of a command that fails, and says so in one sentence."""
     done = subprocess.run(

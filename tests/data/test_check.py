@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -498,6 +499,14 @@ def test_a_scan_under_two_names_is_found(
     assert check(tmp_path, cases, workers=workers) == report
     mended = check(tmp_path, [cases[0], cases[2]])
     assert (mended.faults, mended.rows[0][cell]) == (0, "")
+
+
+def test_of_several_copies_the_one_in_another_fold_is_told(tmp_path: Path, three: list[dict[str, Any]]) -> None:
+    for case in ("case1", "case2"):
+        shutil.copy(tmp_path / "case0" / "case0-t1.nii.gz", tmp_path / case / f"{case}-t1.nii.gz")
+    report = check(tmp_path, [{**case, "fold": fold} for case, fold in zip(three, (0, 0, 1), strict=True)])
+    expected = "case0/case0-t1.nii.gz: has the same voxels as case2/case2-t1.nii.gz of fold 1"
+    assert (report.faults, report.rows[0]["leaks"], report.rows[0]["copies"]) == (3, expected, "")
 
 
 def test_a_label_that_no_case_has_is_a_warning(tmp_path: Path, three: list[dict[str, Any]]) -> None:

@@ -538,3 +538,11 @@ def test_names_with_control_characters_are_refused_on_one_line(name: str, tmp_pa
         LoadCased(layout)({"image": str(path)})
     assert str(caught.value) == f"{str(path)!r}: {fault}"
     assert check_case(CaseFiles("/", {"t1n": str(path)}, "t1n", (), {})).faults == [f"{str(path)!r}: {fault}"]
+
+
+def test_a_folder_with_a_line_break_in_its_name_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a\nb").mkdir()
+    for folder in (tmp_path, tmp_path / "a\nb"):
+        save(folder / f"{folder.name[:1]}-t1n.nii.gz", image())
+    with pytest.raises(InputError, match=r"^1 faults in .*\n  a: 'a\\nb/a-t1n.nii.gz': has a line break "):
+        make_datalist(tmp_path, Layout({"t1n": "{case}-t1n.nii.gz"}), folds=1)
