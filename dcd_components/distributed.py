@@ -5,6 +5,9 @@ Without a process group, a process is all there is.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -42,6 +45,36 @@ def broadcast(x: Tensor) -> None:
     """Give a tensor the values that it has in the first process, in place."""
     if world_size() > 1:
         dist.broadcast(x, src=0)
+
+
+class CpuGroup:
+    """All processes of a training, for what they say to each other without a GPU; made in all of them at once."""
+
+    def __init__(self) -> None:
+        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def largest(self, number: int) -> int:
+        """Largest number of all processes."""
+        if self.group is None:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.group)
+        return int(shared)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Value of each process, in all of them."""
+        values = [value]
+        if self.group is not None:
+            values *= world_size()
+            dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def first(self, value: Any) -> Any:
+        """Value of the first process."""
+        values = [value]
+        if self.group is not None:
+            dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
 
 
 def _grouped() -> bool:

@@ -19,7 +19,7 @@ PUBLIC_NAMES = {
     *("Layout", "LoadCased", "LoadLabeld", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
     *("check_task", "check_training"),
     *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_masks"),
-    *("LossesForTrackers", "TrainingGuard"),
+    *("LossesForTrackers", "TrainingCheckpoint", "TrainingGuard", "outlive_signals"),
 }
 
 

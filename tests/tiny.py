@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +33,13 @@ Workflow = Callable[..., ConfigWorkflow]
 
 def config_files(*names: str, bundle: Path = BRATS) -> list[str]:
     return [str(bundle / "configs" / f"{name}.yaml") for name in names]
+
+
+def by_fold(patients: Path, path: Path, folds: list[int]) -> str:
+    """Write the data list with other folds, one a case."""
+    listed = json.loads((patients / "datalist.json").read_text())
+    listed["training"] = [
+        {**case, "fold": fold} for case, fold in zip(listed["training"][: len(folds)], folds, strict=True)
+    ]
+    path.write_text(json.dumps(listed))
+    return str(path)

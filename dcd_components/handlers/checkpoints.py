@@ -4,56 +4,96 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from monai.handlers import CheckpointSaver
+from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from dcd_components.distributed import rank
 from dcd_components.errors import InputError
-
-#: Parts of a DynUNet that only training uses; TorchScript cannot script a network that has them.
-DEEP_SUPERVISION_HEADS = ("deep_supervision_heads.", ".super_head.")
+from dcd_components.networks.weights import TRAINING_ONLY, read_record, save_weights, without
 
 
-class BestCheckpoint(CheckpointSaver):  # type: ignore[misc]
+class BestCheckpoint:
     """Write the weights of a network whenever a validation's key metric is the best so far.
 
-    Attached to the validation; acts at ``EPOCH_COMPLETED``, and the file holds what :class:`InferenceWeights` gives.
-    The folder is made at once, hours before it is needed. A file that is there already is copied to
-    ``<name>-<date and time of its writing>``, so that no training loses what another made.
+    Attached to the validation, after its metrics; acts at ``EPOCH_COMPLETED`` in the first process, and the file holds
+    what :class:`InferenceWeights` gives. The folder is made at once, hours before it is needed. A file that is there
+    before the first writing is copied to ``<name>-<date and time of its writing>``, so that no training loses what
+    another made. The file appears whole or not at all, and is made anew where it or its folder was moved away.
 
     Args:
         network: the network that is validated.
         path: of the file.
+        record: what the weights' user must know, see :func:`.save_weights`; the epoch is added, and a name of the
+            training, drawn at random.
 
     Raises:
-        InputError: when the folder cannot be made or written to.
+        InputError: when the folder cannot be made or written to, and at a validation, for weights that are not finite.
     """
 
-    def __init__(self, network: nn.Module, path: str | Path) -> None:
-        path = Path(path)
-        _prepare(path)
-        super().__init__(
-            save_dir=str(path.parent),
-            save_dict={"model": InferenceWeights(network)},
-            save_key_metric=True,
-            key_metric_filename=path.name,
-        )
+    def __init__(self, network: nn.Module, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+        self.weights = InferenceWeights(network)
+        self.path = Path(path)
+        self.record = dict(record or {})
+        self._training, self._written = uuid.uuid4().hex, False
+        prepare_folder(self.path.parent)
+        remove_halves(self.path.parent, self.path.name)
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the weights, if this validation is the best."""
+        if rank() > 0 or engine.state.best_metric_epoch != engine.state.epoch:
+            return
+        if not self._written and self.path.is_file() and not self._mine():
+            shutil.copy2(self.path, dated(self.path, self.path))
+        record = {**self.record, "epoch": engine.state.epoch, "training": self._training}
+        save_weights(self.weights.state_dict(), self.path, record)
+        self._written = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What tells files of this training from those of others."""
+        return {"training": self._training}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the training that had this state."""
+        self._training = state["training"]
+
+    def _mine(self) -> bool:
+        try:
+            return bool(read_record(self.path).get("training") == self._training)
+        except InputError:
+            return False
 
 
-def _prepare(path: Path) -> None:
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for checkpoints, and make sure that it can be written to."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{path.parent} must be a folder that can be written to: {error}") from error
-    if path.is_file():
-        written = datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
-        shutil.copy2(path, path.with_name(f"{path.stem}-{written}{path.suffix}"))
+        raise InputError(f"{folder} must be a folder that can be written to: {error}") from error
+
+
+def remove_halves(folder: Path, name: str) -> None:
+    """Remove files that :func:`.whole_file` was writing when a training was killed."""
+    for half in folder.glob(f".{32 * '[0-9a-f]'}-{name}"):
+        half.unlink(missing_ok=True)
+
+
+def dated(path: Path, written: Path) -> Path:
+    """A name like that of ``path``, with date and time of the writing of ``written``."""
+    time = datetime.fromtimestamp(written.stat().st_mtime, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
+    return path.with_name(f"{path.stem}-{time}{path.suffix}")
 
 
 class InferenceWeights:
@@ -64,11 +104,10 @@ class InferenceWeights:
         without: parts of key names to leave out.
     """
 
-    def __init__(self, network: nn.Module, without: Sequence[str] = DEEP_SUPERVISION_HEADS) -> None:
+    def __init__(self, network: nn.Module, without: Sequence[str] = TRAINING_ONLY) -> None:
         self.network = network
         self.without = tuple(without)
 
     def state_dict(self) -> OrderedDict[str, Tensor]:
         """Return the weights that inference uses."""
-        weights = self.network.state_dict()
-        return OrderedDict((k, v) for k, v in weights.items() if not any(part in k for part in self.without))
+        return OrderedDict(without(self.network.state_dict(), self.without))

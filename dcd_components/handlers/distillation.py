@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from dcd_components.distiller import Distiller, Inferer
+from dcd_components.handlers.endings import at_end
 
 
 class DistillationHandler:
@@ -17,8 +18,9 @@ class DistillationHandler:
 
     Acts at ``LOSS_COMPLETED``, before backward; the student's maps are recorded during its own forward pass. The
     teacher runs there, without gradient and only as far as its last stage. While the weight is 0 nothing runs and no
-    hook is registered. The hooks are gone after the run, also after an exception: list this handler before others that
-    listen to ``EXCEPTION_RAISED``, since the first of them that raises ends the event.
+    hook is registered; a weight that is 0 in every epoch is warned of at ``STARTED``. The hooks are gone after the run,
+    also after an exception: list this handler before others that listen to ``EXCEPTION_RAISED``, since the first of
+    them that raises ends the event.
 
     Reads ``state.output["image"]`` and ``["loss"]``; writes ``state.output["loss"]``, and for records, detached:
     ``["segmentation_loss"]``, the loss before; ``["distillation_loss"]``, unweighted; ``["distillation_weight"]``; and
@@ -35,11 +37,10 @@ class DistillationHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
+        engine.add_event_handler(Events.STARTED, self._check_weight)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-        engine.add_event_handler(Events.TERMINATE, self._stop)
-        engine.add_event_handler(Events.COMPLETED, self._stop)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._abort)
+        at_end(engine, self.distiller.close)
 
     def __call__(self, engine: Engine) -> None:
         """Add the term of this iteration."""
@@ -58,9 +59,7 @@ class DistillationHandler:
     def _start_epoch(self, engine: Engine) -> None:
         self.distiller.open(engine.state.epoch - 1)
 
-    def _stop(self, engine: Engine) -> None:
-        self.distiller.close()
-
-    def _abort(self, engine: Engine, error: BaseException) -> None:
-        self.distiller.close()
-        raise error  # ignite stops raising once anything listens to this event
+    def _check_weight(self, engine: Engine) -> None:
+        epochs = engine.state.max_epochs or 0
+        if not any(self.distiller.weight(epoch) for epoch in range(epochs)):
+            engine.logger.warning(f"nothing is distilled: distillation_weight is 0 in each of the {epochs} epochs")

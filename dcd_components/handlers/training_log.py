@@ -16,6 +16,9 @@ from torch import Tensor
 from dcd_components.distributed import all_reduce_mean
 from dcd_components.tables import write_csv
 
+#: Mark in ``state.output`` of an iteration whose loss counts for nothing.
+SKIPPED = "skipped"
+
 
 class TrainingLog:
     """Log one line an epoch with the time left, and keep the figures of all epochs in a CSV file.
@@ -24,7 +27,8 @@ class TrainingLog:
     writes). List it after the validation handler, whose last metrics it takes along, and before
     :class:`dcd_components.LossesForTrackers`. Attached in every process: losses are means over all of them, rank 0 logs
     and writes. From the end of an epoch to the start of the next its figures are in ``state.metrics``, where the
-    handlers of TensorBoard and MLflow look for them. It changes nothing else.
+    handlers of TensorBoard and MLflow look for them. It changes nothing else. Iterations that
+    :class:`dcd_components.TrainingGuard` skips do not count.
 
     Args:
         path: CSV file to write: epoch, iteration, seconds, learning rate, loss, its parts by segmentation and
@@ -37,6 +41,7 @@ class TrainingLog:
         self.validator = validator
         self.rows: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
+        self._iterations = 0  # in the sums
         self._start = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -45,6 +50,17 @@ class TrainingLog:
         engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Figures of the epochs so far, sums of the running one, and seconds."""
+        sums = {name: one.clone() for name, one in self._sums.items()}
+        seconds = time.monotonic() - self._start
+        return {"rows": self.rows, "sums": sums, "iterations": self._iterations, "seconds": seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the run that has started."""
+        self.rows, self._sums = [*state["rows"]], dict(state["sums"])
+        self._iterations, self._start = state["iterations"], time.monotonic() - state["seconds"]
 
     def _begin(self, engine: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +72,9 @@ class TrainingLog:
             engine.state.metrics.pop(name, None)
 
     def _add(self, engine: Engine) -> None:
+        if SKIPPED in engine.state.output:
+            return
+        self._iterations += 1
         for name, value in losses_of(engine.state.output).items():
             self._sums[name] = self._sums.get(name, torch.zeros(())).to(value.device) + value
 
@@ -63,8 +82,8 @@ class TrainingLog:
         state, seconds = engine.state, time.monotonic() - self._start
         row = {"epoch": state.epoch, "iteration": state.iteration, "seconds": round(seconds, 2)}
         row["learning_rate"] = engine.optimizer.param_groups[0]["lr"]
-        row |= {name: all_reduce_mean(total).item() / state.epoch_length for name, total in self._sums.items()}
-        self._sums.clear()
+        row |= {name: all_reduce_mean(total).item() / self._iterations for name, total in self._sums.items()}
+        self._sums, self._iterations = {}, 0
         if idist.get_rank() > 0:
             return
         state.metrics.update({name: row[name] for name in list(row)[3:]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -39,6 +40,16 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
         engine.add_event_handler(Events.STARTED, self._wait)
         engine.add_event_handler(Events.ITERATION_STARTED, self._restart)
         super().attach(engine, *args, **kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average."""
+        weights: dict[str, Any] = self.ema_model.state_dict()
+        return weights
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with an average, rather than anew, in the run that has started."""
+        self.ema_model.load_state_dict(state)
+        self._waits = False
 
     def _wait(self) -> None:
         self._waits = True  # for weights that other handlers of this event load

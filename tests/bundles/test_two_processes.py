@@ -15,7 +15,7 @@ from typing import Any
 import jobs
 import pytest
 import torch
-from tiny import TINY, config_files
+from tiny import TINY, by_fold, config_files
 
 from dcd_components.data.samplers import DistributedReplacementSampler
 from dcd_components.tables import read_csv
@@ -38,16 +38,6 @@ EXACT: dict[str, Any] = {
 KEPT = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap")
 SCORES = {key: EXACT[key] for key in KEPT} | {"inferer": "@sliding_window"}
 LAUNCHER = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-
-
-def by_fold(patients: Path, path: Path, folds: list[int]) -> str:
-    """Write the data list with other folds, one a case."""
-    listed = json.loads((patients / "datalist.json").read_text())
-    listed["training"] = [
-        {**case, "fold": fold} for case, fold in zip(listed["training"][: len(folds)], folds, strict=True)
-    ]
-    path.write_text(json.dumps(listed))
-    return str(path)
 
 
 def all_jobs(folder: Path, patients: Path, processes: int) -> list[jobs.Job]:

@@ -1,4 +1,6 @@
+import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import nn
 
 from dcd_components.errors import InputError
 from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
-from dcd_components.networks.weights import load_frozen
+from dcd_components.networks.weights import load_frozen, read_record
 
 
 def dynunet(**options: Any) -> nn.Module:
@@ -24,20 +26,50 @@ def small(channels: int = 2) -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, channels, 1), nn.BatchNorm3d(channels), nn.Conv3d(channels, 1, 1))
 
 
-def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
-    network, scores = small(), iter([0.2, 0.7, 0.5])
-    validation = Engine(lambda engine, batch: None)
-    validation.state.key_metric_name, validation.state.metrics = "dice", {"dice": 0.0}
+def validation(network: nn.Module, scores: list[float], path: Path, **options: Any) -> Engine:
+    """Validations of these scores, in which the network has weights of the same values; with its checkpoint."""
+    engine, pending = Engine(lambda engine, batch: None), iter(scores)
+    engine.state.best_metric, engine.state.best_metric_epoch = -1.0, -1
 
     def validate(engine: Engine) -> None:
-        engine.state.metrics["dice"] = next(scores)
+        score = next(pending)
         with torch.no_grad():
-            network[0].weight.fill_(engine.state.metrics["dice"])  # type: ignore[index]
+            network[0].weight.fill_(score)  # type: ignore[index]
+        if score > engine.state.best_metric:
+            engine.state.best_metric, engine.state.best_metric_epoch = score, engine.state.epoch
 
-    validation.add_event_handler("EPOCH_COMPLETED", validate)
-    BestCheckpoint(network, tmp_path / "model.pt").attach(validation)
-    validation.run([0], max_epochs=3)
-    assert torch.load(tmp_path / "model.pt", weights_only=True)["0.weight"].unique().item() == pytest.approx(0.7)
+    engine.add_event_handler("EPOCH_COMPLETED", validate)
+    BestCheckpoint(network, path, **options).attach(engine)
+    return engine
+
+
+def weight(path: Path) -> float:
+    return float(torch.load(path, weights_only=True)["0.weight"].unique().item())
+
+
+def test_the_weights_of_the_best_validation_are_kept_with_their_record(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    validation(small(), [0.2, 0.7, 0.5], path, record={"labels": {"ET": 1}}).run([0], max_epochs=3)
+    assert weight(path) == pytest.approx(0.7)
+    record = read_record(path)
+    assert (record["labels"], record["epoch"]) == ({"ET": 1}, 2)
+
+
+def test_a_checkpoint_that_is_moved_away_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "model.pt"
+    engine = validation(small(), [0.2, 0.7], path)
+    engine.add_event_handler("EPOCH_STARTED", lambda: shutil.rmtree(path.parent))
+    engine.run([0], max_epochs=2)
+    assert weight(path) == pytest.approx(0.7)
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    engine = validation(small(), [0.2, math.inf], path)
+    with pytest.raises(InputError, match=f"{path} is not written: 0.weight holds NaN or Inf"):
+        engine.run([0], max_epochs=2)
+    assert weight(path) == pytest.approx(0.2)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_published_weights_load_strictly_into_a_network_without_heads(tmp_path: Path) -> None:
@@ -73,14 +105,33 @@ def test_the_folder_of_a_checkpoint_is_made_and_left_empty(tmp_path: Path) -> No
 
 
 def test_an_earlier_checkpoint_is_kept_under_the_time_of_its_writing(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "model.pt"
-    checkpoint.write_bytes(b"weights")
-    os.utime(checkpoint, (0, 86_399))
-    BestCheckpoint(small(), checkpoint)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "model.pt": b"weights",
-        "model-19700101T235959.pt": b"weights",
-    }
+    path, earlier = tmp_path / "model.pt", tmp_path / "model-19700101T235959.pt"
+    path.write_bytes(b"weights")
+    os.utime(path, (0, 86_399))
+    validation(small(), [0.2, 0.7], path).run([0], max_epochs=2)
+    assert sorted(tmp_path.iterdir()) == [earlier, path]
+    assert earlier.read_bytes() == b"weights"
+
+
+def test_a_training_that_goes_on_knows_its_own_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    first, second = (BestCheckpoint(small(), path) for _ in range(2))
+    engine = Engine(lambda engine, batch: None)
+    engine.state.best_metric_epoch = 1
+    first.attach(engine)
+    engine.run([0])
+    second.load_state_dict(first.state_dict())
+    second.attach(engine)
+    engine.run([0])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_a_file_of_a_training_that_was_killed_is_removed(tmp_path: Path) -> None:
+    half, other = tmp_path / f".{32 * 'a'}-model.pt", tmp_path / ".other-model.pt"
+    for file in (half, other):
+        file.touch()
+    BestCheckpoint(small(), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def test_a_checkpoint_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
