@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +235,9 @@ def labelled_cases(
     folds: Sequence[int] | None,
     held_out: Sequence[int] = (),
 ) -> list[Case]:
-    """Read the labelled cases of some folds, and check them by their headers.
+    """Read the labelled cases of some folds, and check them by their headers and all voxels of their labels.
+
+    Labels are small files; a value that none is declared for is found here, not in the middle of a training.
 
     Args:
         datalist: file that ``dcd datalist`` wrote.
@@ -249,7 +253,7 @@ def labelled_cases(
 
     Raises:
         InputError: for a list that lacks a sequence, a fold without a case, and files that are missing or do not fit
-            together, the first faults of all cases at once.
+            together, or labels with other values than the layout's, the first faults of all cases at once.
     """
     content = read_datalist(datalist)
     labelled = [case for case in content.cases if LABEL in case]
@@ -271,6 +275,14 @@ def labelled_cases(
         files = {**sequence_files(item[IMAGE], layout.sequences), LABEL: item[LABEL]}
         faults += case_faults(files, layout.reference, layout.resampled)
         items.append(item)
-    if faults:
-        raise InputError(shortened(faults))
+    with ThreadPoolExecutor() as pool:
+        labels = pool.map(lambda item: _label_faults(item[LABEL], layout), [] if faults else items)
+        if faults := faults or list(chain.from_iterable(labels)):
+            raise InputError(shortened(faults))
     return items
+
+
+def _label_faults(path: str, layout: Layout) -> list[str]:
+    values = (volume := read_volume(path)).values
+    faults = volume.faults + ([] if values is None else label_faults(values, layout.labels))
+    return [f"{path}: {fault}" for fault in faults]

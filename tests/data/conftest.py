@@ -16,10 +16,10 @@ CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
 
 @pytest.fixture
 def two_cases(tmp_path: Path) -> Path:
-    """Each image of a case has its own value in one voxel, from 1 on."""
+    """Each image of a case has its own value in one voxel, from 1 on; the label has none."""
     for case in CASES:
         for value, file in enumerate(brats_files(case), 1):
-            save(tmp_path / file, value=value)
+            save(tmp_path / file, value=value % 5)
     write_datalist(make_datalist(tmp_path, BRATS, folds=2)[0], tmp_path / "datalist.json")
     return tmp_path
 

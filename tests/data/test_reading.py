@@ -287,6 +287,15 @@ def test_what_a_header_shows_stops_a_training_before_it_begins(
     assert str(caught.value).split("; ") == faults == case_faults(case, "t1n", ["flair"])
 
 
+@pytest.mark.parametrize("name", ["259", "-1", "slope of .1", "cut off"])
+def test_a_faulty_label_stops_a_training_before_it_begins(name: str, case: dict[str, str], tmp_path: Path) -> None:
+    write_datalist(make_datalist(tmp_path, LAYOUT, folds=1)[0], tmp_path / "list.json")
+    LABELS[name][0](Path(case["label"]))
+    with pytest.raises(InputError) as caught:
+        labelled_cases(tmp_path / "list.json", tmp_path, LAYOUT, [0])
+    assert str(caught.value).startswith(f"{case['label']}: {LABELS[name][1]}")
+
+
 # What is not a fault
 
 
