@@ -32,7 +32,7 @@ from dcd_components.data.case_files import (
     shown,
 )
 from dcd_components.data.datalists import read_datalist
-from dcd_components.data.grids import Array, Grid, placement_faults
+from dcd_components.data.grids import Array, Grid, overlap_faults, placement_faults
 from dcd_components.data.nifti import Volume, read_header, read_volume
 from dcd_components.data.voxels import background_warning, digest, image_faults, label_faults
 from dcd_components.errors import InputError
@@ -85,15 +85,15 @@ class LoadCased(Transform):  # type: ignore[misc]
 class LoadLabeld(Transform):  # type: ignore[misc]
     """Load the label map of an item whose images :class:`LoadCased` has loaded.
 
-    ``label`` of an item, a path, becomes ``(1, D, H, W)`` of whole numbers in float32. Values within 0.01 of a whole
-    number, as the scaling of a file leaves them, are rounded. Not random, and not invertible.
+    ``label`` of an item, a path, becomes ``(1, D, H, W)`` of whole numbers in float32, on the grid it was drawn on; in
+    MONAI Label that may be the grid of any sequence. Values within 0.01 of a whole number, as the scaling of a file
+    leaves them, are rounded. Not random, and not invertible.
 
     Args:
-        layout: its labels are the values that may occur, and anything where it has none; the label must lie on the grid
-            of the reference, unless it is among the resampled.
+        layout: its labels are the values that may occur, any whole number where it has none.
 
     Raises:
-        InputError: for a file that is missing or cannot be read, that lies elsewhere than the reference, or that holds
+        InputError: for a file that is missing or cannot be read, that lies apart from the reference, or that holds
             other values; see :class:`LoadCased`.
     """
 
@@ -107,7 +107,7 @@ class LoadLabeld(Transform):  # type: ignore[misc]
         faults = list(volume.faults)
         if volume.grid:
             grid = Grid(tuple(map(int, meta["spatial_shape"])), np.asarray(meta["original_affine"], float))
-            faults += placement_faults(volume.grid, grid, reference, LABEL in self.layout.resampled)
+            faults += overlap_faults(volume.grid, grid, reference)
         if volume.values is not None:
             faults += label_faults(volume.values, self.layout.labels)
             volume.values = np.rint(volume.values)
