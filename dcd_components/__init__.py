@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dcd_components.data.cases import LoadCased, LoadLabeld, labelled_cases
     from dcd_components.data.label_maps import LabelMapd
     from dcd_components.data.masks import SaveMaskd, check_masks, check_output, planned_cases
+    from dcd_components.data.memory import MemoryLimit
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
     from dcd_components.data.transforms import nonzero_or_all
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
     from dcd_components.handlers.distillation import DistillationHandler
     from dcd_components.handlers.gradient_clipping import GradientClipping
+    from dcd_components.handlers.prepared_cases import PreparedCases
     from dcd_components.handlers.resume import TrainingCheckpoint
     from dcd_components.handlers.training_guard import TrainingGuard
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
@@ -60,7 +62,9 @@ __all__ = [
     "LoadCased",
     "LoadLabeld",
     "LossesForTrackers",
+    "MemoryLimit",
     "MirrorInferer",
+    "PreparedCases",
     "RigidRegistrationd",
     "SafeCheckpointLoader",
     "SaveMaskd",
@@ -100,6 +104,7 @@ MODULES = {
     "data.case_files": ("Layout",),
     "data.label_maps": ("LabelMapd",),
     "data.masks": ("SaveMaskd", "check_masks", "check_output", "planned_cases"),
+    "data.memory": ("MemoryLimit",),
     "data.transforms": ("nonzero_or_all",),
     "data.workers": ("outlive_signals",),
     "data.registration": ("RigidRegistrationd",),
@@ -114,6 +119,7 @@ MODULES = {
     "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),
     "handlers.distillation": ("DistillationHandler",),
     "handlers.gradient_clipping": ("GradientClipping",),
+    "handlers.prepared_cases": ("PreparedCases",),
     "handlers.resume": ("TrainingCheckpoint",),
     "handlers.training_guard": ("TrainingGuard",),
     "handlers.training_log": ("LossesForTrackers", "TrainingLog"),

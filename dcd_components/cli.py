@@ -208,7 +208,9 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--dataset_dir", type=Path, required=True, help="the data set, with its datalist.json")
     add("--output_dir", type=Path, help="folder for masks and scores; BUNDLE/eval by default")
     add("--quick", action="store_true", help="few iterations of small networks, to see that all runs")
+    add("--resume", action="store_true", help="trainings: go on where the same command was stopped or killed")
     add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: mirror, teacher, multi_gpu")
+    add("--max_memory", type=float, metavar="GB", help="evaluate, segment: refuse a case that needs more memory")
 
 
 def _overlay_option(parser: argparse.ArgumentParser) -> None:
@@ -237,6 +239,7 @@ def _segment_options(parser: argparse.ArgumentParser) -> None:
     add("cases", nargs="+", metavar="CASE", help="a file of a case, whichever sequence, or a folder with cases")
     add("--model", type=Path, required=True, help="the ONNX file, in the folder models of its bundle")
     add("--out", type=Path, required=True, help="folder for the masks, each in the geometry of its case")
+    add("--max_memory", type=float, metavar="GB", help="refuse a case that needs more memory")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

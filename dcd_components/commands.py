@@ -117,7 +117,9 @@ def run(
     dataset_dir: Path,
     output_dir: Path | None = None,
     quick: bool = False,
+    resume: bool = False,
     overlay: Sequence[str] = (),
+    max_memory: float | None = None,
     settings: Sequence[str] = (),
 ) -> None:
     """Train, evaluate or segment: show the command of MONAI that does it, and run it.
@@ -128,6 +130,8 @@ def run(
 
     folders = {"dataset_dir": str(dataset_dir.absolute())}
     folders |= {"output_dir": str(output_dir.absolute())} if output_dir else {}
+    folders |= {"resume": "True"} if resume else {}
+    folders |= {"max_memory": f"{max_memory:g}"} if max_memory else {}
     overlays = [*overlay, *(["quick"] if quick else [])]
     running.run(running.command_line(workflow, bundle, overlays, folders | _pairs(settings)))
 
@@ -153,11 +157,11 @@ def export(bundle: Path, overlay: Sequence[str] = ()) -> str:
     return onnx_export.run(str(bundle), overlay)
 
 
-def segment(cases: Sequence[str], model: Path, out: Path) -> str:
-    """Segment cases on a CPU with the ONNX file that export wrote; no mask that is there already is touched."""
+def segment(cases: Sequence[str], model: Path, out: Path, max_memory: float | None = None) -> str:
+    """Segment cases on a CPU with the ONNX file that export wrote; masks that are there already are kept."""
     from dcd_components.deploy import onnx_inference
 
-    return onnx_inference.run(cases, model, out)
+    return onnx_inference.run(cases, model, out, max_memory)
 
 
 def phantom(

@@ -19,7 +19,7 @@ from dcd_components.errors import InputError
 from dcd_components.networks.weights import weights_digest
 
 
-def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
+def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_memory: float | None = None) -> str:
     """Segment cases with an ONNX file that the command export wrote.
 
     Masks that are there already are kept where they are of the same weights, files and settings, so that a run that was
@@ -30,6 +30,7 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
             file a sequence at any depth.
         model: the ONNX file, in the folder models of its bundle, whose configs say how images are prepared.
         out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
+        max_memory: gigabytes that the process may take; a case that needs more has no mask.
 
     Returns:
         How many masks are there.
@@ -45,7 +46,7 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path) -> str:
     network = OnnxNetwork(path)
     weights = _weights(network, path)
     parser = _configs(network, path)
-    parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder))})
+    parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder)), "max_memory": max_memory})
     items = _items(cases, parser.get_parsed_content("layout"))
     refuse_loss(items, folder, weights)
     _segment(parser, items, network, weights, folder)
@@ -95,7 +96,7 @@ def _segment(parser: ConfigParser, items: Sequence[Case], network: OnnxNetwork, 
     """Write the masks, each whole or not at all."""
     prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
     todo = planned(items, folder, weights, [prepare, window, "ONNX"])
-    cases = SoundCases(todo, prepare, folder)
+    cases = SoundCases(todo, prepare, folder, parser.get_parsed_content("memory"))
     prepared: dict[str, Any]
     for prepared in tqdm(cases, total=len(todo), unit="case"):
         prepared["pred"] = window(prepared[IMAGE][None], network)[0]
