@@ -1,0 +1,117 @@
+"""How much memory the inference of a case takes, known from the headers of its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from nibabel.orientations import io_orientation
+
+from dcd_components.data.case_files import IMAGE, Case, Layout
+from dcd_components.data.cases import sequence_files
+from dcd_components.data.grids import Grid
+from dcd_components.data.label_maps import SLAB
+from dcd_components.data.masks import FAULT
+from dcd_components.data.nifti import read_header
+from dcd_components.errors import InputError
+
+FLOAT = 4  # bytes
+BASE = 700e6  # bytes of a process that has imported torch and MONAI, and run a transform
+
+
+class MemoryLimit:
+    """Refuse a case whose inference would take more memory than it may.
+
+    The peak is estimated from the headers, for a process on a CPU; on a GPU, host and device together take about as
+    much. It is the largest of these stages, where a voxel of the network's grid holds ``S`` sequences and ``C``
+    classes: the sequences are resampled, in double precision; the image is normalised; windows are summed up, which
+    takes ``S + C + 2`` numbers a voxel and the feature maps of a window; probabilities become labels, slab by slab.
+
+    Args:
+        gigabytes: of 10^9 bytes, for the whole process; None for no limit.
+        layout: names of the files.
+        spacing: of the network's grid in mm, along x, y and z.
+        patch_size: of a window in voxels.
+        width: channels of the network at its highest resolution.
+        classes: of its output, with the background.
+    """
+
+    def __init__(
+        self,
+        gigabytes: float | None,
+        layout: Layout,
+        spacing: Sequence[float],
+        patch_size: Sequence[int],
+        width: int,
+        classes: int,
+    ) -> None:
+        if gigabytes is not None and not (isinstance(gigabytes, int | float) and gigabytes > 0):
+            raise InputError(f"max_memory must be gigabytes above 0, or null for no limit, got {gigabytes!r}")
+        self.gigabytes = gigabytes
+        self.layout = layout
+        self.spacing = spacing
+        self.patch_size = patch_size
+        self.width = width
+        self.classes = classes
+
+    def __call__(self, case: Case) -> None:
+        """Look at one case.
+
+        Raises:
+            InputError: when it would take too much.
+        """
+        self.check([case])
+
+    def check(self, cases: Iterable[Case]) -> None:
+        """Look at several cases; those with a ``fault`` are passed over.
+
+        Raises:
+            InputError: for those that would take too much, with what each needs.
+        """
+        if self.gigabytes is None:
+            return
+        needs = {case["case"]: self.estimate(case) / 1e9 for case in cases if FAULT not in case}
+        if large := [f"{name} needs about {need:.1f} GB" for name, need in needs.items() if need > self.gigabytes]:
+            raise InputError(f"{'; '.join(large)} of memory, and max_memory allows {self.gigabytes:g}")
+
+    def estimate(self, case: Case) -> float:
+        """Bytes of the process at its peak; 0 for a case whose headers cannot be read, which is refused elsewhere."""
+        files = sequence_files(case[IMAGE], self.layout.sequences)
+        several = [*files] if len(set(files.values())) == 1 < len(files) else []
+        grids = {name: read_header(path, several).grid for name, path in files.items()}
+        reference = grids[self.layout.reference]
+        if reference is None or not reference.placed or not all(grids.values()):
+            return 0.0
+        sizes = [math.prod(grid.shape) for grid in grids.values() if grid]
+        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference))
+
+    def _network_shape(self, grid: Grid) -> list[int]:
+        """Shape of the reference on the network's grid, along x, y and z."""
+        axes = io_orientation(grid.affine)[:, 0].astype(int)  # of the patient, for each of the image
+        edges = {int(axis): length * edge for axis, length, edge in zip(axes, grid.shape, grid.spacing_mm, strict=True)}
+        return [math.ceil(edges[axis] / spacing) + 1 for axis, spacing in enumerate(self.spacing)]
+
+    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int]) -> float:
+        """Bytes of the largest stage.
+
+        Args:
+            reference: voxels of the mask.
+            sizes: voxels of each sequence.
+            shape: of the network's grid.
+        """
+        several, image = len(sizes), math.prod(shape)
+        padded = math.prod(max(pair) for pair in zip(shape, self.patch_size, strict=True))
+        window = math.prod(self.patch_size) * FLOAT * (9 * self.width + 4 * (several + self.classes))
+        before = FLOAT * (several * image + reference)  # image and mask of the case before
+        loaded = FLOAT * sum(sizes)
+        held = FLOAT * (several + 1) * image  # the image and the reference
+        slab = SLAB * (100 + 24 * self.classes)
+        stages = [
+            before + loaded + 12 * max(sizes),  # a file is unpacked
+            before + max(loaded, FLOAT * several * image) + loaded / 2 + 24 * image + 16 * max(image, *sizes),
+            before + FLOAT * image * (3 * several + 4),
+            held + FLOAT * several * padded + FLOAT * (self.classes + 2) * padded + window,
+            held + FLOAT * (self.classes + 1) * image + reference + slab,
+            held + 3 * reference,
+        ]
+        return max(stages)
