@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import sys
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,14 @@ import numpy as np
 import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from dcd_components.data.samplers import Draw
-from dcd_components.errors import InputError
+from dcd_components.data.workers import outlive_signals
+from dcd_components.distributed import rank, world_size
+from dcd_components.errors import InputError, input_error
+from dcd_components.files import whole_file
 
 #: Packages whose code counts by their version.
 VERSIONED = ("monai", "numpy", "torch")
@@ -61,27 +65,78 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
             self.transform.set_random_state(seed=index.seed)
         return super().__getitem__(index)
 
+    def fill(self, num_workers: int = 0, what: str = "cases") -> list[str]:
+        """Make the files that are missing, each process of a training those of its share, and show how far it is.
+
+        Args:
+            num_workers: processes that make files at the same time.
+            what: is made, for the display.
+
+        Returns:
+            What is wrong with those that cannot be made.
+
+        Raises:
+            InputError: for a file that cannot be written, as on a full disk.
+            RuntimeError: for an error that is not about the input, with the item.
+        """
+        share = range(rank(), len(self.data), world_size())
+        missing = [index for index in share if not self._path(self.data[index]).is_file()]
+        if not missing:
+            return []
+        workers: dict[str, Any] = {"num_workers": min(num_workers, len(missing)), "worker_init_fn": outlive_signals}
+        workers["generator"] = torch.Generator()  # its own: what is drawn later must not hang on what was missing
+        made = DataLoader(_Making(self, missing), batch_size=None, **workers)
+        return [fault for fault in tqdm(made, desc=what, unit="case", disable=rank() > 0) if fault]
+
+    def make(self, index: int) -> str:
+        """Make the file of an item; what is wrong if that cannot be done, empty otherwise."""
+        item = self.data[index]
+        try:
+            made = self._made(item)
+        except Exception as error:
+            if fault := input_error(error):
+                return fault
+            name = item.get("case", "") if isinstance(item, Mapping) else ""
+            raise RuntimeError(f"item {index} cannot be made{name and ': '}{name}") from error
+        _write(made, self._path(item))
+        return ""
+
     def _cachecheck(self, item: Any) -> Any:
         """Item after the deterministic transforms, tensors without MONAI's metadata."""
-        key = self.hash_func([item, _written(item)]).decode()
-        path: Path = self.cache_dir / f"{key}-{self.transform_hash}.pt"
+        path = self._path(item)
         if path.is_file():
             try:
                 return torch.load(path, weights_only=True, mmap=True)
             except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
                 warnings.warn(f"{path} is damaged and made anew: {error}", stacklevel=2)
-        self._write(convert_to_tensor(self._pre_transform(item), convert_numeric=False, track_meta=False), path)
+        _write(self._made(item), path)
         return torch.load(path, weights_only=True, mmap=True)
 
-    @staticmethod
-    def _write(item: Any, path: Path) -> None:
-        # In the cache's own folder, since only within one file system a file is replaced in a single step.
-        unfinished = path.with_name(f"{uuid.uuid4().hex}.unfinished")
-        try:
-            torch.save(item, unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    def _path(self, item: Any) -> Path:
+        key = self.hash_func([item, _written(item)]).decode()
+        folder: Path = self.cache_dir
+        return folder / f"{key}-{self.transform_hash}.pt"
+
+    def _made(self, item: Any) -> Any:
+        return convert_to_tensor(self._pre_transform(item), convert_numeric=False, track_meta=False)
+
+
+def _write(made: Any, path: Path) -> None:
+    with whole_file(path) as partial, partial.open("wb") as file:
+        torch.save(made, file)
+
+
+class _Making(Dataset[str]):
+    """Making of the files of a cache's items, as items of their own."""
+
+    def __init__(self, cache: DiskCache, indices: Sequence[int]) -> None:
+        self.cache, self.indices = cache, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> str:
+        return self.cache.make(self.indices[number])
 
 
 def _written(item: Any) -> list[tuple[int, int]]:

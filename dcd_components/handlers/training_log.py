@@ -129,7 +129,7 @@ def losses_of(output: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     loss = output[CommonKeys.LOSS].detach()
     parts = {name: one for name, one in output.items() if name.startswith(("segmentation_", "distillation_"))}
-    return {CommonKeys.LOSS: loss, "segmentation_loss": loss, **parts}
+    return {"loss": loss, "segmentation_loss": loss, **parts}
 
 
 def clock(seconds: float) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import importlib
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +30,7 @@ from monai.transforms import (
 from dcd_components.data import cache
 from dcd_components.data.cache import DiskCache, transforms_hash, value_hash
 from dcd_components.data.samplers import Draw
-from dcd_components.errors import InputError
+from dcd_components.errors import InputError, root_cause
 
 
 def scale(factor: float) -> Compose:
@@ -272,3 +274,66 @@ def test_a_draw_decides_all_that_is_random_whatever_was_drawn_before(tmp_path: P
     assert len({tuple(one.flatten().tolist()) for one in first}) > 4
     assert not all(torch.equal(torch.as_tensor(cached[0]["image"]), first[0]) for _ in range(8))
     assert all(torch.equal(made(seed, seed % 2), one) for seed, one in reversed([*enumerate(first)]))
+
+
+def refuse_odd(image: Any) -> Any:
+    if image.max() % 2:
+        raise InputError(f"case {int(image.max())}: odd")
+    return image
+
+
+def fail_at_two(image: Any) -> Any:
+    if image.max() == 2:
+        raise KeyError("of ours")
+    return image
+
+
+def end_process(image: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_all_files_are_made_at_once_and_all_faults_told(num_workers: int, tmp_path: Path) -> None:
+    cached = DiskCache(items(5), Compose([Lambdad("image", refuse_odd)]), tmp_path)
+    assert cached.fill(num_workers) == ["case 1: odd", "case 3: odd"]
+    assert len([*tmp_path.iterdir()]) == 3
+    assert cached[4]["case"] == "case 4"
+
+
+def test_what_is_there_is_not_made_again(counted: Compose, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    for _ in range(2):
+        assert DiskCache(items(), counted, tmp_path).fill() == []
+    assert CALLS == [0, 1, 2]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_process_makes_its_share(counted: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "world_size", lambda: 2)
+    monkeypatch.setattr(cache, "rank", lambda: 1)
+    DiskCache(items(5), counted, tmp_path).fill()
+    assert CALLS == [1, 3]
+
+
+def test_an_error_that_is_not_of_the_input_keeps_its_traceback_and_has_the_item(tmp_path: Path) -> None:
+    cached = DiskCache(items(3), Compose([Lambdad("image", fail_at_two)]), tmp_path)
+    with pytest.raises(RuntimeError, match=r"item 2 cannot be made: case 2") as caught:
+        cached.fill()
+    assert "of ours" in str(root_cause(caught.value))
+
+
+def test_a_process_that_is_killed_while_it_makes_an_item_ends_the_filling(tmp_path: Path) -> None:
+    cached = DiskCache(items(2), Compose([Lambdad("image", end_process)]), tmp_path)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid.* (is killed by signal|exited unexpectedly)"):
+        cached.fill(num_workers=1)
+
+
+def test_a_full_disk_is_one_sentence_and_no_fault_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"\.pt cannot be written: No space left on device"):
+        DiskCache(items(1), Compose([Lambdad("image", count)]), tmp_path).fill()
+    assert list(tmp_path.iterdir()) == []

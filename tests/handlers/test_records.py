@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
 from monai.handlers import from_engine
 from torch import nn
 
 from dcd_components.errors import InputError
+from dcd_components.handlers import training_guard
 from dcd_components.handlers.case_scores import CaseScores
 from dcd_components.handlers.training_guard import TrainingGuard
 from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog, clock
@@ -28,7 +31,15 @@ def test_durations_are_written_as_on_a_clock(seconds: float, text: str) -> None:
 def trainer(outputs: list[dict[str, float]]) -> Engine:
     """A bare engine whose iterations give ``outputs`` in turn."""
     pending = iter(outputs)
-    engine = Engine(lambda *_: {name: torch.tensor(value) for name, value in next(pending).items()})
+
+    def step(engine: Engine, batch: Any) -> Any:
+        engine.state.output = {name: torch.tensor(value) for name, value in next(pending).items()}
+        for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.BACKWARD_COMPLETED):
+            engine.fire_event(event)
+        return engine.state.output
+
+    engine = Engine(step)
+    engine.register_events(*IterationEvents)
     engine.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.25)
     return engine
 
@@ -60,19 +71,88 @@ def test_each_epoch_has_a_row_of_means_in_a_csv_file(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_written(tmp_path: Path) -> None:
-    engine = trainer([{"loss": 1.0}, {"loss": float("nan")}])
+    engine = trainer([{"loss": 1.0}, {"loss": math.nan}])
     for handler in (TrainingGuard(), TrainingLog(tmp_path / "training.csv")):
         handler.attach(engine)
-    with pytest.raises(InputError, match=r"^the loss is nan in epoch 2: look for NaN with the command check$"):
-        engine.run([0], max_epochs=3)
+    said = r"^the loss is nan in iteration 2 of epoch 2, case 7 \(segmentation_loss nan\): look for NaN"
+    with pytest.raises(InputError, match=said):
+        engine.run([{"case": ["case 7"]}], max_epochs=3)
     assert len(read_csv(tmp_path / "training.csv")) == 1
 
 
-def test_one_infinite_loss_among_many_ends_the_training_too() -> None:
-    engine = trainer([{"loss": 1.0}, {"loss": float("inf")}, {"loss": 1.0}])
+def test_the_guard_sees_what_handlers_add_to_the_loss_that_are_listed_later() -> None:
+    engine = trainer([{"loss": 1.0}])
     TrainingGuard().attach(engine)
-    with pytest.raises(InputError, match="the loss is inf in epoch 1"):
-        engine.run([0, 0, 0], max_epochs=1)
+
+    def add(engine: Engine) -> None:
+        parts = {"segmentation_loss": torch.tensor(1.0), "distillation_loss/stem": torch.tensor(math.inf)}
+        engine.state.output |= {"loss": torch.tensor(math.inf), **parts}
+
+    engine.add_event_handler(IterationEvents.LOSS_COMPLETED, add)
+    with pytest.raises(InputError, match=r"inf in iteration 1 .* \(segmentation_loss 1, distillation_loss/stem inf\)"):
+        engine.run([0])
+
+
+class Later:
+    """Stands in for an event of a GPU: the number is there when it was waited for."""
+
+    def __init__(self, copy: torch.Tensor, value: torch.Tensor) -> None:
+        self.copy, self.value = copy, value
+
+    def synchronize(self) -> None:
+        self.copy.copy_(self.value)
+
+
+def arrives_late(x: torch.Tensor) -> tuple[torch.Tensor, Later]:
+    copy = torch.zeros_like(x)
+    return copy, Later(copy, x)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["CPU", "GPU"])
+def test_as_many_losses_as_allowed_are_skipped_as_if_they_had_not_been(
+    late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if late:
+        monkeypatch.setattr(training_guard, "on_host", arrives_late)
+
+    def train(factors: list[float], max_skipped: int) -> tuple[Any, Any, Any]:
+        weight = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=0.1)
+
+        def step(engine: Engine, factor: float) -> Any:
+            optimizer.zero_grad()
+            engine.state.output = {"loss": (factor * weight).sum()}
+            engine.fire_event(IterationEvents.LOSS_COMPLETED)
+            engine.state.output["loss"].backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            optimizer.step()
+            return engine.state.output
+
+        engine = Engine(step)
+        engine.register_events(*IterationEvents)
+        engine.optimizer = optimizer
+        for handler in (TrainingGuard(max_skipped), TrainingLog(tmp_path / "training.csv")):
+            handler.attach(engine)
+        engine.run(factors)
+        return weight, optimizer.state[weight]["momentum_buffer"], read_csv(tmp_path / "training.csv")[0]["loss"]
+
+    nan = math.nan
+    for one, other in zip(train([1.0, nan, 3.0, nan], 2), train([1.0, 3.0], 0), strict=True):
+        assert one == other
+    with pytest.raises(
+        InputError, match=r"^the loss is nan in iteration 4 .*, after 1 that were skipped: look for NaN"
+    ):
+        train([1.0, nan, 3.0, nan], 1)
+
+
+def test_the_number_of_skipped_iterations_is_kept_when_a_training_goes_on() -> None:
+    first, second = TrainingGuard(2), TrainingGuard(2)
+    first.skipped = 2
+    second.load_state_dict(first.state_dict())
+    engine = trainer([{"loss": math.nan}])
+    second.attach(engine)
+    with pytest.raises(InputError, match="after 2 that were skipped"):
+        engine.run([0])
 
 
 def test_a_training_that_goes_on_must_have_a_learning_rate_left() -> None:
