@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dcd_components.data.cache import value_hash
 from dcd_components.data.case_files import IMAGE, LABEL, Case, absence
 from dcd_components.data.cases import shortened
-from dcd_components.data.nifti import UNREADABLE
+from dcd_components.data.nifti import read_header
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.networks.weights import weights_digest
@@ -71,10 +71,8 @@ class Mark:
 
 def read_mark(path: str | Path) -> Mark | None:
     """Mark in the header of a file; None where there is none, or the file cannot be read."""
-    try:
-        return Mark.parse(nibabel.load(path).header["descrip"].item().decode())
-    except (*UNREADABLE, LookupError, AttributeError):
-        return None
+    header = read_header(path).header
+    return Mark.parse(header["descrip"].item().decode(errors="replace")) if header is not None else None
 
 
 def mask_path(folder: str | Path, case: str) -> Path:

@@ -34,6 +34,7 @@ from dcd_components.data.grids import (
 KINDS = (nibabel.Nifti1Image, nibabel.Nifti2Image)
 MAX_VOXELS = 1024**3  # of a volume: a head of 256 mm at 0.25 mm, 4 GiB in single precision
 MAX_EXPANSION = 1032  # bytes that deflate can make of one
+MAX_START = 2**26  # bytes before the voxels: the header and its extensions
 MAX_REST = 2**20  # bytes behind the voxels
 CHUNK = 2**24  # bytes
 #: What a damaged file raises.
@@ -166,8 +167,8 @@ def _structure_faults(path: Path, volume: Volume) -> Iterator[str]:
         yield f"has {math.prod(shape[:3])} voxels, shape {times(shape)}, expected at most {MAX_VOXELS}"
         return
     size, start, claimed = path.stat().st_size, _start(volume), _bytes_of_voxels(volume)
-    if start < volume.header.sizeof_hdr:
-        yield f"its voxels begin at byte {start}, inside its header of {volume.header.sizeof_hdr} bytes"
+    if not volume.header.sizeof_hdr <= start <= MAX_START:
+        yield f"its voxels begin at byte {start}, expected from {volume.header.sizeof_hdr} to {MAX_START}"
     elif _compressed(path) and start + claimed > MAX_EXPANSION * size:
         yield f"claims {claimed} bytes of voxels, more than {size} compressed bytes can hold"
     elif not _compressed(path):

@@ -23,6 +23,7 @@ from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import LoadCased, LoadLabeld, case_faults, labelled_cases
 from dcd_components.data.check.rules import CaseFiles, Finding, check_case
 from dcd_components.data.datalists import make_datalist, write_datalist
+from dcd_components.data.masks import read_mark
 from dcd_components.data.nifti import read_header, read_volume
 from dcd_components.errors import InputError
 
@@ -191,8 +192,8 @@ IMAGES: dict[str, tuple[Change, str]] = {
     "unknown type": (patched(70, "<h", 999), "cannot be read: HeaderDataError: data code 999 not"),
     "no voxels": (patched(44, "<h", 0), "has no voxels, shape 6x0x5"),
     "negative size": (patched(44, "<h", -7), "has no voxels, shape 6x-7x5"),
-    "voxels inside the header": (patched(108, "<f", 0), "its voxels begin at byte 0, inside its header of 348 bytes"),
-    "voxels far behind the end": (patched(108, "<f", 1e12), "claims 420 bytes of voxels, more than "),
+    "voxels inside the header": (patched(108, "<f", 0), "its voxels begin at byte 0, expected from 348 to 67108864"),
+    "voxels far behind the end": (patched(108, "<f", 2e9), "its voxels begin at byte 2000000000, expected "),
     "2D": (valued(image(1)[:, :, 2]), "is 2D, shape 6x7, expected one 3D volume"),
     "series": (
         valued(image(1, (*SHAPE, 3))),
@@ -480,6 +481,17 @@ def test_a_decompression_bomb_is_not_read_beyond_what_its_header_claims(
     assert read_volume(case["t2w"]).faults == ["goes on behind the 420 bytes of voxels that its header claims"]
     assert 0 < sum(read) < 2**22
     assert min(read) >= 0
+
+
+def test_an_extension_of_a_header_is_not_read(case: dict[str, str]) -> None:
+    """Nor by what looks for the mark of a mask, before anything else is known of a file."""
+    content = gzip.decompress(Path(case["t2w"]).read_bytes())
+    extension = struct.pack("<4B2i", 1, 0, 0, 0, 2**25, 0) + bytes(2**25 - 8)
+    start = struct.pack("<f", 348 + len(extension))
+    Path(case["t2w"]).write_bytes(gzip.compress(content[:108] + start + content[112:348] + extension + content[352:]))
+    assert peak_bytes(lambda: (read_mark(case["t2w"]), read_volume(case["t2w"]))) < 2**22
+    assert checked(case).faults == []
+    assert np.array_equal(loaded(case)["t2w"].numpy()[0], image(1))
 
 
 def test_a_volume_that_a_file_can_hold_may_still_be_too_large(
