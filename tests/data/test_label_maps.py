@@ -121,4 +121,4 @@ def test_many_classes_take_more_bits() -> None:
     logits[280] = 1
     labels = label_map(logits, np.eye(4), np.eye(4), (2, 2, 2))
     assert labels.dtype == torch.int32
-    assert labels.unique().tolist() == [280]
+    assert set(labels.flatten().tolist()) == {280}
