@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+MAX_MM = 1e6  # in an affine: 1 km
 SPACING_TOLERANCE_MM = 1e-3
 # Largest displacement of a corner. Two affines written in single precision were up to 2e-5 mm apart, an affine and its
 # quaternion in a qform 0.015 mm in 99 of 100 orientations drawn near that of a head.
@@ -77,6 +78,8 @@ def affine_faults(affine: Array) -> list[str]:
     """Why an affine places no volume in space."""
     if bad := np.count_nonzero(~np.isfinite(affine)):
         return [f"its affine holds {bad} numbers that are NaN or Inf"]
+    if (largest := np.abs(affine).max()) > MAX_MM:
+        return [f"its affine holds {largest:.3g}, expected at most {MAX_MM:.0f} mm"]
     spacing_mm, volume = voxel_sizes(affine), abs(np.linalg.det(affine[:3, :3]))
     if not volume > 1e-6 * np.prod(spacing_mm):
         return [f"its affine is singular: voxels of {times(spacing_mm)} mm have a volume of {volume:.3g} mm3"]

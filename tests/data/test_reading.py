@@ -211,6 +211,7 @@ IMAGES: dict[str, tuple[Change, str]] = {
     ),
     "NaN in pixdim": (zoomed(2, np.nan, 2), "pixdim says voxels of 2xnanx2 mm, expected 2x2x2 mm as its sform"),
     "sform of NaN": (patched(280, "<f", np.nan), "its affine holds 1 numbers that are NaN or Inf"),
+    "sform of 1e30": (patched(280, "<f", 1e30), "its affine holds 1e+30, expected at most 1000000 mm"),
     "sform of 0": (patched(280, "<12f", *[0.0] * 12), "its affine is singular: voxels of 0x0x0 mm"),
     "shape": (valued(image(1, (6, 7, 4))), "shape 6x7x4, expected 6x7x5 as t1n"),
     "spacing": (lambda path: save(path, image(1), np.diag([1, 1, 3, 1])), "spacing 1x1x3 mm, expected 2x2x2 mm as t1n"),
@@ -509,6 +510,30 @@ def test_an_unreadable_file_is_named(case: dict[str, str], monkeypatch: pytest.M
 
     monkeypatch.setattr(nifti, "_open", failing)
     assert refusal(case).startswith(f"{case['t1n']}: cannot be read: OSError: [Errno 5] Input/output error; ")
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_damaged_headers_end_in_the_faults_of_check(kind: Any, ending: str, tmp_path: Path) -> None:
+    """Some hundred files, each with a few bytes of its header changed; nothing else is raised, or warned of."""
+    rng, layout = np.random.default_rng(0), Layout({"t1n": f"{{case}}.{ending}"})
+    image_bytes, size, path = kind(image(), AFFINE).to_bytes(), kind.header_class.sizeof_hdr, tmp_path / f"a.{ending}"
+    refused = 0
+    for _ in range(150):
+        content = bytearray(image_bytes)
+        for place in rng.integers(0, size - 8, 3):
+            content[place : place + 4] = rng.choice([rng.bytes(4), b"\xff" * 4, bytes(4), b"\x7f" * 4])
+        path.write_bytes(gzip.compress(content, 1) if ending.endswith("gz") else content)
+        found = check_case(CaseFiles("/", {"t1n": str(path)}, "t1n", (), {})).faults
+        assert peak_bytes(lambda: read_volume(path)) < 2**22
+        if found:
+            refused += 1
+            with pytest.raises(InputError) as caught:
+                LoadCased(layout)({"image": str(path)})
+            assert set(str(caught.value).split("; ")) <= set(found)
+        else:
+            assert LoadCased(layout)({"image": str(path)})["t1n"].ndim == 4
+    assert 0 < refused < 150
 
 
 NAMES = [
