@@ -76,6 +76,7 @@ def test_a_task_stands_in_the_words_of_the_others(tmp_path: Path) -> None:
     expected = """\
  a case's files, in the order of the network's channels; {case} stands for its name.
 sequences: {Flair: "{case}-Flair.nii.gz", T1c: "{case}-T1c.nii.gz"}
+label_file: "{case}-seg.nii.gz"
 reference: Flair  # names a case; its mask lies on this grid
 resampled: []  # sequences on grids of their own
 labels: {core: 1, rim: 2}
@@ -89,7 +90,7 @@ width_divisor: 4  # the student's widths are the teacher's by this
     first, *_ = (configs / "inference.yaml").read_text().splitlines()
     assert first == "# Segment core and rim in Flair and T1c."
     training = (configs / "train_student.yaml").read_text()
-    assert '\nlabel_file: "{case}-seg.nii.gz"\npatient_regex: "(.+)"  # in a case\'s name; all cases' in training
+    assert '\npatient_regex: "(.+)"  # in a case\'s name; all cases' in training
     scores = """
 regions: {core: [1], rim: [2]}  # one label: in the mean over labels
 lesion_labels: [1, 2]  # their connected components are counted as lesions

@@ -35,7 +35,7 @@ def flat_weights(network: nn.Module, path: Path) -> bytes:
     network.load_state_dict(read_weights(network, path))
     weights = OrderedDict(network.state_dict())
     if record := read_record(path):
-        weights.__dict__["record"] = record
+        weights.__dict__["record"] = {key: value for key, value in record.items() if key != "training"}
     torch.save(weights, file := io.BytesIO())  # DynUNet names most tensors twice; they are kept once
     return file.getvalue()
 
