@@ -25,7 +25,7 @@ class MemoryLimit:
     The peak is estimated from the headers, for a process on a CPU; on a GPU, host and device together take about as
     much. It is the largest of these stages, where a voxel of the network's grid holds ``S`` sequences and ``C``
     classes: the sequences are resampled, in double precision; the image is normalised; windows are summed up, which
-    takes ``S + C + 2`` numbers a voxel and the feature maps of a window; probabilities become labels, slab by slab.
+    takes ``2 S + C + 6`` numbers a voxel and the feature maps of a window; probabilities become labels, slab by slab.
 
     Args:
         gigabytes: of 10^9 bytes, for the whole process; None for no limit.
@@ -83,21 +83,26 @@ class MemoryLimit:
         if reference is None or not reference.placed or not all(grids.values()):
             return 0.0
         sizes = [math.prod(grid.shape) for grid in grids.values() if grid]
-        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference))
+        moved = bool(self.layout.resampled) or self._is_resampled(reference)
+        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference), moved=moved)
 
     def _network_shape(self, grid: Grid) -> list[int]:
         """Shape of the reference on the network's grid, along x, y and z."""
-        axes = io_orientation(grid.affine)[:, 0].astype(int)  # of the patient, for each of the image
-        edges = {int(axis): length * edge for axis, length, edge in zip(axes, grid.shape, grid.spacing_mm, strict=True)}
-        return [math.ceil(edges[axis] / spacing) + 1 for axis, spacing in enumerate(self.spacing)]
+        lengths, edges = (_along_patient(grid, values) for values in (grid.shape, grid.spacing_mm))
+        return [math.ceil(n * edge / mm) + 1 for n, edge, mm in zip(lengths, edges, self.spacing, strict=True)]
 
-    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int]) -> float:
+    def _is_resampled(self, grid: Grid) -> bool:
+        pairs = zip(_along_patient(grid, grid.spacing_mm), self.spacing, strict=True)
+        return not all(math.isclose(edge, mm, rel_tol=1e-3) for edge, mm in pairs)
+
+    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int], *, moved: bool) -> float:
         """Bytes of the largest stage.
 
         Args:
             reference: voxels of the mask.
             sizes: voxels of each sequence.
             shape: of the network's grid.
+            moved: whether anything is resampled.
         """
         several, image = len(sizes), math.prod(shape)
         padded = math.prod(max(pair) for pair in zip(shape, self.patch_size, strict=True))
@@ -107,11 +112,17 @@ class MemoryLimit:
         held = FLOAT * (several + 1) * image  # the image and the reference
         slab = SLAB * (100 + 24 * self.classes)
         stages = [
-            before + loaded + 12 * max(sizes),  # a file is unpacked
-            before + max(loaded, FLOAT * several * image) + loaded / 2 + 24 * image + 16 * max(image, *sizes),
+            before + 2.5 * loaded + 12 * max(sizes),  # files are unpacked
+            before + loaded + moved * (12 * max(sizes) + (FLOAT * several + 52) * image),
             before + FLOAT * image * (3 * several + 4),
-            held + FLOAT * several * padded + FLOAT * (self.classes + 2) * padded + window,
+            held + FLOAT * several * padded + FLOAT * (self.classes + 5) * padded + window,
             held + FLOAT * (self.classes + 1) * image + reference + slab,
             held + 3 * reference,
         ]
         return max(stages)
+
+
+def _along_patient(grid: Grid, values: Iterable[float]) -> list[float]:
+    """Values of the axes of an image, in the order of the patient's: x, y and z."""
+    axes = io_orientation(grid.affine)[:, 0].astype(int)
+    return [value for _, value in sorted(zip(axes, map(float, values), strict=True))]
