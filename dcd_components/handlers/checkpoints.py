@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dcd_components.distributed import rank
 from dcd_components.errors import InputError
+from dcd_components.handlers.kept_state import keep
 from dcd_components.networks.weights import TRAINING_ONLY, read_record, save_weights, without
 
 
@@ -47,6 +48,7 @@ class BestCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
+        keep(engine, "best", self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from monai.utils import CommonKeys
 
 from dcd_components.distiller import Distiller, Inferer
 from dcd_components.handlers.endings import at_end
+from dcd_components.handlers.kept_state import keep
 
 
 class DistillationHandler:
@@ -37,6 +38,7 @@ class DistillationHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
+        keep(engine, "distiller", self.distiller)
         engine.add_event_handler(Events.STARTED, self._check_weight)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)

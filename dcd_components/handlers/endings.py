@@ -18,6 +18,8 @@ SECONDS = 1.0
 def at_end(engine: Engine, function: Callable[[], None]) -> None:
     """Call a function at the end of every run of an engine, whichever way it ends; an exception goes on afterwards.
 
+    It may be called twice, as Ignite fires ``EXCEPTION_RAISED`` for an iteration and again for its run.
+
     Ignite leaves it to the first handler of ``EXCEPTION_RAISED`` to raise, and those after it are not called.
     """
     functions: list[Callable[[], None]] | None = getattr(engine, "_at_end", None)

@@ -19,6 +19,7 @@ from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.handlers.checkpoints import dated, prepare_folder, remove_halves
 from dcd_components.handlers.endings import Stopped, StopSignals, at_end
+from dcd_components.handlers.kept_state import States, kept
 from dcd_components.networks.stage_recorder import unwrap
 
 #: Names of the files, which sort by their number.
@@ -46,8 +47,8 @@ class TrainingCheckpoint:
     Args:
         folder: of the files, one for each of the last epochs. One that another training left is renamed, if this one
             does not go on from it.
-        state: what is kept by name, with ``state_dict`` and ``load_state_dict``; the same in all processes.
-        own: the same for what each process has of its own.
+        state: what is kept by name, with ``state_dict`` and ``load_state_dict``, besides what handlers of the trainer
+            and the validator ask to keep, see :func:`.keep`; the same in all processes.
         validator: engine whose best metric is kept; a signal ends it too.
         settings: of the training, by name, that must not change when it goes on.
         resume: go on from the newest file that can be read, or begin if there is none.
@@ -63,7 +64,6 @@ class TrainingCheckpoint:
         self,
         folder: str | Path,
         state: Mapping[str, Any],
-        own: Mapping[str, Any] | None = None,
         validator: Any = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
@@ -74,7 +74,7 @@ class TrainingCheckpoint:
             raise InputError(f"checkpoint_every and checkpoints_kept must be at least 1, got {every} and {kept}")
         self.folder = Path(folder)
         self.state = {name: unwrap(one) if isinstance(one, torch.nn.Module) else one for name, one in state.items()}
-        self.own = {**(own or {}), "random": RandomStates()}
+        self.own: States = {"random": RandomStates()}
         self.validator = validator
         self.settings = dict(settings or {})
         self.resume = resume
@@ -97,6 +97,8 @@ class TrainingCheckpoint:
         if self._group is not None:
             return  # a later run of the same engine
         self._group = CpuGroup()
+        self.state |= kept(engine, self.validator)
+        self.own |= kept(engine, self.validator, own=True)
         # Only now, so that they come after those of handlers that are listed later.
         engine.add_event_handler(Events.ITERATION_STARTED, self._restore_random)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
@@ -314,10 +316,13 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
 
 
 def _difference(saved: Any, given: Any) -> tuple[str, str]:
-    """What differs of two settings: of lists, what only one of them has."""
-    if isinstance(saved, list) and isinstance(given, list):
-        alone = [[str(x) for x in one if x not in other] for one, other in ((saved, given), (given, saved))]
-        if any(alone):
-            return tuple(", ".join(one[:3]) + ", ..." * (len(one) > 3) or "nothing" for one in alone)  # type: ignore[return-value]
-    was, now = str(saved), str(given)
-    return (was, now) if len(was) + len(now) < 200 else ("one", "another")
+    """What differs of two settings; of long lists, the first that only one of them has."""
+    texts = str(saved), str(given)
+    if sum(map(len, texts)) < 200 or not (isinstance(saved, list) and isinstance(given, list)):
+        return texts
+    was, now = ([str(x) for x in one if x not in other] for one, other in ((saved, given), (given, saved)))
+    return _first(was), _first(now)
+
+
+def _first(texts: list[str]) -> str:
+    return ", ".join(texts[:3]) + ", ..." * (len(texts) > 3) or "the same in another order, or fewer"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dcd_components.distributed import all_reduce_sum
 from dcd_components.errors import InputError
+from dcd_components.handlers.kept_state import keep
 from dcd_components.handlers.training_log import SKIPPED, losses_of
 
 
@@ -40,6 +41,7 @@ class TrainingGuard:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
+        keep(engine, "guard", self)
         engine.add_event_handler(Events.STARTED, self._begin)
 
     def state_dict(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from dcd_components.distributed import all_reduce_mean
+from dcd_components.handlers.kept_state import keep
 from dcd_components.tables import write_csv
 
 #: Mark in ``state.output`` of an iteration whose loss counts for nothing.
@@ -46,6 +47,7 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
+        keep(engine, "log", self, own=True)
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)

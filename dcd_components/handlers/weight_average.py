@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
 
+from dcd_components.handlers.kept_state import keep
 from dcd_components.networks.stage_recorder import unwrap
 
 
@@ -37,6 +38,7 @@ class WeightAverage(EMAHandler):  # type: ignore[misc]
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Register at the engine's events, with the arguments of Ignite's own."""
+        keep(engine, "average", self)
         engine.add_event_handler(Events.STARTED, self._wait)
         engine.add_event_handler(Events.ITERATION_STARTED, self._restart)
         super().attach(engine, *args, **kwargs)
