@@ -6,8 +6,11 @@ import io
 import logging
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -16,20 +19,32 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
-#: Where a fault strikes, and at which of its kind, counted from 1; and the signal, or 0 for half a file and SIGKILL.
-Fault = tuple[str, int, int]
+#: Where a fault strikes, at which of its kind, counted from 1, and what it does: a signal to this process, or if it is
+#: negative to all of the training; or a name in ``strike``.
+Fault = tuple[str, int, Any]
 
 
-def start(files: list[str], settings: dict[str, Any], log: Path, fault: Fault | None = None) -> ForkServerProcess:
+def start(
+    files: list[str],
+    settings: dict[str, Any],
+    log: Path,
+    fault: Fault | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ForkServerProcess:
     """Start a training; what it says goes to ``log``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["interrupted", "monai.networks.nets", "dcd_components.handlers.resume"])
-    process = context.Process(target=run, args=(files, settings, str(log), fault))
+    process = context.Process(target=run, args=(files, settings, str(log), fault, dict(environment or {})))
     process.start()
     return process
 
 
-def run(files: list[str], settings: dict[str, Any], log: str, fault: Fault | None) -> None:
+def run(
+    files: list[str], settings: dict[str, Any], log: str, fault: Fault | None, environment: Mapping[str, str]
+) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a program of its own
+    os.setsid()
+    os.environ.update(environment)
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     logging.basicConfig(level=logging.INFO)
@@ -42,7 +57,7 @@ def run(files: list[str], settings: dict[str, Any], log: str, fault: Fault | Non
     sys.exit(0)
 
 
-def strike(flow: ConfigWorkflow, where: str, number: int, kind: int) -> None:
+def strike(flow: ConfigWorkflow, where: str, number: int, what: Any) -> None:
     if where == "write":
         kill_while_writing(number)
         return
@@ -50,13 +65,39 @@ def strike(flow: ConfigWorkflow, where: str, number: int, kind: int) -> None:
     engine: Engine = flow.parser.get_parsed_content(name)
     count = 0
 
-    def send() -> None:
+    def act() -> None:
         nonlocal count
         count += 1
-        if count == number:
-            os.kill(os.getpid(), kind)
+        if count != number:
+            return
+        if isinstance(what, int):
+            os.kill(os.getpid(), what) if what > 0 else os.killpg(0, -what)
+        else:
+            {"kill a worker": kill_worker, "fill the disk": fill_disk, "NaN": spoil, "vanish": vanish}[what](engine)
 
-    engine.add_event_handler(Events.ITERATION_STARTED, send)
+    engine.add_event_handler(Events.ITERATION_STARTED, act)
+
+
+def kill_worker(engine: Any) -> None:
+    for worker in engine.state.dataloader._iterator._workers:
+        os.kill(worker.pid, signal.SIGKILL)
+
+
+def fill_disk(engine: Any) -> None:
+    """No file can grow to the size of a checkpoint."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+
+def spoil(engine: Any) -> None:
+    engine.state.batch["image"].fill_(float("nan"))
+
+
+def vanish(engine: Any) -> None:
+    """Remove the data, and what was made of them."""
+    dataset = engine.state.dataloader.dataset
+    for item in dataset.data:
+        Path(item["image"][0]).unlink()
+    shutil.rmtree(dataset.cache_dir)
 
 
 def kill_while_writing(number: int) -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +18,11 @@ import interrupted
 import pytest
 import torch
 from interrupted import Fault
-from tiny import TINY, by_fold, config_files
+from tiny import BRATS, TINY, by_fold, config_files
 from torch import Tensor
 
+from dcd_components import cli
+from dcd_components.errors import InputError
 from dcd_components.tables import read_csv
 
 KINDS = {"teacher": "train_teacher", "student": "distill"}
@@ -49,9 +57,29 @@ class Training:
 
     def start(self, fault: Fault | None = None, **settings: Any) -> Any:
         self.folder.mkdir(exist_ok=True)
-        places = {"ckpt_path": str(self.folder / "model.pt")}
-        files = config_files(KINDS[self.kind])
-        return interrupted.start(files, {**self.settings, **places, **settings}, self.folder / "log", fault)
+        settings = {**self.settings, "ckpt_path": str(self.folder / "model.pt"), **settings}
+        return interrupted.start(config_files(KINDS[self.kind]), settings, self.folder / "log", fault)
+
+    def run_two(self, fault: Fault | None = None, **settings: Any) -> list[int]:
+        """The same in two processes, of which the fault strikes the second; their exit statuses."""
+        self.folder.mkdir(exist_ok=True)
+        settings = {**self.settings, "ckpt_path": str(self.folder / "model.pt"), "batch_size": 1, **settings}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        processes = [
+            interrupted.start(
+                config_files(KINDS[self.kind], "multi_gpu"),
+                settings,
+                self.folder / "log",
+                fault if number == 1 else None,
+                {**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+            )
+            for number in range(2)
+        ]
+        for process in processes:
+            process.join(120)
+        return [int(process.exitcode or 0) for process in processes]
 
     def run(self, fault: Fault | None = None, **settings: Any) -> int:
         """Exit status, as multiprocessing says it."""
@@ -117,6 +145,15 @@ def undisturbed(patients: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return found
 
 
+@pytest.fixture
+def finished(undisturbed: dict[str, Training], tmp_path: Path) -> Training:
+    """A copy of the teacher's training."""
+    source = undisturbed["teacher"]
+    shutil.copytree(source.folder, tmp_path / "teacher")
+    (tmp_path / "teacher" / "log").unlink()
+    return Training(tmp_path / "teacher", "teacher", source.settings)
+
+
 def again(undisturbed: dict[str, Training], kind: str, folder: Path) -> Training:
     return Training(folder / kind, kind, undisturbed[kind].settings)
 
@@ -148,3 +185,147 @@ def test_a_training_killed_at_any_moment_goes_on(undisturbed: dict[str, Training
     process.join()
     assert training.run(resume=True) == 0, training.said[-3000:]
     assert differences(undisturbed["student"].results(), training.results()) == []
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [("iteration", 5, signal.SIGTERM), ("case", 1, signal.SIGTERM), ("iteration", 5, signal.SIGKILL)],
+    ids=["SIGTERM", "SIGTERM in the validation", "killed"],
+)
+def test_two_processes_stop_after_the_same_iteration_and_go_on(moment: Fault, two: Training, tmp_path: Path) -> None:
+    training = Training(tmp_path / "both", "student", two.settings)
+    statuses = training.run_two(moment)
+    assert statuses[1] == (-9 if moment[2] == signal.SIGKILL else 143), training.said[-3000:]
+    assert statuses[0] == (1 if moment[2] == signal.SIGKILL else 143), training.said[-3000:]
+    assert training.run_two(resume=True) == [0, 0], training.said[-3000:]
+    assert differences(two.results(), training.results()) == []
+
+
+@pytest.fixture(scope="module")
+def two(undisturbed: dict[str, Training], tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """An undisturbed student of two processes."""
+    training = Training(tmp_path_factory.mktemp("two") / "both", "student", undisturbed["student"].settings)
+    assert training.run_two() == [0, 0], training.said[-3000:]
+    return training
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_those_that_load_data_to_the_training(
+    number: int, undisturbed: dict[str, Training], tmp_path: Path
+) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    assert training.run(("iteration", 5, -number), num_workers=2) == 128 + number, training.said[-3000:]
+    assert [path.name for path in training.checkpoints] == ["iteration-000000003.pt", "iteration-000000005.pt"]
+
+
+def test_a_training_that_has_ended_has_nothing_left_to_do(finished: Training) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.pt")}
+    assert finished.run(resume=True) == 0
+    assert "this training has ended already" in finished.said
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.pt")} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished: Training, undisturbed: dict[str, Training]) -> None:
+    newest = finished.checkpoints[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert finished.run(resume=True) == 0
+    assert f"{newest} is damaged" in finished.said
+    assert "goes on after iteration 6, in epoch 2" in finished.said
+    assert differences(undisturbed["teacher"].results(), finished.results()) == []
+    for path in finished.checkpoints:
+        path.write_bytes(b"")
+    assert finished.run(resume=True) == 1
+    assert f"no checkpoint in {finished.folder / 'model_checkpoints'} can be read" in finished.said
+
+
+def test_checkpoints_of_another_training_are_moved_aside(finished: Training) -> None:
+    before = {path.name: path.read_bytes() for path in finished.checkpoints}
+    assert finished.run(("iteration", 4, signal.SIGKILL)) == -signal.SIGKILL
+    (aside,) = finished.folder.glob("model_checkpoints-*")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert f"{aside}; --resume would have gone on" in finished.said
+    assert [path.name for path in finished.checkpoints] == ["iteration-000000003.pt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_epochs": 4}, "max_epochs 3, this one has 4"),
+        ({"learning_rate": 0.1}, "learning_rate 0.01, this one has 0.1"),
+        ({"seed": 1}, "seed 0, this one has 1"),
+        ({"batch_size": 1}, "batch_size 2, this one has 1"),
+        ({"train_folds": [1], "val_folds": [2]}, "cases "),
+        ({"val_interval": 1}, "val_interval 2, this one has 1"),
+    ],
+)
+def test_a_training_does_not_go_on_with_other_settings(settings: dict[str, Any], said: str, finished: Training) -> None:
+    assert finished.run(resume=True, **settings) == 1
+    assert f"is of a training with {said}" in finished.said
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(undisturbed: dict[str, Training], tmp_path: Path) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    assert training.run(("iteration", 4, "fill the disk"), val_interval=3) == 1
+    checkpoint = training.folder / "model_checkpoints" / "iteration-000000006.pt"
+    assert f"InputError: {checkpoint} cannot be written: File too large" in training.said
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["iteration-000000003.pt"]
+    assert training.run(resume=True, val_interval=3) == 0
+
+
+def test_a_process_for_data_that_is_killed_ends_the_training(undisturbed: dict[str, Training], tmp_path: Path) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    assert training.run(("iteration", 4, "kill a worker"), num_workers=1) == 1
+    assert "DataLoader worker" in training.said
+    assert [path.name for path in training.checkpoints] == ["iteration-000000003.pt"]
+
+
+def test_data_that_vanish_in_mid_run_are_named(
+    undisturbed: dict[str, Training], patients: Path, tmp_path: Path
+) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    data = shutil.copytree(patients, tmp_path / "data")
+    own = {"dataset_dir": str(data), "cache_dir": str(tmp_path / "cache")}
+    assert training.run(("iteration", 4, "vanish"), **own) == 1
+    assert re.search(rf"InputError: {data}/.*-t1n\.nii\.gz: missing", training.said)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_cases_and_parts_or_skipped(
+    undisturbed: dict[str, Training], tmp_path: Path
+) -> None:
+    training = again(undisturbed, "student", tmp_path)
+    assert training.run(("iteration", 4, "NaN")) == 1
+    assert re.search(
+        r"InputError: the loss is nan in iteration 4 of epoch 2, BraTS\S+, BraTS\S+ \(segmentation_loss nan, "
+        r"distillation_loss nan, distillation_loss/input_block nan, .*\): look for NaN with the command check",
+        training.said,
+    )
+    assert training.run(("iteration", 4, "NaN"), max_skipped=1) == 0
+    assert ": skipped, 1 of 1" in training.said
+    assert float(read_csv(training.folder / "model_training.csv")[1]["loss"]) > 0
+
+
+def test_the_command_stops_at_a_signal_and_goes_on(undisturbed: dict[str, Training], tmp_path: Path) -> None:
+    source = undisturbed["teacher"]
+    settings = {**source.settings, "max_epochs": 6, "val_interval": 6, "ckpt_path": tmp_path / "model.pt"}
+    del settings["dataset_dir"]
+    words = [f"{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-W", "ignore", "-m", "dcd_components", "run", "teacher", str(BRATS)]
+    command += ["--dataset_dir", source.settings["dataset_dir"], "--resume", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not [*tmp_path.glob("model_checkpoints/iteration*")]:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said[-3000:]
+    assert f"no checkpoint in {tmp_path / 'model_checkpoints'}: the training starts from the beginning" in said
+    assert "of 6: the same command with --resume goes on" in said
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on after iteration" in done.stdout
+    assert len(read_csv(tmp_path / "model_training.csv")) == 6
+
+
+def test_inference_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+    words = ["run", "segment", str(BRATS), "--dataset_dir", str(tmp_path), "--resume"]
+    with pytest.raises(InputError, match="no config has the key resume"):
+        cli.main(words)
