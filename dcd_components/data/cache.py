@@ -19,7 +19,6 @@ import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from dcd_components.data.samplers import Draw
 from dcd_components.data.workers import outlive_signals
@@ -79,6 +78,8 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
             InputError: for a file that cannot be written, as on a full disk.
             RuntimeError: for an error that is not about the input, with the item.
         """
+        from tqdm import tqdm  # an inference, which takes hashes from here, need not have it
+
         share = range(rank(), len(self.data), world_size())
         missing = [index for index in share if not self._path(self.data[index]).is_file()]
         if not missing:
