@@ -252,3 +252,14 @@ def test_the_configs_that_documents_name_exist() -> None:
 def test_the_readme_and_the_page_for_contributors_are_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 110
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 50
+
+
+@pytest.mark.parametrize("document", [DOCS / "faults.md", ROOT / "SECURITY.md"], ids=lambda path: path.stem)
+def test_the_tests_that_a_page_names_are_there(document: Path) -> None:
+    named = re.findall(r"`(?:tests/)?([\w/]+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8"))
+    assert len(named) > 5
+    for file, name in named:
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {name}" in text or not name, f"{document} names {file}::{name}"
+    if document.stem == "faults":
+        assert all(name for _, name in named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import zipfile
 from pathlib import Path
@@ -16,7 +15,6 @@ from ignite.engine import Engine
 from monai.apps.utils import extractall
 from monai.transforms import Compose
 from onnx import TensorProto, helper
-from tiny import ROOT
 from torch import nn
 
 from dcd_components.data.cache import DiskCache
@@ -108,9 +106,3 @@ def test_a_case_whose_mask_would_lie_elsewhere_is_refused(tmp_path: Path, case: 
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"datalist\.json .*a case must have a name without a folder, got "):
         read_datalist(tmp_path / "datalist.json")
-
-
-def test_the_page_names_tests_that_are_there() -> None:
-    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "SECURITY.md").read_text())
-    assert named
-    assert [name for name in named if not (ROOT / name).is_file()] == []

@@ -367,3 +367,10 @@ def test_the_average_starts_from_the_weights_that_a_training_starts_from() -> No
     engine.run([0])
     assert averaged.weight.item() == 0.75 * 2.0 + 0.25 * 10.0
     assert network.weight.item() == 10.0
+
+
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_a_weight_of_0_in_every_epoch_is_warned_of(epochs: int, caplog: pytest.LogCaptureFixture) -> None:
+    Distillation(constant(0.5, start=3)).engine.run([X], max_epochs=epochs)
+    said = [one for one in caplog.messages if "nothing is distilled" in one]
+    assert said == ["nothing is distilled: distillation_weight is 0 in each of the 3 epochs"] * (epochs == 3)
