@@ -92,14 +92,14 @@ def train(
     """Train once; with ``chance``, stopped at random moments and resumed until it is complete."""
     folder.mkdir(exist_ok=True)
     keys = settings(
-        **{**TINY, "max_epochs": 12, "epoch_length": 4, "spacing": [4, 4, 4], "patch_size": [16, 16, 16]},
+        **{**TINY, "max_epochs": 40, "epoch_length": 4, "spacing": [4, 4, 4], "patch_size": [16, 16, 16]},
         ckpt_path=folder / "model.pt",
         cache_dir=folder.parent / "cache",
         **({"teacher_path": teacher} if teacher else {}),
     )
     words = ["run", workflow, str(BRATS), "--dataset_dir", str(patients), "--resume", *keys]
     while True:
-        stop = chance.uniform(4, 25) if chance else None
+        stop = chance.uniform(6, 18) if chance else None
         run = watch(
             f"{workflow} in {folder.name}", words, folder / "log.txt", stop, chance.choice(SIGNALS) if chance else 0
         )
@@ -121,7 +121,7 @@ def segment(out: Path, patients: Path, weights: Path, name: str, chance: random.
     keys = settings(ckpt_path=weights, **{key: TINY[key] for key in ("spacing", "patch_size", "teacher_widths")})
     words = ["run", "segment", str(BRATS), "--dataset_dir", str(patients), "--output_dir", str(out), *keys]
     while True:
-        run = watch(name, words, out.parent / "segment.txt", chance.uniform(6, 20) if chance else None)
+        run = watch(name, words, out.parent / "segment.txt", chance.uniform(8, 30) if chance else None)
         yield run
         for mask in out.glob("*.nii.gz"):
             nibabel.load(mask).get_fdata()  # whole, or this raises
