@@ -374,3 +374,12 @@ def test_a_weight_of_0_in_every_epoch_is_warned_of(epochs: int, caplog: pytest.L
     Distillation(constant(0.5, start=3)).engine.run([X], max_epochs=epochs)
     said = [one for one in caplog.messages if "nothing is distilled" in one]
     assert said == ["nothing is distilled: distillation_weight is 0 in each of the 3 epochs"] * (epochs == 3)
+
+
+def test_a_distillation_that_never_distils_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    Distillation(constant(0.3, start=2)).run(epochs=2)
+    said = "nothing is distilled: distillation_weight is 0 in each of the 2 epochs"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
+    caplog.clear()
+    Distillation(constant(0.3, start=1)).run(epochs=2)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
