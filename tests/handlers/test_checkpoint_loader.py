@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_keeps_its_weights(tmp_path: Path) -> None:
     save_weights(small().state_dict(), tmp_path / "model.pt")
     network = small()
     engine = ran(SafeCheckpointLoader(network, tmp_path / "model.pt"))
-    nn.init.zeros_(network[0].weight)  # type: ignore[index,arg-type]  # as a federated server would set them
+    nn.init.zeros_(network[0].weight)  # type: ignore[index]  # as a federated server would set them
     engine.run([0], max_epochs=2)
     assert not network.state_dict()["0.weight"].any()
 
