@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-#: Voxels that are resampled at once; each takes some 100 bytes and 16 for each class.
+#: Voxels that are resampled at once; each takes some 160 bytes, and 28 for each class.
 SLAB = 2**20
 
 

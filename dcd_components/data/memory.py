@@ -110,7 +110,7 @@ class MemoryLimit:
         before = FLOAT * (several * image + reference)  # image and mask of the case before
         loaded = FLOAT * sum(sizes)
         held = FLOAT * (several + 1) * image  # the image and the reference
-        slab = SLAB * (100 + 24 * self.classes)
+        slab = SLAB * (160 + 28 * self.classes)
         stages = [
             before + 2.5 * loaded + 12 * max(sizes),  # files are unpacked
             before + loaded + moved * (12 * max(sizes) + (FLOAT * several + 52) * image),
