@@ -41,6 +41,7 @@ RUN_HERE = [
     README,
     DOCS / "own_data.md",
     DOCS / "configs.md",
+    DOCS / "resume.md",
     BRATS / "docs" / "README.md",
     ISLES / "docs" / "README.md",
 ]
@@ -159,7 +160,7 @@ def scored(folder: Path) -> set[str]:
     return set(rows[0])
 
 
-def test_the_readme_runs_and_so_do_the_bundle_s_page_and_that_on_configs(patients: Path, tmp_path: Path) -> None:
+def test_the_readme_runs_and_so_do_the_pages_of_the_bundle_on_configs_and_on_resuming(patients: Path, tmp_path: Path) -> None:
     """In order and as written, on tiny phantoms and with tiny networks; of the later pages, what is new."""
     bundle, places = copy_of(BRATS, tmp_path), {"DIR": patients, "OUT": tmp_path / "out"}
     found = [line for line in lines(README) if not any(re.fullmatch(one, line) for one in NOT_RUN)]
@@ -173,11 +174,13 @@ def test_the_readme_runs_and_so_do_the_bundle_s_page_and_that_on_configs(patient
     assert {"dice_ET", "tp_small_lesions", "fp_lesions"} < scored(bundle / "eval")
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
     assert len(list((bundle / "models").glob("**/model-*.pt"))) == 2  # of the first half, kept beside the second's
+    shutil.copyfile(bundle / "models" / "model.pt", weights := tmp_path / "released.pt")
+    run_lines(lines(DOCS / "resume.md"), bundle, **places, WEIGHTS=weights)
     page = [line for line in lines(BRATS / "docs" / "README.md") if line not in found]
     run_lines([*page, *(line for line in lines(DOCS / "configs.md") if not line.startswith("make"))], bundle, **places)
     assert len(page) == 3
     assert scored(bundle / "eval" / "plain") == scored(bundle / "eval" / "teacher")
-    assert len(list((bundle / "models").glob("model-*.pt"))) == 3
+    assert len(list((bundle / "models").glob("model-*.pt"))) == 5
 
 
 def test_the_page_on_own_data_runs(patients: Path, tmp_path: Path) -> None:

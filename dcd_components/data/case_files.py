@@ -85,9 +85,9 @@ def make_layout(settings: Mapping[str, Any]) -> Layout:
     return Layout(**{name: value for name, value in settings.items() if value is not None})
 
 
-def listed(patterns: str | Sequence[str]) -> list[str]:
-    """A single pattern, or several, as a list."""
-    return [str(one) for one in ([patterns] if isinstance(patterns, str) else patterns) if one]
+def listed(patterns: str | Sequence[str] | None) -> list[str]:
+    """A single pattern, several or none, as a list."""
+    return [str(one) for one in ([patterns] if isinstance(patterns, str) else patterns or []) if one]
 
 
 def places(path: str, patterns: Patterns) -> list[tuple[str, str, str]]:
