@@ -160,7 +160,9 @@ def scored(folder: Path) -> set[str]:
     return set(rows[0])
 
 
-def test_the_readme_runs_and_so_do_the_pages_of_the_bundle_on_configs_and_on_resuming(patients: Path, tmp_path: Path) -> None:
+def test_the_readme_runs_and_so_do_the_pages_of_the_bundle_on_configs_and_resuming(
+    patients: Path, tmp_path: Path
+) -> None:
     """In order and as written, on tiny phantoms and with tiny networks; of the later pages, what is new."""
     bundle, places = copy_of(BRATS, tmp_path), {"DIR": patients, "OUT": tmp_path / "out"}
     found = [line for line in lines(README) if not any(re.fullmatch(one, line) for one in NOT_RUN)]
