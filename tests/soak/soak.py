@@ -34,6 +34,8 @@ from tiny import BRATS, TINY
 
 DCD = [sys.executable, "-W", "ignore", "-m", "dcd_components"]
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+#: Exit statuses of trainings that were stopped: by a signal before they listened, or by one that they obeyed.
+STOPPED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 #: Growth of resident memory from the second quarter of an inference to its last that counts as a leak.
 GROWTH_MB = 30
 SAMPLE_SECONDS = 0.25
@@ -106,7 +108,7 @@ def train(
         yield run
         if run.status == 0:
             return
-        if chance is None or run.status not in {-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT}:
+        if chance is None or run.status not in STOPPED:
             raise SystemExit(f"{run.name} ended with status {run.status}, see {folder / 'log.txt'}")
 
 
