@@ -97,7 +97,11 @@ def train(
         **{**TINY, "max_epochs": 40, "epoch_length": 4, "spacing": [4, 4, 4], "patch_size": [16, 16, 16]},
         ckpt_path=folder / "model.pt",
         cache_dir=folder.parent / "cache",
-        **({"teacher_path": teacher} if teacher else {}),
+        **(
+            {"teacher_path": teacher, "distillation_weight::start": 2, "distillation_weight::length": 9}
+            if teacher
+            else {}
+        ),
     )
     words = ["run", workflow, str(BRATS), "--dataset_dir", str(patients), "--resume", *keys]
     while True:
