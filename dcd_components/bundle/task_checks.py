@@ -8,6 +8,9 @@ from typing import Any
 
 from dcd_components.errors import InputError
 
+#: Trainings hold labels in 8 bits.
+LARGEST_LABEL = 255
+
 
 def check_task(
     spacing: Sequence[float],
@@ -40,8 +43,9 @@ def check_task(
                 f"halve it to the last stage, got {list(patch_size)}"
             )
     values = [*labels.values()] if isinstance(labels, Mapping) else []
-    if not values or len({*values}) < len(values) or not all(_positive(value, whole=True) for value in values):
-        raise InputError(f"labels must give each name a whole number of its own, from 1 on, got {labels!r}")
+    whole = all(_positive(value, whole=True) and value <= LARGEST_LABEL for value in values)
+    if not values or len({*values}) < len(values) or not whole:
+        raise InputError(f"labels must give each name a whole number of its own, 1 to {LARGEST_LABEL}, got {labels!r}")
 
 
 def check_training(**numbers: float) -> None:

@@ -85,7 +85,7 @@ class DiskCache(PersistentDataset):  # type: ignore[misc]
         if not missing:
             return []
         workers: dict[str, Any] = {"num_workers": min(num_workers, len(missing)), "worker_init_fn": outlive_signals}
-        workers["generator"] = torch.Generator()  # its own: what is drawn later must not hang on what was missing
+        workers["generator"] = torch.Generator()  # its own: what is drawn later must not depend on what was missing
         made = DataLoader(_Making(self, missing), batch_size=None, **workers)
         return [fault for fault in tqdm(made, desc=what, unit="case", disable=rank() > 0) if fault]
 

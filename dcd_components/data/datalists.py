@@ -83,7 +83,7 @@ def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
     """Fold of each case, all cases of a patient in one, balanced in cases; ties are in random order.
 
     Patients with most cases go first, each into the fold that is smallest so far. scikit-learn's ``GroupKFold`` does
-    the same, but its ties hang on its version: a published list must come out the same anywhere.
+    the same, but its ties depend on its version: a published list must come out the same anywhere.
 
     Raises:
         InputError: for less than one fold, or fewer patients than folds.

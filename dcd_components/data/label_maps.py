@@ -24,7 +24,7 @@ class LabelMapd(MapTransform):  # type: ignore[misc]
 
     Probabilities are interpolated linearly onto the grid of the input, as by MONAI's ``Invertd`` of ``Spacingd``, which
     would hold the probabilities of all classes there at once. Here a slab after another becomes labels, so that the
-    memory does not hang on the number of classes. Where the grids differ by the order and direction of their axes
+    memory does not depend on the number of classes. Where the grids differ by the order and direction of their axes
     alone, nothing is interpolated.
 
     Args:

@@ -132,7 +132,7 @@ def without(weights: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, Te
 
 
 def weights_digest(path: str | Path) -> str:
-    """Tell weights apart: 12 hexadecimal digits that hang on names and values alone, not on how the file was written.
+    """Tell weights apart: 12 hexadecimal digits that depend on names and values alone, not on how the file was written.
 
     Raises:
         InputError: when there is no such file, or it is no state dict.

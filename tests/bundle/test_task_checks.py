@@ -36,10 +36,11 @@ def test_a_task_that_can_be_trained_passes() -> None:
         ("patch_size", [16, 32, 3], "patch_size must be a multiple of 2, and at least 4, along axis 2"),
         ("widths", [8, 0, 32], "widths must be a positive whole number for each of 3 stages, got [8, 0, 32]"),
         ("widths", [8, 16], "widths must be a positive whole number for each of 3 stages"),
-        ("labels", {}, "labels must give each name a whole number of its own, from 1 on, got {}"),
+        ("labels", {}, "labels must give each name a whole number of its own, 1 to 255, got {}"),
         ("labels", {"core": 0}, "labels must give"),
         ("labels", {"core": 1, "oedema": 1}, "labels must give"),
         ("labels", ["core"], "labels must give"),
+        ("labels", {"core": 256}, "labels must give each name a whole number of its own, 1 to 255"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_its_key(key: str, value: object, message: str) -> None:

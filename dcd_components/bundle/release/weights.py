@@ -43,7 +43,7 @@ def flat_weights(network: nn.Module, path: Path) -> bytes:
 def scripted(config: Mapping[str, Any], weights: bytes, metadata: Mapping[str, Any]) -> bytes:
     """Compile ``network_def`` of a config to TorchScript.
 
-    In a process of its own, as the names of the compiled classes hang on what the process compiled before.
+    In a process of its own, as the names of the compiled classes depend on what the process compiled before.
 
     Args:
         config: flattened inference config.
