@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from dcd_components.data.case_files import IMAGE, Case, Layout, case_name, find_cases
 from dcd_components.data.cases import below, by_name, case_faults, sequence_files
@@ -123,7 +123,15 @@ class SoundCases(IterableDataset[Any]):
         self.faults: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Any]:
-        """Load one case after another, however often it is asked for."""
+        """Load one case after another, however often it is asked for.
+
+        Raises:
+            InputError: in a process that loads data, of which each would do all cases, and keep their faults to itself.
+        """
+        if get_worker_info() is not None:
+            raise InputError(
+                "dataloader::num_workers must be 0 in inference, where one process does one case at a time"
+            )
         self.faults, start = {}, time.monotonic()
         for number, case in enumerate(self.data, 1):
             try:

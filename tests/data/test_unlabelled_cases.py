@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 from trees import BRATS, brats_files, save
 
 from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import LoadCased, sequence_files
 from dcd_components.data.masks import FAULT
 from dcd_components.data.nifti import read_volume
-from dcd_components.data.unlabelled_cases import checked_cases, inference_cases
-from dcd_components.errors import InputError
+from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
+from dcd_components.errors import InputError, input_error
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
 ONE = Layout({"t1": "{case}.nii.gz"})
@@ -101,3 +102,11 @@ def test_a_case_of_one_sequence_has_one_path_in_its_list(tmp_path: Path) -> None
 def test_as_many_paths_are_wanted_as_there_are_sequences() -> None:
     with pytest.raises(InputError, match=r"^image must have a path for each of t1n, t1c, t2w, t2f, got a, b$"):
         sequence_files(["a", "b"], BRATS.sequences)
+
+
+def test_processes_that_load_data_are_refused(tmp_path: Path) -> None:
+    """Each would do all cases."""
+    loader = DataLoader(SoundCases([{"case": "a"}], dict, tmp_path), batch_size=None, num_workers=1)
+    with pytest.raises(ValueError, match="must be 0") as caught:
+        list(loader)
+    assert str(input_error(caught.value)).startswith("dataloader::num_workers must be 0 in inference, where one")
