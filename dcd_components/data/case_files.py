@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,10 @@ Patterns = Mapping[str, str | Sequence[str]]
 Case = dict[str, Any]
 Labels = Literal["needed", "optional", "ignored"]
 CASE, IMAGE, LABEL = "{case}", "image", "label"
+#: Keys of an item of an inference: what is wrong with its case, and the mark that its mask gets.
+FAULT, MARK = "fault", "mark"
 #: What a case holds besides its sequences, so that none may be called so.
-RESERVED = (IMAGE, LABEL, "pred", "case")
+RESERVED = (IMAGE, LABEL, "pred", "case", FAULT, MARK)
 #: Words for a file that is not there, the same wherever images are read.
 MISSING, NO_FILE, EMPTY = "missing", "is no file", "is empty, 0 bytes"
 #: What tears a message or a table apart, or cannot be printed, in a path.
@@ -45,8 +47,9 @@ class Layout:
         patient_regex: regular expression whose first group, matched at the start of a case's name, is its patient.
 
     Raises:
-        InputError: for no sequence, one with a reserved name, a pattern without ``{case}``, and a name in ``reference``
-            or ``resampled`` that is no sequence.
+        InputError: for no sequence, one with a reserved name, a pattern without ``{case}``, one that two sequences, or
+            a sequence and the label, share, unless one file holds all sequences, which then have the same patterns; and
+            for a name in ``reference`` or ``resampled`` that is no sequence.
     """
 
     sequences: Patterns
@@ -70,6 +73,8 @@ class Layout:
         for pattern in (*(one for patterns in sequences.values() for one in patterns), *self.label_file):
             if CASE not in pattern:
                 raise InputError(f"the pattern {pattern!r} must hold {CASE}, where the case's name stands")
+        for one, other, shared in _shared_patterns(sequences, self.label_file):
+            raise InputError(f"{one} and {other} must have patterns of their own, both have {', '.join(shared)}")
         for name in (self.reference, *(set(self.resampled) - {"label"})):
             if name not in sequences:
                 raise InputError(f"{name} is not among the sequences {', '.join(sequences)}")
@@ -78,6 +83,18 @@ class Layout:
         """Patient in a case's name."""
         match = re.match(self.patient_regex, case)
         return match and match[1]
+
+
+def _shared_patterns(
+    sequences: Mapping[str, Sequence[str]], label_file: Sequence[str]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Pairs of a sequence and another, or the label, with the patterns that both have."""
+    whole = len({frozenset(patterns) for patterns in sequences.values()}) == 1  # a 4D file
+    several = combinations(sequences.items(), 2)
+    pairs = [*([] if whole else several), *((one, ("label_file", label_file)) for one in sequences.items())]
+    for (one, patterns), (other, others) in pairs:
+        if shared := sorted({*patterns} & {*others}):
+            yield one, other, shared
 
 
 def make_layout(settings: Mapping[str, Any]) -> Layout:

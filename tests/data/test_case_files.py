@@ -107,11 +107,27 @@ def test_a_case_is_called_as_its_pattern_says_or_as_its_file(path: str, name: st
         ({"sequences": {"t1": "{case}.nii.gz"}, "reference": "t2"}, "t2 is not among the sequences t1"),
         ({"sequences": {"t1": "{case}.nii.gz"}, "resampled": ["t2"]}, "t2 is not among the sequences t1"),
         ({"sequences": {"label": "{case}.nii.gz"}}, "no sequence may be called label"),
+        ({"sequences": {"mark": "{case}.nii.gz"}}, "no sequence may be called mark"),
+        ({"sequences": {"fault": "{case}.nii.gz"}}, "no sequence may be called fault"),
+        (
+            {"sequences": {"t1": "{case}.nii.gz", "t2": ["{case}.nii.gz", "{case}_t2.nii.gz"]}},
+            r"^t1 and t2 must have patterns of their own, both have \{case\}.nii.gz$",
+        ),
+        (
+            {"sequences": {"t1": "{case}_1.nii.gz", "t2": "{case}.nii.gz"}, "label_file": "{case}.nii.gz"},
+            r"^t2 and label_file must have patterns of their own, both have \{case\}.nii.gz$",
+        ),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_layout(settings)
+
+
+def test_sequences_of_one_4d_file_have_one_pattern(tmp_path: Path) -> None:
+    layout = make_layout({"sequences": {"t1": "{case}.nii.gz", "t2": "{case}.nii.gz"}})
+    touch(tmp_path, ["a.nii.gz"])
+    assert [case["image"] for case in find_cases(tmp_path, layout)[0]] == [["a.nii.gz", "a.nii.gz"]]
 
 
 def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_reference() -> None:
