@@ -270,7 +270,15 @@ def test_masks_and_labels_are_not_taken_for_cases(
     assert "left out 4 masks that this project wrote" in caplog.messages
 
 
-# Scores
+# Settings, and scores
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("names", [["inference"], ["inference", "evaluate"]], ids=["inference", "evaluation"])
+def test_the_task_is_checked_before_anything_else(names: list[str], workflow: Workflow, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(InputError, match=r"^patch_size must be a multiple of "):
+        run(workflow(*names, patch_size=[16, 30, 17]))
 
 
 @pytest.mark.usefixtures("data")
