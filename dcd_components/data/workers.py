@@ -1,5 +1,8 @@
 """What processes that load data do at their start."""
 
+from __future__ import annotations
+
+import multiprocessing
 import os
 import signal
 import threading
@@ -21,10 +24,11 @@ def outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        training = multiprocessing.parent_process()  # not os.getppid(), which may be a server that forks
+        threading.Thread(target=_end_with, args=(training and training.pid,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+def _end_with(training: int | None) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != training:
         pass
     os._exit(0)
