@@ -68,7 +68,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over the handling of the signals."""
+        """Take over the handling of the signals; none has come yet."""
+        self.number = 0
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):

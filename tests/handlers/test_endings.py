@@ -39,6 +39,7 @@ def test_a_signal_is_noted_and_its_handler_given_back(number: int) -> None:
     signals = StopSignals()
     for _ in range(2):
         signals.listen()
+        assert not signals.number
         os.kill(os.getpid(), number)
         assert signals.number == number
         signals.release()
