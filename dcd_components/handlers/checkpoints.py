@@ -44,7 +44,7 @@ class BestCheckpoint:
         self.record = dict(record or {})
         self._training, self._written = uuid.uuid4().hex, False
         prepare_folder(self.path.parent)
-        remove_halves(self.path.parent, self.path.name)
+        remove_partial_files(self.path.parent, self.path.name)
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
@@ -86,10 +86,10 @@ def prepare_folder(folder: Path) -> None:
         raise InputError(f"{folder} must be a folder that can be written to: {error}") from error
 
 
-def remove_halves(folder: Path, name: str) -> None:
+def remove_partial_files(folder: Path, name: str) -> None:
     """Remove files that :func:`.whole_file` was writing when a training was killed."""
-    for half in folder.glob(f".{32 * '[0-9a-f]'}-{name}"):
-        half.unlink(missing_ok=True)
+    for partial in folder.glob(f".{32 * '[0-9a-f]'}-{name}"):
+        partial.unlink(missing_ok=True)
 
 
 def dated(path: Path, written: Path) -> Path:

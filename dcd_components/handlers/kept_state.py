@@ -22,7 +22,7 @@ def keep(engine: Engine, name: str, one: Any, *, own: bool = False) -> None:
     _registry(engine)[own][name] = one
 
 
-def kept(*engines: Engine | None, own: bool = False) -> States:
+def kept_states(*engines: Engine | None, own: bool = False) -> States:
     """What handlers of some engines asked to keep."""
     states: States = {}
     for engine in engines:

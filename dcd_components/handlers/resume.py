@@ -17,10 +17,11 @@ from torch import Tensor
 from dcd_components.distributed import CpuGroup, rank, world_size
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
-from dcd_components.handlers.checkpoints import dated, prepare_folder, remove_halves
+from dcd_components.handlers.checkpoints import dated, prepare_folder, remove_partial_files
 from dcd_components.handlers.endings import Stopped, StopSignals, at_end
-from dcd_components.handlers.kept_state import States, kept
+from dcd_components.handlers.kept_state import States, kept_states
 from dcd_components.networks.stage_recorder import unwrap
+from dcd_components.networks.weights import read_safely
 
 #: Names of the files, which sort by their number.
 NAME = "iteration-{:09d}.pt"
@@ -97,8 +98,8 @@ class TrainingCheckpoint:
         if self._group is not None:
             return  # a later run of the same engine
         self._group = CpuGroup()
-        self.state |= kept(engine, self.validator)
-        self.own |= kept(engine, self.validator, own=True)
+        self.state |= kept_states(engine, self.validator)
+        self.own |= kept_states(engine, self.validator, own=True)
         # Only now, so that they come after those of handlers that are listed later.
         engine.add_event_handler(Events.ITERATION_STARTED, self._restore_random)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
@@ -106,7 +107,7 @@ class TrainingCheckpoint:
         if self.validator is not None:
             self.validator.add_event_handler(Events.ITERATION_COMPLETED, self._after_case, engine)
         if rank() == 0:
-            remove_halves(self.folder, PATTERN)
+            remove_partial_files(self.folder, PATTERN)
         self._load(engine) if self.resume else self._set_aside(engine)
 
     def _after_iteration(self, engine: Any) -> None:
@@ -154,7 +155,8 @@ class TrainingCheckpoint:
             raise InputError(f"{path} is not written: {name} holds NaN or Inf; look for NaN with the command check")
         with whole_file(path) as partial, partial.open("wb") as file:
             torch.save(content, file)
-        for old in self._files()[self.kept :]:
+        others = [one for one in self._files() if one != path]
+        for old in others[self.kept - 1 :]:
             old.unlink(missing_ok=True)
 
     def _shared(self, engine: Any) -> dict[str, Any]:
@@ -193,14 +195,19 @@ class TrainingCheckpoint:
         self._go_on(engine, path, content["epoch_completed"], own["random"])
 
     def _newest(self, engine: Any) -> tuple[Path | None, Any]:
-        """The newest file that can be read, and its content."""
-        files = self._files()
-        for path in files:
+        """The newest file that can be read, and its content; damaged ones that are newer get another name."""
+        damaged: list[Path] = []
+        for path in self._files():
             try:
-                return path, _read(path)
+                content = _read(path)
             except InputError as error:
                 engine.logger.warning(f"{error}; the one before is tried")
-        if files:
+                damaged.append(path)
+                continue
+            for one in damaged:
+                one.rename(f"{one}.damaged")
+            return path, content
+        if damaged:
             raise InputError(f"no checkpoint in {self.folder} can be read: start anew without --resume")
         return None, None
 
@@ -295,12 +302,9 @@ def _plain(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    content = read_safely(path, "a checkpoint")
     if not isinstance(content, dict) or not {"own", "settings", "epoch_completed"} <= content.keys():
-        raise InputError(f"{path} is damaged: it holds no training")
+        raise InputError(f"{path} is not a checkpoint: it holds no training")
     return content
 
 

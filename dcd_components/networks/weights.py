@@ -149,18 +149,30 @@ def state_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | Path) -> Any:
-    """Content of a file that torch wrote, on the CPU."""
-    if not Path(path).is_file():
-        raise InputError(f"no weights at {path}: train the network first, or say where they are")
+def read_safely(path: str | Path, kind: str = "a file of weights") -> Any:
+    """Content of a file that torch wrote, on the CPU, without running code from it or unpacking a compressed one.
+
+    Args:
+        path: of the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        InputError: when it is not.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _refuse_compressed(archive)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        cause = " ".join(str(error).split())
-        raise InputError(f"{path} is not a file of weights that torch can read safely: {cause}") from None
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not {kind} that torch can read safely: {cause}") from None
+
+
+def _read(path: str | Path) -> Any:
+    if not Path(path).is_file():
+        raise InputError(f"no weights at {path}: train the network first, or say where they are")
+    return read_safely(path)
 
 
 def _refuse_compressed(archive: zipfile.ZipFile) -> None:

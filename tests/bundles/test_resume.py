@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished: Training, undisturbed: di
     newest = finished.checkpoints[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert finished.run(resume=True) == 0
-    assert f"{newest} is damaged" in finished.said
+    assert f"{newest} is not a checkpoint that torch can read safely" in finished.said
     assert "goes on after iteration 6, in epoch 2" in finished.said
     assert differences(undisturbed["teacher"].results(), finished.results()) == []
     for path in finished.checkpoints:
