@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dcd_components.data.case_files import Layout
     from dcd_components.data.cases import LoadCased, LoadLabeld, labelled_cases
     from dcd_components.data.label_maps import LabelMapd
-    from dcd_components.data.masks import SaveMaskd, check_masks, check_output, planned_cases
+    from dcd_components.data.masks import SaveMaskd, check_output, check_overwrite, planned_cases, weights_mark
     from dcd_components.data.memory import MemoryLimit
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
@@ -78,8 +78,8 @@ __all__ = [
     "WeightAverage",
     "average_of",
     "case_sampler",
-    "check_masks",
     "check_output",
+    "check_overwrite",
     "check_task",
     "check_training",
     "constant",
@@ -93,6 +93,7 @@ __all__ = [
     "outlive_signals",
     "plain_errors",
     "planned_cases",
+    "weights_mark",
 ]
 
 #: Where the public names are. Modules are imported at first use: what one needs, another need not have installed.
@@ -103,7 +104,7 @@ MODULES = {
     "data.unlabelled_cases": ("SoundCases", "inference_cases"),
     "data.case_files": ("Layout",),
     "data.label_maps": ("LabelMapd",),
-    "data.masks": ("SaveMaskd", "check_masks", "check_output", "planned_cases"),
+    "data.masks": ("SaveMaskd", "check_output", "check_overwrite", "planned_cases", "weights_mark"),
     "data.memory": ("MemoryLimit",),
     "data.transforms": ("nonzero_or_all",),
     "data.workers": ("outlive_signals",),

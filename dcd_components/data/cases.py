@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from dcd_components.data.case_files import (
 )
 from dcd_components.data.datalists import read_datalist
 from dcd_components.data.grids import Array, Grid, overlap_faults, placement_faults
+from dcd_components.data.marks import is_unchanged
 from dcd_components.data.nifti import Volume, read_header, read_volume
 from dcd_components.data.voxels import background_warning, digest, image_faults, label_faults
 from dcd_components.errors import InputError
@@ -249,7 +249,8 @@ def labelled_cases(
             logged.
 
     Returns:
-        Items of ``image`` (the paths of all sequences), ``label`` and ``case``.
+        Items of ``image`` (the paths of all sequences), ``label`` and ``case``. A label that is a mask of this project
+        as it was written, and no expert's, is warned of.
 
     Raises:
         InputError: for a list that lacks a sequence, a fold without a case, and files that are missing or do not fit
@@ -276,13 +277,17 @@ def labelled_cases(
         faults += case_faults(files, layout.reference, layout.resampled)
         items.append(item)
     with ThreadPoolExecutor() as pool:
-        labels = pool.map(lambda item: _label_faults(item[LABEL], layout), [] if faults else items)
-        if faults := faults or list(chain.from_iterable(labels)):
-            raise InputError(shortened(faults))
+        labels = list(pool.map(lambda item: _read_label(item[LABEL], layout), [] if faults else items))
+    if faults := faults or [fault for several, _ in labels for fault in several]:
+        raise InputError(shortened(faults))
+    if own := [item[LABEL] for item, (_, is_own) in zip(items, labels, strict=True) if is_own]:
+        said = "masks that this project wrote and nobody changed are taken for labels, %d of %d, such as %s"
+        logger.warning(said, len(own), len(items), own[0])
     return items
 
 
-def _label_faults(path: str, layout: Layout) -> list[str]:
+def _read_label(path: str, layout: Layout) -> tuple[list[str], bool]:
+    """What is wrong with a label, and whether it is a mask that this project wrote and nobody changed."""
     values = (volume := read_volume(path)).values
     faults = volume.faults + ([] if values is None else label_faults(values, layout.labels))
-    return [f"{path}: {fault}" for fault in faults]
+    return [f"{path}: {fault}" for fault in faults], is_unchanged(volume)

@@ -1,8 +1,8 @@
 """Masks as files: whole, in exactly the geometry of their case, marked as this project's, and never over another file.
 
-The mark stands in the NIfTI header, in ``descrip``. It tells by which weights a mask was made, and of what: the files
-of the case by name, size and time of writing, and the settings that decide a mask. With it a killed run goes on where
-it stopped, and a mask is taken neither for an expert's label nor for a case.
+The mark, see :mod:`.marks`, tells by which weights a mask was made, and of what: the files of the case by name, size
+and time of writing, and the settings that decide a mask. With it a killed run goes on where it stopped. A mask whose
+voxels are not those of its mark was corrected by somebody, and is as good as any other file that is not ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from monai.transforms import Compose, SaveImaged
 from numpy.typing import NDArray
 
 from dcd_components.data.cache import value_hash
-from dcd_components.data.case_files import IMAGE, LABEL, Case, absence
+from dcd_components.data.case_files import FAULT, IMAGE, LABEL, MARK, Case, absence
 from dcd_components.data.cases import shortened
-from dcd_components.data.nifti import read_header
+from dcd_components.data.marks import Mark, is_own_mask, read_mark, voxels_digest
+from dcd_components.distributed import rank, world_size
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.networks.weights import weights_digest
@@ -33,8 +34,6 @@ from dcd_components.tables import read_csv
 
 logger = logging.getLogger(__name__)
 
-#: Keys of an item: what is wrong with its case, and the mark that its mask gets.
-FAULT, MARK = "fault", "mark"
 UNKNOWN = "unknown"  # weights that are in no file, as those of a federated server
 #: A file that a killed run left, under the name that :func:`.whole_file` gives; and its age in seconds by which it is.
 LEFT = re.compile(r"\.[0-9a-f]{32}-.+")
@@ -44,35 +43,6 @@ GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Of what a mask was made.
-
-    Args:
-        weights: digest of the network's weights, see :func:`.weights_digest`.
-        case: digest of the case's files and of the settings.
-    """
-
-    weights: str
-    case: str
-
-    def __str__(self) -> str:
-        """As it stands in a header, of at most 80 characters."""
-        return f"dcd_components weights={self.weights} case={self.case}"
-
-    @staticmethod
-    def parse(text: str) -> Mark | None:
-        """A mark from what stands in a header; None where it is no mark."""
-        found = re.fullmatch(r"dcd_components weights=(\w+) case=(\w+)", text)
-        return Mark(*found.groups()) if found else None
-
-
-def read_mark(path: str | Path) -> Mark | None:
-    """Mark in the header of a file; None where there is none, or the file cannot be read."""
-    header = read_header(path).header
-    return Mark.parse(header["descrip"].item().decode(errors="replace")) if header is not None else None
 
 
 def mask_path(folder: str | Path, case: str) -> Path:
@@ -118,20 +88,21 @@ class SaveMaskd(SaveImaged):  # type: ignore[misc]
 
 
 def write_mask(labels: NDArray[Any], reference: str | Path, path: str | Path, mark: Mark) -> None:
-    """Write a label map, ``(D, H, W)``, in the geometry of an image; see :class:`SaveMaskd`."""
-    image = nibabel.load(reference)
-    given = (
-        image.header
-        if isinstance(image.header, nibabel.Nifti1Header)
-        else nibabel.Nifti1Image(labels, image.affine).header
-    )
+    """Write a label map, ``(D, H, W)``, in the geometry of an image; see :class:`SaveMaskd`.
+
+    A mask that would be written anew as it is stays, even if somebody has corrected it in the meantime.
+    """
+    voxels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
+    mark = replace(mark, voxels=voxels_digest(voxels))
+    if mark.case != UNKNOWN and read_mark(path) == mark:
+        return
+    given = nibabel.load(reference).header
     large = isinstance(given, nibabel.Nifti2Header)
     header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header)()
     for field in GEOMETRY:
         header[field] = given[field]
     header["pixdim"][:4] = given["pixdim"][:4]
     header["descrip"] = str(mark)
-    voxels = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
     header.set_data_dtype(voxels.dtype)
     mask = (nibabel.Nifti2Image if large else nibabel.Nifti1Image)(voxels, None, header)
     with whole_file(path) as partial:
@@ -168,88 +139,103 @@ def _weights_of(scores: Path) -> set[Any]:
     return {row.get("weights") for row in read_csv(scores, text=("case", "weights"))}
 
 
-def check_masks(cases: Iterable[Case], output_dir: str | Path, ckpt_path: str | Path) -> None:
+def weights_mark(ckpt_path: str | Path) -> str:
+    """Digest of weights for the marks of their masks; ``unknown`` where there is no such file."""
+    return weights_digest(ckpt_path) if Path(ckpt_path).is_file() else UNKNOWN
+
+
+def check_overwrite(cases: Iterable[Case], output_dir: str | Path, weights: str) -> None:
     """Make sure, before the work of an inference, that its masks replace nothing that must stay.
 
-    A file that stands where a mask would be written may only be a mask of this project, by the same weights. What a
-    killed run left is removed.
+    A file that stands where a mask would be written may only be a mask of this project, by the same weights, that
+    nobody has changed. What a killed run left is removed.
 
     Args:
         cases: items whose masks are to be written.
         output_dir: folder of the masks.
-        ckpt_path: the network's weights.
+        weights: digest of the network's weights.
 
     Raises:
         InputError: for any other file, and for a label to score against that is itself a mask of this project.
     """
-    refuse_loss(cases, Path(output_dir), weights_digest(ckpt_path))
-
-
-def refuse_loss(cases: Iterable[Case], folder: Path, weights: str) -> None:
-    """As :func:`check_masks`, by the digest of the weights."""
-    several = [case for case in cases if FAULT not in case]
+    folder, several = Path(output_dir), [case for case in cases if FAULT not in case]
     inputs = {os.path.realpath(path) for case in several for path in _files(case)}
-    if faults := [fault for case in several for fault in _obstacles(folder, case, weights, inputs)]:
+    if faults := [fault for case in several for fault in _obstacles(folder, case, inputs)]:
         raise InputError(f"{shortened(faults)}: name another output folder; nothing was done")
+    _refuse_other_weights([mask_path(folder, case["case"]) for case in several], folder, weights)
     for path in folder.glob(".*"):
         if LEFT.fullmatch(path.name) and path.is_file() and time.time() - path.stat().st_mtime > OLD:
             path.unlink(missing_ok=True)
 
 
-def _obstacles(folder: Path, case: Case, weights: str, inputs: set[str]) -> Iterator[str]:
+def _obstacles(folder: Path, case: Case, inputs: set[str]) -> Iterator[str]:
     path = mask_path(folder, case["case"])
-    if LABEL in case and read_mark(case[LABEL]):
+    if LABEL in case and is_own_mask(case[LABEL]):
         yield f"{case[LABEL]} is a mask that this project wrote, expected a label to score against"
     elif os.path.realpath(path) in inputs:
         yield f"{path} is among the files that are read"
-    elif os.path.lexists(path) and (mark := read_mark(path)) is None:
-        yield f"{path} was not written by this project and is not replaced ({absence(path) or 'it bears no mark'})"
-    elif os.path.lexists(path) and mark.weights != weights:  # type: ignore[union-attr]
-        yield f"{path} is a mask by other weights ({mark.weights}, now {weights})"  # type: ignore[union-attr]
+    elif os.path.lexists(path) and not read_mark(path):
+        unmarked = "bears no mark of this project (masks of before 0.6 bear none)"
+        yield f"{path}: {absence(path) or unmarked}, and is not replaced"
+    elif os.path.lexists(path) and not is_own_mask(path):
+        yield f"{path}: was changed after it was written, and is not replaced"
+
+
+def _refuse_other_weights(paths: Iterable[Path], folder: Path, weights: str) -> None:
+    marks = {path: mark for path in paths if (mark := read_mark(path))}
+    if others := {path: mark.weights for path, mark in marks.items() if mark.weights != weights}:
+        count = "1 mask is" if len(others) == 1 else f"{len(others)} masks are"
+        by = " and ".join(sorted({*others.values()}))
+        raise InputError(
+            f"{count} by other weights in {folder} ({by}, now {weights}), such as {next(iter(others))}: "
+            "move them away, or name another output folder; nothing was done"
+        )
 
 
 def planned_cases(
     cases: Sequence[Case],
     output_dir: str | Path,
-    ckpt_path: str | Path,
+    weights: str,
     settings: Sequence[object] = (),
     scored: bool = False,
 ) -> list[Case]:
     """Leave out the cases whose masks are there already, and give each of the others its mark.
 
+    Of ``W`` processes, the one of rank ``r`` gets cases ``r``, ``r + W``, ... less those that are done. Shares are
+    taken first, so that no case falls between two processes that look at the folder at different times.
+
     Args:
         cases: items; one that has a ``fault`` is returned as it is.
         output_dir: folder of the masks.
-        ckpt_path: the network's weights; where there is no such file, masks are marked as of unknown weights.
+        weights: digest of the network's weights.
         settings: what decides a mask besides the files and the weights: transforms, inferer and numbers.
-        scored: whether predictions are needed, and not masks alone, so that no case is left out.
+        scored: whether predictions are needed, and not masks alone, so that every process gets all cases.
 
     Returns:
         The items, with ``mark``. A mask of the same weights, files and settings is kept; one of other files or settings
         is made anew.
     """
-    weights = weights_digest(ckpt_path) if Path(ckpt_path).is_file() else UNKNOWN
-    return planned(cases, Path(output_dir), weights, settings, scored)
-
-
-def planned(
-    cases: Sequence[Case], folder: Path, weights: str, settings: Sequence[object], scored: bool = False
-) -> list[Case]:
-    """As :func:`planned_cases`, by the digest of the weights."""
     # A Compose has a random state, which decides nothing here.
     fixed = value_hash([one.flatten().transforms if isinstance(one, Compose) else one for one in settings])
-    todo = [case if FAULT in case else {**case, MARK: str(Mark(weights, _digest(case, fixed)))} for case in cases]
+    share = cases if scored else cases[rank() :: world_size()]
+    todo = [case if FAULT in case else {**case, MARK: str(Mark(weights, _digest(case, fixed)))} for case in share]
     if scored:
         return todo
-    left = [case for case in todo if FAULT in case or not is_done(folder, case)]
+    folder = Path(output_dir)
+    left = [case for case in todo if FAULT in case or not _is_kept(folder, case)]
     if kept := len(todo) - len(left):
         logger.info(f"masks of {kept} of {len(todo)} cases stand in {folder} already and are kept")
     return left
 
 
 def is_done(folder: str | Path, case: Case) -> bool:
-    """Whether the mask of a case stands there, made of what its mark says."""
-    return str(read_mark(mask_path(folder, case["case"]))) == str(case[MARK])
+    """Whether a mask of a case stands there that says to be made of what the item's mark says."""
+    mark = read_mark(mask_path(folder, case["case"]))
+    return mark is not None and str(replace(mark, voxels="")) == str(case[MARK])
+
+
+def _is_kept(folder: Path, case: Case) -> bool:
+    return is_done(folder, case) and is_own_mask(mask_path(folder, case["case"]))
 
 
 def _digest(case: Case, settings: bytes) -> str:

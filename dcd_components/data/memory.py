@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from nibabel.orientations import io_orientation
 
-from dcd_components.data.case_files import IMAGE, Case, Layout
+from dcd_components.data.case_files import FAULT, IMAGE, Case, Layout
 from dcd_components.data.cases import sequence_files
 from dcd_components.data.grids import Grid
 from dcd_components.data.label_maps import SLAB
-from dcd_components.data.masks import FAULT
 from dcd_components.data.nifti import read_header
 from dcd_components.errors import InputError
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dcd_components.data.case_files import IMAGE, Case, Layout, case_name, find_cases
+from dcd_components.data.case_files import FAULT, IMAGE, MARK, Case, Layout, case_name, find_cases
 from dcd_components.data.cases import below, by_name, case_faults, sequence_files
-from dcd_components.data.masks import FAULT, MARK, is_done, read_mark
-from dcd_components.distributed import rank, world_size
+from dcd_components.data.marks import read_mark
+from dcd_components.data.masks import is_done
 from dcd_components.errors import InputError, input_error
 
 logger = logging.getLogger(__name__)
@@ -99,11 +99,10 @@ def _listed_under_test(path: Path, layout: Layout) -> list[str | Sequence[str]]:
 class SoundCases(IterableDataset[Any]):
     """The cases of an inference that can be loaded; what is wrong with the others is kept until the end.
 
-    Of ``W`` processes, the one of rank ``r`` takes cases ``r``, ``r + W``, ... A line is logged for each case that is
-    done, with the time left.
+    A line is logged for each case that is done, with the time left.
 
     Args:
-        data: items of :func:`.planned_cases`.
+        data: items of :func:`.planned_cases`, the share of this process.
         transform: makes the network's input of an item.
         output_dir: folder of the masks, where :meth:`report` looks for them.
         limit: called with each item before it is loaded, to refuse what does not fit into memory.
@@ -116,7 +115,7 @@ class SoundCases(IterableDataset[Any]):
         output_dir: str | Path,
         limit: Callable[[Case], None] | None = None,
     ) -> None:
-        self.data = list(data)[rank() :: world_size()]
+        self.data = list(data)
         self.transform = transform
         self.output_dir = output_dir
         self.limit = limit
@@ -129,9 +128,7 @@ class SoundCases(IterableDataset[Any]):
             InputError: in a process that loads data, of which each would do all cases, and keep their faults to itself.
         """
         if get_worker_info() is not None:
-            raise InputError(
-                "dataloader::num_workers must be 0 in inference, where one process does one case at a time"
-            )
+            raise InputError("dataloader::num_workers must be 0 in inference, where each case is done by itself")
         self.faults, start = {}, time.monotonic()
         for number, case in enumerate(self.data, 1):
             try:

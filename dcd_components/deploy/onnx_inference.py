@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from dcd_components.bundle.configs import literal, read_configs
-from dcd_components.data.case_files import IMAGE, Case, Layout
-from dcd_components.data.masks import FAULT, planned, refuse_loss
+from dcd_components.data.case_files import FAULT, IMAGE, Case, Layout
+from dcd_components.data.masks import check_overwrite, planned_cases
 from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
 from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork
 from dcd_components.errors import InputError
@@ -23,7 +23,7 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_mem
     """Segment cases with an ONNX file that the command export wrote.
 
     Masks that are there already are kept where they are of the same weights, files and settings, so that a run that was
-    killed goes on; no other file is replaced, see :func:`.check_masks`.
+    killed goes on; no other file is replaced, see :func:`.check_overwrite`.
 
     Args:
         cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases of one
@@ -48,7 +48,7 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_mem
     parser = _configs(network, path)
     parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder)), "max_memory": max_memory})
     items = _items(cases, parser.get_parsed_content("layout"))
-    refuse_loss(items, folder, weights)
+    check_overwrite(items, folder, weights)
     _segment(parser, items, network, weights, folder)
     return f"masks in {folder}: {len(items)}"
 
@@ -95,7 +95,7 @@ def _items(cases: Sequence[str | Path], layout: Layout) -> list[Case]:
 def _segment(parser: ConfigParser, items: Sequence[Case], network: OnnxNetwork, weights: str, folder: Path) -> None:
     """Write the masks, each whole or not at all."""
     prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
-    todo = planned(items, folder, weights, [prepare, window, "ONNX"])
+    todo = planned_cases(items, folder, weights, [prepare, window, "ONNX"])
     cases = SoundCases(todo, prepare, folder, parser.get_parsed_content("memory"))
     prepared: dict[str, Any]
     for prepared in tqdm(cases, total=len(todo), unit="case"):

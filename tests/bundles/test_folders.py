@@ -19,7 +19,7 @@ import pytest
 import torch
 from tiny import TINY, Workflow, config_files
 
-from dcd_components.data.masks import read_mark
+from dcd_components.data.marks import read_mark
 from dcd_components.errors import InputError, input_error
 from dcd_components.networks.weights import weights_digest
 from dcd_components.tables import read_csv
@@ -209,9 +209,7 @@ def test_masks_of_other_weights_are_not_replaced(names: list[str], workflow: Wor
     run(workflow(*names))
     before = masks(tmp_path / "eval")
     new_weights(workflow, tmp_path, 1)
-    with pytest.raises(
-        InputError, match=r"_seg.nii.gz is a mask by other weights .*name another output folder|scores of"
-    ):
+    with pytest.raises(InputError, match=r"^4 masks are by other weights in .*name another output folder|scores of"):
         run(workflow(*names))
     assert masks(tmp_path / "eval") == before
 
@@ -236,10 +234,38 @@ def flat(data: Path, folder: Path) -> dict[str, Any]:
 def test_the_experts_labels_are_not_replaced(names: list[str], workflow: Workflow, data: Path, tmp_path: Path) -> None:
     settings = flat(data, tmp_path / "flat")
     before = masks(tmp_path / "flat")
-    with pytest.raises(InputError, match=r"_seg.nii.gz (was not written by this project|is among the files that are)"):
+    with pytest.raises(InputError, match=r"_seg.nii.gz(: bears no mark of this project| is among the files that are)"):
         run(workflow(*names, **settings))
     assert masks(tmp_path / "flat") == before
     assert not list((tmp_path / "flat").glob("scores.csv"))
+
+
+def edited(path: Path) -> None:
+    """Correct a mask as an editor of images does, which keeps the description of the header."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(1 - np.minimum(np.asarray(image.dataobj), 1), image.affine, image.header), path)
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("names", [["inference"], ["inference", "evaluate"]], ids=["inference", "evaluation"])
+def test_a_corrected_mask_is_not_replaced(names: list[str], workflow: Workflow, tmp_path: Path) -> None:
+    run(workflow(*names))
+    edited(next((tmp_path / "eval").glob("[!.]*_seg.nii.gz")))
+    before = masks(tmp_path / "eval")
+    with pytest.raises(InputError, match=r"_seg.nii.gz: was changed after it was written, and is not replaced: name"):
+        run(workflow(*names, "mirror"))
+    assert masks(tmp_path / "eval") == before
+
+
+def test_corrected_masks_are_labels_to_score_against(workflow: Workflow, data: Path, tmp_path: Path) -> None:
+    settings = flat(data, tmp_path / "flat")
+    for path in (tmp_path / "flat").glob("[!.]*_seg.nii.gz"):
+        path.unlink()
+    run(workflow("inference", **settings))
+    for path in (tmp_path / "flat").glob("[!.]*_seg.nii.gz"):
+        edited(path)
+    run(workflow("inference", "evaluate", **{**settings, "output_dir": str(tmp_path / "eval")}))
+    assert (tmp_path / "eval" / "scores.csv").is_file()
 
 
 def test_masks_are_not_scored_against_masks(workflow: Workflow, data: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from dcd_components.data.cases import (
     labelled_cases,
 )
 from dcd_components.data.datalists import make_datalist, write_datalist
+from dcd_components.data.marks import Mark
+from dcd_components.data.masks import write_mask
 from dcd_components.errors import InputError
 
 CASES = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000")
@@ -68,6 +70,20 @@ def test_a_fold_that_is_held_out_and_trained_on_is_logged(two_cases: Path, caplo
     assert caplog.text == ""
     labelled_cases(two_cases / "datalist.json", two_cases, BRATS, [0, 1], held_out=[1])
     assert "fold [1] is used in training and held out" in caplog.text
+
+
+def test_masks_of_this_project_as_labels_are_warned_of(two_cases: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless somebody has corrected them."""
+    files = brats_files(CASES[0])
+    write_mask(np.zeros((2, 3, 4)), two_cases / files[0], two_cases / files[4], Mark("0123456789ab", "01234567"))
+    load(two_cases, 0, 1)
+    expected = "masks that this project wrote and nobody changed are taken for labels, 1 of 2, such as "
+    assert caplog.messages == [f"{expected}{two_cases / files[4]}"]
+    header = nibabel.load(two_cases / files[4]).header
+    nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.uint8), None, header), two_cases / files[4])
+    caplog.clear()
+    load(two_cases, 0, 1)
+    assert not caplog.messages
 
 
 def test_a_missing_list_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,16 @@ from monai.data import MetaTensor
 from trees import save
 
 from dcd_components.data import masks
-from dcd_components.data.case_files import Case
+from dcd_components.data.case_files import MARK, Case
+from dcd_components.data.marks import Mark, is_own_mask, read_mark, voxels_digest
 from dcd_components.data.masks import (
-    MARK,
-    Mark,
     SaveMaskd,
-    check_masks,
     check_output,
+    check_overwrite,
     is_done,
     mask_path,
     planned_cases,
-    read_mark,
+    weights_mark,
     write_mask,
 )
 from dcd_components.errors import InputError
@@ -36,6 +36,7 @@ from dcd_components.tables import write_csv
 
 MADE = Mark("0123456789ab", "01234567")
 LABELS = np.arange(24, dtype=np.float32).reshape(2, 3, 4) % 5
+WRITTEN = replace(MADE, voxels=voxels_digest(LABELS))
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def cases(tmp_path: Path) -> list[Case]:
 
 def written(cases: list[Case], folder: Path, weights: Path, settings: Sequence[object] = ()) -> list[Case]:
     """Write the masks of the cases that are left to do."""
-    todo = planned_cases(cases, folder, weights, settings)
+    todo = planned_cases(cases, folder, weights_mark(weights), settings)
     for case in todo:
         mark = Mark.parse(case[MARK])
         assert mark
@@ -113,12 +114,6 @@ def test_a_mask_lies_where_its_image_lies_by_every_field_of_the_header(name: str
     assert mask.header["scl_slope"] != mask.header["scl_slope"]  # NaN: nothing is scaled
 
 
-def test_an_image_of_another_format_gives_its_affine(tmp_path: Path) -> None:
-    nib.save(nib.MGHImage(np.ones((2, 3, 4), np.float32), np.diag([1.0, 2, 3, 1])), tmp_path / "image.mgz")
-    write_mask(LABELS, tmp_path / "image.mgz", tmp_path / "mask.nii.gz", MADE)
-    assert np.allclose(nib.load(tmp_path / "mask.nii.gz").affine, np.diag([1.0, 2, 3, 1]))
-
-
 def test_a_label_above_255_takes_16_bits(tmp_path: Path) -> None:
     save(tmp_path / "image.nii.gz")
     write_mask(LABELS + 255, tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", MADE)
@@ -131,8 +126,9 @@ def test_a_mask_bears_its_mark_and_another_image_none(tmp_path: Path) -> None:
     save(tmp_path / "image.nii.gz")
     write_mask(LABELS, tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", MADE)
     (tmp_path / "empty.nii.gz").touch()
-    assert read_mark(tmp_path / "mask.nii.gz") == MADE
-    assert len(str(MADE)) < 80
+    assert read_mark(tmp_path / "mask.nii.gz") == WRITTEN
+    assert len(str(WRITTEN)) <= 80
+    assert is_own_mask(tmp_path / "mask.nii.gz")
     assert [read_mark(tmp_path / f"{name}.nii.gz") for name in ("image", "empty", "nothing")] == [None] * 3
 
 
@@ -145,7 +141,7 @@ def test_the_transform_writes_an_item_s_mask_and_is_one_that_monai_label_leaves_
     transform = SaveMaskd("pred", tmp_path / "new")
     assert isinstance(transform, SaveImaged)
     assert transform(item).keys() == item.keys()
-    assert read_mark(tmp_path / "new" / "a_seg.nii.gz") == MADE
+    assert read_mark(tmp_path / "new" / "a_seg.nii.gz") == WRITTEN
     assert os.listdir(tmp_path / "new") == ["a_seg.nii.gz"]
 
 
@@ -181,13 +177,13 @@ def test_masks_of_the_same_weights_files_and_settings_are_kept(
 ) -> None:
     out = tmp_path / "out"
     assert [case["case"] for case in written(cases, out, weights)] == ["a", "b"]
-    check_masks(cases, out, weights)
+    check_overwrite(cases, out, weights_mark(weights))
     mask_path(out, "a").unlink()
     with caplog.at_level("INFO"):
-        (left,) = planned_cases(cases, out, weights)
+        (left,) = planned_cases(cases, out, weights_mark(weights))
     assert left["case"] == "a"
     assert caplog.messages == [f"masks of 1 of 2 cases stand in {out} already and are kept"]
-    assert len(planned_cases(cases, out, weights, scored=True)) == 2
+    assert len(planned_cases(cases, out, weights_mark(weights), scored=True)) == 2
 
 
 def test_masks_of_other_files_or_settings_are_made_anew(cases: list[Case], weights: Path, tmp_path: Path) -> None:
@@ -195,22 +191,27 @@ def test_masks_of_other_files_or_settings_are_made_anew(cases: list[Case], weigh
     written(cases, out, weights, [1.0, "gaussian"])
     assert written(cases, out, weights, [1.0, "gaussian"]) == []
     os.utime(cases[1]["image"][0], ns=(0, 1))
-    assert [case["case"] for case in planned_cases(cases, out, weights, [1.0, "gaussian"])] == ["b"]
-    other = planned_cases(cases, out, weights, [2.0, "gaussian"])
+    assert [case["case"] for case in planned_cases(cases, out, weights_mark(weights), [1.0, "gaussian"])] == ["b"]
+    other = planned_cases(cases, out, weights_mark(weights), [2.0, "gaussian"])
     assert [case["case"] for case in other] == ["a", "b"]
-    check_masks(cases, out, weights)
+    check_overwrite(cases, out, weights_mark(weights))
     written(cases, out, weights, [2.0, "gaussian"])
     assert all(is_done(out, case) for case in other)
 
 
-def test_masks_of_other_weights_are_not_replaced(cases: list[Case], weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_masks_of_other_weights_are_not_replaced(number: int, cases: list[Case], weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    written(cases[1:], out, weights)
+    written(cases[-number:], out, weights)
     old = weights_digest(weights)
     save_weights({"weight": torch.zeros(2)}, weights)
-    expected = rf"^{out}/b_seg.nii.gz is a mask by other weights \({old}, now {weights_digest(weights)}\): name another"
+    now = weights_digest(weights)
+    expected = (
+        rf"^{number} masks? (is|are) by other weights in {out} \({old}, now {now}\), such as {out}/.+_seg.nii.gz: "
+        "move them away, or name another output folder; nothing was done$"
+    )
     with pytest.raises(InputError, match=expected):
-        check_masks(cases, out, weights)
+        check_overwrite(cases, out, weights_mark(weights))
 
 
 @pytest.mark.parametrize("what", ["an expert's", "text", "empty", "a folder", "a link that leads nowhere"])
@@ -224,8 +225,77 @@ def test_no_file_of_others_is_replaced(what: str, cases: list[Case], weights: Pa
         "a link that leads nowhere": lambda: path.symlink_to(tmp_path / "nowhere"),
     }
     make[what]()
-    with pytest.raises(InputError, match=rf"^{path} was not written by this project and is not replaced \(.+; nothing"):
-        check_masks(cases, tmp_path / "data", weights)
+    with pytest.raises(InputError, match=rf"^{path}: .+, and is not replaced: .+; nothing was done"):
+        check_overwrite(cases, tmp_path / "data", weights_mark(weights))
+
+
+def edited(path: Path) -> None:
+    """Change one voxel, and save as an editor of images does, which keeps the description of the header."""
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[0, 0, 0] += 1
+    path.unlink()
+    nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
+
+
+def test_a_corrected_mask_is_not_replaced(cases: list[Case], weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(cases, out, weights, [1.0])
+    before = read_mark(path := mask_path(out, "a"))
+    edited(path)
+    assert read_mark(path) == before
+    for other in ([], ["b"]):  # also of other weights
+        save_weights({"weight": torch.zeros(2)}, weights) if other else None
+        with pytest.raises(
+            InputError, match=rf"^{path}: was changed after it was written, and is not replaced: name another"
+        ):
+            check_overwrite(cases, out, weights_mark(weights))
+
+
+def test_a_corrected_mask_is_not_taken_for_one_that_is_done(cases: list[Case], weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(cases, out, weights)
+    edited(mask_path(out, "a"))
+    assert [case["case"] for case in planned_cases(cases, out, weights_mark(weights))] == ["a"]
+
+
+def test_a_mask_that_would_be_the_same_is_not_written_again(
+    cases: list[Case], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a second evaluation; not even one that was corrected after it was looked at."""
+    out = tmp_path / "out"
+    todo = written(cases, out, weights)
+    edited(mask_path(out, "b"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    for case in todo:
+        meta = {"case": case["case"], "filename_or_obj": case["image"][0]}
+        SaveMaskd("pred", out)({**case, "pred": MetaTensor(torch.from_numpy(LABELS)[None], meta=meta)})
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+def test_a_mask_saved_in_another_type_is_the_same(kind: type, tmp_path: Path) -> None:
+    save(tmp_path / "image.nii.gz")
+    write_mask(LABELS, tmp_path / "image.nii.gz", path := tmp_path / "mask.nii.gz", MADE)
+    header = nib.load(path).header
+    header.set_data_dtype(kind)
+    nib.save(nib.Nifti1Image(LABELS.astype(kind), None, header), path)
+    assert is_own_mask(path)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 65536.0])
+def test_values_that_no_mask_has_have_no_digest(value: float) -> None:
+    changed = LABELS.copy()
+    changed[-1, -1, -1] = value
+    assert voxels_digest(changed) == ""
+
+
+def test_a_corrected_mask_is_a_label_to_score_against(cases: list[Case], weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(cases, out, weights)
+    edited(mask_path(out, "a"))
+    label = {**cases[0], "label": str(mask_path(out, "a"))}
+    check_overwrite([label], tmp_path / "other", weights_mark(weights))
 
 
 def test_no_input_is_replaced_even_if_it_is_a_mask(cases: list[Case], weights: Path, tmp_path: Path) -> None:
@@ -234,16 +304,16 @@ def test_no_input_is_replaced_even_if_it_is_a_mask(cases: list[Case], weights: P
     (tmp_path / "link").symlink_to(out)
     label = {**cases[0], "label": str(tmp_path / "link" / "a_seg.nii.gz")}
     with pytest.raises(InputError, match="is a mask that this project wrote, expected a label to score against"):
-        check_masks([label], tmp_path / "other", weights)
+        check_overwrite([label], tmp_path / "other", weights_mark(weights))
     image = {**cases[0], "image": str(tmp_path / "link" / "a_seg.nii.gz")}
     with pytest.raises(InputError, match=r"a_seg.nii.gz is among the files that are read"):
-        check_masks([image], out, weights)
+        check_overwrite([image], out, weights_mark(weights))
 
 
 def test_a_case_with_a_fault_is_handed_on(weights: Path, tmp_path: Path) -> None:
     cases = [{"case": "a", "fault": "a: missing"}]
-    check_masks(cases, tmp_path, weights)
-    assert planned_cases(cases, tmp_path, weights) == cases
+    check_overwrite(cases, tmp_path, weights_mark(weights))
+    assert planned_cases(cases, tmp_path, weights_mark(weights)) == cases
 
 
 def test_what_a_killed_run_left_is_removed_once_it_is_old(cases: list[Case], weights: Path, tmp_path: Path) -> None:
@@ -254,12 +324,25 @@ def test_what_a_killed_run_left_is_removed_once_it_is_old(cases: list[Case], wei
         path.touch()
     for path in (old, other):
         os.utime(path, (0, time.time() - 2 * masks.OLD))
-    check_masks(cases, out, weights)
+    check_overwrite(cases, out, weights_mark(weights))
     assert sorted(os.listdir(out)) == sorted([new.name, other.name])
 
 
+def test_no_case_falls_between_two_processes(
+    cases: list[Case], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has written a mask when the second looks at what is done."""
+    out, done = tmp_path / "out", []
+    monkeypatch.setattr(masks, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(masks, "rank", lambda rank=rank: rank)
+        done += [case["case"] for case in written(cases, out, weights)]
+    assert done == ["a", "b"]
+    assert len(planned_cases(cases, out, weights_mark(weights), scored=True)) == 2
+
+
 def test_without_weights_in_a_file_masks_are_marked_so(cases: list[Case], tmp_path: Path) -> None:
-    (case, _) = planned_cases(cases, tmp_path, tmp_path / "nowhere.pt")
+    (case, _) = planned_cases(cases, tmp_path, weights_mark(tmp_path / "nowhere.pt"))
     assert "weights=unknown " in case[MARK]
 
 

@@ -23,7 +23,7 @@ from dcd_components.data.case_files import Layout
 from dcd_components.data.cases import LoadCased, LoadLabeld, case_faults, labelled_cases
 from dcd_components.data.check.rules import CaseFiles, Finding, check_case
 from dcd_components.data.datalists import make_datalist, write_datalist
-from dcd_components.data.masks import read_mark
+from dcd_components.data.marks import read_mark
 from dcd_components.data.nifti import read_header, read_volume
 from dcd_components.errors import InputError
 

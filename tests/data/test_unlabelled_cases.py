@@ -9,9 +9,8 @@ import pytest
 from torch.utils.data import DataLoader
 from trees import BRATS, brats_files, save
 
-from dcd_components.data.case_files import Layout
+from dcd_components.data.case_files import FAULT, Layout
 from dcd_components.data.cases import LoadCased, sequence_files
-from dcd_components.data.masks import FAULT
 from dcd_components.data.nifti import read_volume
 from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
 from dcd_components.errors import InputError, input_error
@@ -109,4 +108,4 @@ def test_processes_that_load_data_are_refused(tmp_path: Path) -> None:
     loader = DataLoader(SoundCases([{"case": "a"}], dict, tmp_path), batch_size=None, num_workers=1)
     with pytest.raises(ValueError, match="must be 0") as caught:
         list(loader)
-    assert str(input_error(caught.value)).startswith("dataloader::num_workers must be 0 in inference, where one")
+    assert str(input_error(caught.value)).startswith("dataloader::num_workers must be 0 in inference, where each")

@@ -142,7 +142,7 @@ def test_a_file_of_others_is_not_replaced(brats: Path, patients: Path, tmp_path:
     first = sorted(path for path in patients.iterdir() if path.is_dir())[0]
     mask = tmp_path / f"{first.name}_seg.nii.gz"
     mask.write_text("corrected by hand")
-    with pytest.raises(ValueError, match=f"{mask} was not written by this project and is not replaced"):
+    with pytest.raises(ValueError, match=f"{mask}: bears no mark of this project .+, and is not replaced"):
         segment([patients], brats, tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["corrected by hand"]
 
