@@ -40,7 +40,7 @@ def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys
     assert f"[{len(STEPS)}/{len(STEPS)}] segment the new case" in said
     assert len(list((tmp_path / "new_case").glob("*_seg.nii.gz"))) == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
-    assert sorted(path.stem for path in (tmp_path / "weights").iterdir()) == [
+    assert sorted(path.stem for path in (tmp_path / "weights").glob("*.pt")) == [
         "distilled",
         "plain",
         "plain_equal_cost",

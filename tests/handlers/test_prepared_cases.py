@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.transforms import Compose, Lambdad
+from torch.utils.data import DataLoader
 
 from dcd_components.data.cache import DiskCache
 from dcd_components.errors import InputError
@@ -31,8 +33,8 @@ def trained(tmp_path: Path) -> Callable[[list[int], list[int]], list[int]]:
         ]
         epochs: list[int] = []
         engine = Engine(lambda engine, batch: epochs.append(engine.state.epoch))
-        PreparedCases(*caches).attach(engine)
-        engine.run([0], max_epochs=2)
+        PreparedCases(SimpleNamespace(data_loader=SimpleNamespace(dataset=caches[1]))).attach(engine)
+        engine.run(DataLoader(caches[0]), max_epochs=2, epoch_length=1)
         return epochs
 
     def transform() -> Any:

@@ -160,7 +160,8 @@ def test_every_item_can_be_evaluated(name: str, bundle: Path, settings: Settings
     kind = "train" if name == "train" else "infer"
     cache = {"cache_dir": str(tmp_path / "cache")} if name == "train" else {}
     parser = workflow(bundle, name, kind=kind, **settings, **cache).parser
-    assert set(parser.config) - set(parser.get_parsed_content()) <= {"checks", "sampler"}  # which are None
+    without = {"checks", "no_overwrite", "numbers", "sampler", "task"}  # which are None
+    assert set(parser.config) - set(parser.get_parsed_content()) <= without
 
 
 def test_data_shape(bundle: Path, metadata: Settings) -> None:
