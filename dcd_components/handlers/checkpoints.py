@@ -44,11 +44,11 @@ class BestCheckpoint:
         self.record = dict(record or {})
         self._training, self._written = uuid.uuid4().hex, False
         prepare_folder(self.path.parent)
-        remove_partial_files(self.path.parent, self.path.name)
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
         keep(engine, "best", self)
+        engine.add_event_handler(Events.STARTED, self._clean)  # not before: another training may be writing
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -60,6 +60,10 @@ class BestCheckpoint:
         record = {**self.record, "epoch": engine.state.epoch, "training": self._training}
         save_weights(self.weights.state_dict(), self.path, record)
         self._written = True
+
+    def _clean(self) -> None:
+        if rank() == 0:
+            remove_partial_files(self.path.parent, self.path.name)
 
     def state_dict(self) -> dict[str, Any]:
         """What tells files of this training from those of others."""
