@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from dcd_components.distributed import all_reduce_mean
+from dcd_components.handlers.checkpoints import dated
 from dcd_components.handlers.kept_state import keep
 from dcd_components.tables import write_csv
 
@@ -33,7 +34,8 @@ class TrainingLog:
 
     Args:
         path: CSV file to write: epoch, iteration, seconds, learning rate, loss, its parts by segmentation and
-            distillation, the latter also of each stage, its weight, metrics.
+            distillation, the latter also of each stage, its weight, metrics. One that another training left gets the
+            date of its writing into its name.
         validator: engine whose ``state.metrics`` are taken along on the epochs in which it ran.
     """
 
@@ -90,6 +92,9 @@ class TrainingLog:
             return
         state.metrics.update({name: row[name] for name in list(row)[3:]})
         row |= self._validation(state.epoch)
+        if not self.rows and self.path.is_file():
+            earlier = self.path.rename(dated(self.path, self.path))
+            engine.logger.info(f"the log of another training is now {earlier}")
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         write_csv([{name: row.get(name) for name in columns} for row in self.rows], self.path)
