@@ -18,7 +18,8 @@ class SafeCheckpointLoader:
 
     MONAI's ``CheckpointLoader`` takes NaN for weights, refuses names with the prefix of a wrapper, and explains a
     misfit by a traceback. A federated client, whose weights come from its server, disables handlers by that part of
-    their name. A run that goes on, as later rounds and resumed trainings do, keeps the weights that it has.
+    their name. A run that goes on, as later rounds and resumed trainings do, keeps the weights that it has, and needs
+    no file: list it after :class:`.TrainingCheckpoint`.
 
     Args:
         network: takes the weights, on its device; also one that is wrapped for several processes.

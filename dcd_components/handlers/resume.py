@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +17,10 @@ from dcd_components.distributed import CpuGroup, rank, world_size
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.handlers.checkpoints import dated, prepare_folder, remove_partial_files
+from dcd_components.handlers.course import case_names, described, difference, plain
 from dcd_components.handlers.endings import Stopped, StopSignals, at_end
 from dcd_components.handlers.kept_state import States, kept_states
+from dcd_components.handlers.training_lock import TrainingLock
 from dcd_components.networks.stage_recorder import unwrap
 from dcd_components.networks.weights import read_safely
 
@@ -33,7 +34,8 @@ class TrainingCheckpoint:
 
     A training that goes on computes what it would have, bit by bit where the machine does: weights, their average,
     optimizer, schedule, projections, records, best metric and random states are kept; the order of the data follows
-    from the epoch (:class:`.DistributedReplacementSampler`). Unlike Ignite's ``Checkpoint``, with whose layout and
+    from the epoch (:class:`.DistributedReplacementSampler`); their loader must have a generator of its own, since it
+    draws from it more often when a training goes on. Unlike Ignite's ``Checkpoint``, with whose layout and
     ``load_objects`` it works, it writes a file whole or not at all, removes older ones only after that, and reads files
     without running code from them.
 
@@ -42,23 +44,25 @@ class TrainingCheckpoint:
     iteration; a validation that they share is ended first, and can be repeated if there is no time for that.
 
     Acts after all other handlers of its events, wherever it is listed; list it last all the same, since it loads at
-    ``STARTED`` what others begin with. Of several runs of an engine, as in federated rounds, only the first may go on
-    from a file.
+    ``STARTED`` what others begin with, but for :class:`.SafeCheckpointLoader`, which after it has nothing to load. Of
+    several runs of an engine, as in federated rounds, only the first may go on from a file.
 
     Args:
-        folder: of the files, one for each of the last epochs. One that another training left is renamed, if this one
-            does not go on from it.
+        folder: of the files, one for each of the last epochs, and one after the end. Those of another training are
+            moved into a folder with their date, if this one does not go on from them.
         state: what is kept by name, with ``state_dict`` and ``load_state_dict``, besides what handlers of the trainer
             and the validator ask to keep, see :func:`.keep`; the same in all processes.
         validator: engine whose best metric is kept; a signal ends it too.
-        settings: of the training, by name, that must not change when it goes on.
+        settings: of the training, by name, that must not change when it goes on, besides the numbers of epochs,
+            iterations, patches and processes, the cases, the sizes of networks, and what the optimizer and the
+            schedule in ``state`` were made with.
         resume: go on from the newest file that can be read, or begin if there is none.
         every: epochs from one file to the next; the last epoch has one too.
         kept: number of files.
 
     Raises:
-        InputError: when the folder cannot be written to, a setting has changed, no file can be read, or what is to be
-            kept is not finite.
+        InputError: when the folder cannot be written to, another training writes to it, a setting has changed, no file
+            can be read, or what is to be kept is not finite.
     """
 
     def __init__(
@@ -83,25 +87,30 @@ class TrainingCheckpoint:
         self._signals = StopSignals()
         self._group: Any = None  # known at STARTED
         self._epoch_end: list[Any] = []  # what each process had of its own after the last iteration of an epoch
-        self._random: Mapping[str, Any] | None = None
-        if validator is not None:
-            self.state["validator"] = BestMetric(validator)
+        self._lock = TrainingLock(self.folder)
         prepare_folder(self.folder.parent)
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
         engine.add_event_handler(Events.STARTED, self._begin)
         at_end(engine, self._signals.release)
+        at_end(engine, self._lock.release)
 
     def _begin(self, engine: Any) -> None:
         self._signals.listen()
-        if self._group is not None:
-            return  # a later run of the same engine
-        self._group = CpuGroup()
+        first, self._group = self._group is None, self._group or CpuGroup()
+        if not self._group.first(rank() > 0 or self._lock.take()):
+            raise InputError(f"another training is writing to {self.folder}: give another ckpt_path")
+        if first:
+            self._begin_first_run(engine)
+
+    def _begin_first_run(self, engine: Any) -> None:
+        self.settings = self._settings(engine)
+        if self.validator is not None:
+            self.state["validator"] = BestMetric(self.validator)
         self.state |= kept_states(engine, self.validator)
         self.own |= kept_states(engine, self.validator, own=True)
         # Only now, so that they come after those of handlers that are listed later.
-        engine.add_event_handler(Events.ITERATION_STARTED, self._restore_random)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
         if self.validator is not None:
@@ -149,14 +158,15 @@ class TrainingCheckpoint:
         if rank() > 0:
             return
         content = {**_states(self._shared(engine)), "own": own}
-        content |= {"epoch_completed": epoch_completed, "settings": self._settings(engine)}
+        content |= {"epoch_completed": epoch_completed, "settings": self.settings}
         path = self.folder / NAME.format(engine.state.iteration)
         if name := next(_not_finite({name: content[name] for name in self._shared(engine)}), None):
             raise InputError(f"{path} is not written: {name} holds NaN or Inf; look for NaN with the command check")
         with whole_file(path) as partial, partial.open("wb") as file:
             torch.save(content, file)
         others = [one for one in self._files() if one != path]
-        for old in others[self.kept - 1 :]:
+        ended = epoch_completed and engine.state.epoch >= engine.state.max_epochs
+        for old in others[0 if ended else self.kept - 1 :]:
             old.unlink(missing_ok=True)
 
     def _shared(self, engine: Any) -> dict[str, Any]:
@@ -164,13 +174,13 @@ class TrainingCheckpoint:
         return {**self.state, "trainer": engine, **({} if scaler is None else {"scaler": scaler})}
 
     def _settings(self, engine: Any) -> dict[str, Any]:
-        loader = engine.state.dataloader
-        items = getattr(getattr(loader, "dataset", None), "data", [])
-        cases = [item["case"] for item in items if isinstance(item, Mapping) and "case" in item]
-        batch_size, length = getattr(loader, "batch_size", None), engine.state.epoch_length
-        found = {"max_epochs": engine.state.max_epochs, "epoch_length": length, "batch_size": batch_size}
-        found |= {"processes": world_size(), "cases": cases, **self.settings}
-        return dict(json.loads(json.dumps(found, default=str)))
+        """All that may not change, of a training that has not begun."""
+        state, loader = engine.state, engine.state.dataloader
+        found = {"max_epochs": state.max_epochs, "epoch_length": state.epoch_length}
+        found |= {"batch_size": getattr(loader, "batch_size", None), "processes": world_size(), **self.settings}
+        found |= {"cases": case_names(loader)}
+        found |= {"validation_cases": case_names(getattr(self.validator, "data_loader", None))}
+        return plain({**found, **described(self.state)})
 
     def _files(self) -> list[Path]:
         """Files, the newest first."""
@@ -178,7 +188,10 @@ class TrainingCheckpoint:
 
     def _set_aside(self, engine: Any) -> None:
         if engine.state.iteration == 0 and rank() == 0 and (files := self._files()):
-            place = self.folder.rename(dated(self.folder, files[0]))
+            place = dated(self.folder, files[0])
+            place.mkdir(exist_ok=True)
+            for path in self.folder.glob(f"{PATTERN}*"):
+                path.rename(place / path.name)
             engine.logger.warning(f"checkpoints of another training are now in {place}; --resume would have gone on")
 
     def _load(self, engine: Any) -> None:
@@ -188,11 +201,10 @@ class TrainingCheckpoint:
             engine.logger.info(f"no checkpoint in {self.folder}: the training starts from the beginning")
             return
         content = content or _read(path)
-        self._compare(path, content["settings"], self._settings(engine))
+        self._compare(path, content["settings"])
         Checkpoint.load_objects(self._shared(engine), content)
-        own = content["own"][rank()]
-        Checkpoint.load_objects(self.own, own)
-        self._go_on(engine, path, content["epoch_completed"], own["random"])
+        Checkpoint.load_objects(self.own, content["own"][rank()])
+        self._go_on(engine, path, content["epoch_completed"])
 
     def _newest(self, engine: Any) -> tuple[Path | None, Any]:
         """The newest file that can be read, and its content; damaged ones that are newer get another name."""
@@ -211,33 +223,25 @@ class TrainingCheckpoint:
             raise InputError(f"no checkpoint in {self.folder} can be read: start anew without --resume")
         return None, None
 
-    def _compare(self, path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        for name in given:
-            if saved.get(name) != given[name]:
-                was, now = _difference(saved.get(name), given[name])
-                raise InputError(
-                    f"{path} is of a training with {name} {was}, this one has {now}: a training goes on with the "
-                    "settings that it began with; start anew without --resume"
-                )
+    def _compare(self, path: Path, saved: Mapping[str, Any]) -> None:
+        if found := difference(saved, self.settings):
+            name, was, now = found
+            raise InputError(
+                f"{path} is of a training with {name} {was}, this one has {now}: a training goes on with the "
+                "settings that it began with; start anew without --resume"
+            )
 
-    def _go_on(self, engine: Any, path: Path, epoch_completed: bool, states: Mapping[str, Any]) -> None:
+    def _go_on(self, engine: Any, path: Path, epoch_completed: bool) -> None:
         state = engine.state
         done = state.iteration % state.epoch_length
         engine.logger.info(f"goes on after iteration {state.iteration}, in epoch {state.epoch + (done > 0)}: {path}")
         if done:
             state.dataloader.sampler.start = done * state.dataloader.batch_size
-            self._random = states
         elif not epoch_completed:
             self._epoch_end = self._group.gather(_states(self.own))
             engine.fire_event(Events.EPOCH_COMPLETED)
         if state.epoch >= state.max_epochs:
             engine.logger.info("this training has ended already: nothing is left to do")
-
-    def _restore_random(self, engine: Any) -> None:
-        """Once more: a loader that starts in mid-epoch has drawn a number that it would not have drawn there."""
-        if self._random is not None:
-            self.own["random"].load_state_dict(self._random)
-            self._random = None
 
 
 class BestMetric:
@@ -317,16 +321,3 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
     children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield from _not_finite(child, f"{name} {key}".strip())
-
-
-def _difference(saved: Any, given: Any) -> tuple[str, str]:
-    """What differs of two settings; of long lists, the first that only one of them has."""
-    texts = str(saved), str(given)
-    if sum(map(len, texts)) < 200 or not (isinstance(saved, list) and isinstance(given, list)):
-        return texts
-    was, now = ([str(x) for x in one if x not in other] for one, other in ((saved, given), (given, saved)))
-    return _first(was), _first(now)
-
-
-def _first(texts: list[str]) -> str:
-    return ", ".join(texts[:3]) + ", ..." * (len(texts) > 3) or "the same in another order, or fewer"

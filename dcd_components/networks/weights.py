@@ -165,7 +165,7 @@ def read_safely(path: str | Path, kind: str = "a file of weights") -> Any:
                 _refuse_compressed(archive)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many kinds
-        cause = " ".join(str(error).split())[:200]
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is not {kind} that torch can read safely: {cause}") from None
 
 

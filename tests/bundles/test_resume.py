@@ -25,7 +25,7 @@ from dcd_components import cli
 from dcd_components.errors import InputError
 from dcd_components.tables import read_csv
 
-KINDS = {"teacher": "train_teacher", "student": "distill"}
+KINDS = {"teacher": "train_teacher", "student": "distill", "alone": "train_student"}
 COURSE: dict[str, Any] = {
     **TINY,
     "max_epochs": 3,
@@ -44,6 +44,14 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "SIGTERM in the validation": ("student", ("case", 1, signal.SIGTERM)),
     "SIGTERM in the last validation": ("teacher", ("case", 3, signal.SIGTERM)),
     "Ctrl-C": ("teacher", ("iteration", 4, signal.SIGINT)),
+}
+
+
+#: With processes that load data for one epoch after the other, and random numbers drawn in each iteration.
+FAULTS_WITH_DROPOUT: dict[str, Fault] = {
+    "killed between epochs": ("iteration", 4, signal.SIGKILL),
+    "SIGTERM in mid-epoch": ("iteration", 5, signal.SIGTERM),
+    "SIGTERM in the validation": ("case", 1, signal.SIGTERM),
 }
 
 
@@ -172,17 +180,32 @@ def test_a_training_goes_on_as_if_nothing_had_been(
     assert "goes on after iteration" in training.said or "killed in its first" in fault
     assert differences(undisturbed[kind].results(), training.results()) == []
     files = sorted(path.name for path in training.folder.rglob("*") if path.is_file())
-    assert files == ["iteration-000000006.pt", "iteration-000000009.pt", "log", "model.pt", "model_training.csv"]
+    assert files == [".lock", "iteration-000000009.pt", "log", "model.pt", "model_training.csv"]
 
 
-def test_a_training_killed_at_any_moment_goes_on(undisturbed: dict[str, Training], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def with_dropout(undisturbed: dict[str, Training], tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """An undisturbed teacher with dropout, whose data two processes load."""
+    settings = {**undisturbed["teacher"].settings, "architecture::dropout": 0.2, "num_workers": 2}
+    training = Training(tmp_path_factory.mktemp("dropout") / "teacher", "teacher", settings)
+    assert training.run() == 0, training.said[-3000:]
+    return training
+
+
+@pytest.mark.parametrize("fault", FAULTS_WITH_DROPOUT)
+def test_random_numbers_go_on_where_processes_load_the_data(fault: str, with_dropout: Training, tmp_path: Path) -> None:
+    training = Training(tmp_path / "teacher", "teacher", with_dropout.settings)
+    assert training.run(FAULTS_WITH_DROPOUT[fault]) != 0
+    assert training.run(resume=True) == 0, training.said[-3000:]
+    assert differences(with_dropout.results(), training.results()) == []
+
+
+def test_a_training_killed_in_any_iteration_goes_on(undisturbed: dict[str, Training], tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201
     training = again(undisturbed, "student", tmp_path)
-    process = training.start()
-    process.join(random.Random(seed).uniform(0, 8))
-    process.kill()
-    process.join()
+    moment = ("iteration", random.Random(seed).randint(1, 9), signal.SIGKILL)
+    assert training.run(moment) == -signal.SIGKILL, training.said[-3000:]
     assert training.run(resume=True) == 0, training.said[-3000:]
     assert differences(undisturbed["student"].results(), training.results()) == []
 
@@ -225,22 +248,27 @@ def test_a_training_that_has_ended_has_nothing_left_to_do(finished: Training) ->
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.pt")} == before
 
 
-def test_a_damaged_checkpoint_is_passed_over(finished: Training, undisturbed: dict[str, Training]) -> None:
-    newest = finished.checkpoints[-1]
+def test_a_damaged_checkpoint_is_passed_over(undisturbed: dict[str, Training], tmp_path: Path) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    assert training.run(("iteration", 8, signal.SIGKILL)) == -signal.SIGKILL
+    newest = training.checkpoints[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert finished.run(resume=True) == 0
-    assert f"{newest} is not a checkpoint that torch can read safely" in finished.said
-    assert "goes on after iteration 6, in epoch 2" in finished.said
-    assert differences(undisturbed["teacher"].results(), finished.results()) == []
-    for path in finished.checkpoints:
+    assert training.run(resume=True) == 0, training.said[-3000:]
+    assert f"{newest} is not a checkpoint that torch can read safely" in training.said
+    assert "goes on after iteration 3, in epoch 1" in training.said
+    assert differences(undisturbed["teacher"].results(), training.results()) == []
+    for path in training.checkpoints:
         path.write_bytes(b"")
-    assert finished.run(resume=True) == 1
-    assert f"no checkpoint in {finished.folder / 'model_checkpoints'} can be read" in finished.said
+    assert training.run(resume=True) == 1
+    assert f"no checkpoint in {training.folder / 'model_checkpoints'} can be read" in training.said
 
 
 def test_checkpoints_of_another_training_are_moved_aside(finished: Training) -> None:
     before = {path.name: path.read_bytes() for path in finished.checkpoints}
+    log = (finished.folder / "model_training.csv").read_text()
     assert finished.run(("iteration", 4, signal.SIGKILL)) == -signal.SIGKILL
+    (earlier,) = finished.folder.glob("model_training-*.csv")
+    assert earlier.read_text() == log
     (aside,) = finished.folder.glob("model_checkpoints-*")
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert f"{aside}; --resume would have gone on" in finished.said
@@ -256,6 +284,10 @@ def test_checkpoints_of_another_training_are_moved_aside(finished: Training) -> 
         ({"batch_size": 1}, "batch_size 2, this one has 1"),
         ({"train_folds": [1], "val_folds": [2]}, "cases "),
         ({"val_interval": 1}, "val_interval 2, this one has 1"),
+        ({"class_sampling": [1, 1, 1, 1, 1]}, r"class_sampling [2, 1, 1, 1, 1], this one has [1, 1, 1, 1, 1]"),
+        ({"optimizer::momentum": 0.9}, "optimizer::param_groups::0::momentum 0.99, this one has 0.9"),
+        ({"train::lr_scheduler::power": 1.0}, "lr_scheduler::power 0.9, this one has 1.0"),
+        ({"architecture::dropout": 0.1}, "architecture::dropout None, this one has 0.1"),
     ],
 )
 def test_a_training_does_not_go_on_with_other_settings(settings: dict[str, Any], said: str, finished: Training) -> None:
@@ -263,12 +295,52 @@ def test_a_training_does_not_go_on_with_other_settings(settings: dict[str, Any],
     assert f"is of a training with {said}" in finished.said
 
 
+def test_a_second_training_leaves_the_files_of_one_that_runs_alone(
+    undisturbed: dict[str, Training], tmp_path: Path
+) -> None:
+    training = again(undisturbed, "teacher", tmp_path)
+    running = training.start(("iteration", 4, signal.SIGSTOP))
+    while not training.checkpoints:
+        time.sleep(0.05)
+    try:
+        before = {path: path.stat().st_mtime_ns for path in training.folder.rglob("*") if path.name != "log"}
+        for resume in (False, True):
+            assert training.run(resume=resume) == 1
+            assert f"another training is writing to {training.checkpoints[0].parent}: give an" in training.said
+        after = {path: path.stat().st_mtime_ns for path in training.folder.rglob("*") if path.name != "log"}
+        assert after == before
+    finally:
+        running.kill()
+        running.join()
+    assert training.run(resume=True) == 0, training.said[-3000:]
+
+
+def test_a_distillation_does_not_go_on_with_another_teacher_or_weight_or_without(
+    undisturbed: dict[str, Training], tmp_path: Path
+) -> None:
+    source = undisturbed["student"]
+    shutil.copytree(source.folder, tmp_path / "student")
+    weights = torch.load(source.settings["teacher_path"], weights_only=True)
+    torch.save({name: one + 1 for name, one in weights.items()}, tmp_path / "teacher.pt")
+    weight = {**source.settings["distillation_weight"], "maximum": 0.2}
+    student = Training(tmp_path / "student", "student", source.settings)
+    for other, said in (
+        ({"teacher_path": str(tmp_path / "teacher.pt")}, "teacher "),
+        ({"distillation_weight": weight}, "distillation_weight "),
+    ):
+        assert student.run(resume=True, **other) == 1
+        assert f"is of a training with {said}" in student.said
+    alone = Training(student.folder, "alone", {**undisturbed["teacher"].settings})
+    assert alone.run(resume=True) == 1
+    assert re.search(r"is of a training with distillation \[.*, this one has None: a training goes on", alone.said)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(undisturbed: dict[str, Training], tmp_path: Path) -> None:
     training = again(undisturbed, "teacher", tmp_path)
     assert training.run(("iteration", 4, "fill the disk"), val_interval=3) == 1
     checkpoint = training.folder / "model_checkpoints" / "iteration-000000006.pt"
     assert f"InputError: {checkpoint} cannot be written: File too large" in training.said
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["iteration-000000003.pt"]
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [".lock", "iteration-000000003.pt"]
     assert training.run(resume=True, val_interval=3) == 0
 
 

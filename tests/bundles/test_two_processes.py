@@ -29,7 +29,7 @@ EXACT: dict[str, Any] = {
     "max_epochs": 3,
     "epoch_length": 3,
     "ema_decay": 0.5,
-    "train::handlers::3::max_norm": 0.1,  # so that gradients are clipped
+    "train::handlers::2::max_norm": 0.1,  # so that gradients are clipped
     "sliding_window::overlap": 0.0,
     "train::inferer": {"_target_": "SimpleInferer"},
     "validate::inferer": "@sliding_window",
