@@ -54,3 +54,11 @@ def test_what_is_left_out_is_drawn_anew(released: Path, workflow: Workflow, tmp_
     assert len(head) == 2
     assert all(torch.allclose(found[key], given[key]) == (key not in head) for key in found.keys() - head)
     assert {len(found[key]) for key in head} == {6}
+
+
+def test_a_training_that_goes_on_needs_no_initial_weights(released: Path, workflow: Workflow, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"initial_weights": str(released), "resume": True}
+    before = trained(workflow, tmp_path, "train_student", **settings)
+    released.unlink()
+    after = trained(workflow, tmp_path, "train_student", **settings)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
