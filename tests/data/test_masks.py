@@ -30,6 +30,7 @@ from dcd_components.data.masks import (
     weights_mark,
     write_mask,
 )
+from dcd_components.data.unlabelled_cases import SoundCases
 from dcd_components.errors import InputError
 from dcd_components.networks.weights import save_weights, weights_digest
 from dcd_components.tables import write_csv
@@ -332,12 +333,15 @@ def test_no_case_falls_between_two_processes(
     cases: list[Case], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first has written a mask when the second looks at what is done."""
-    out, done = tmp_path / "out", []
-    monkeypatch.setattr(masks, "world_size", lambda: 2)
+    out, shares = tmp_path / "out", []
+    for name, value in {"is_initialized": True, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     for rank in range(2):
-        monkeypatch.setattr(masks, "rank", lambda rank=rank: rank)
-        done += [case["case"] for case in written(cases, out, weights)]
-    assert done == ["a", "b"]
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        sound = SoundCases(planned_cases(cases, out, weights_mark(weights)), dict, out)
+        shares.append([case["case"] for case in sound])
+        written(cases, out, weights)
+    assert shares == [["a"], ["b"]]
     assert len(planned_cases(cases, out, weights_mark(weights), scored=True)) == 2
 
 
