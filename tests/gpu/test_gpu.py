@@ -7,6 +7,7 @@ whole iteration on torch's ``meta`` device, which refuses whatever would wait fo
 from __future__ import annotations
 
 import copy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import interrupted
 import nibabel
 import numpy as np
 import pytest
@@ -197,6 +199,24 @@ def test_a_bundle_trains_distils_and_scores(processes: int, patients: Path, tmp_
         )
     assert len(read_csv(tmp_path / "gpu" / "scores.csv")) == 2
     assert torch.load(student, weights_only=True)
+
+
+def test_a_training_that_was_stopped_goes_on(patients: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "max_epochs": 2, "dataset_dir": str(patients), "cache_dir": str(tmp_path / "cache")}
+    faults: dict[str, list[interrupted.Fault | None]] = {"whole": [None], "stopped": [("iteration", 3, 15), None]}
+    for name, several in faults.items():
+        (tmp_path / name).mkdir()
+        keys = {**settings, "ckpt_path": str(tmp_path / name / "model.pt"), "resume": True}
+        for fault in several:
+            process = interrupted.start(config_files("train_teacher"), keys, tmp_path / name / "log", fault)
+            process.join(300)
+            assert process.exitcode == (128 + signal.SIGTERM if fault else 0), (tmp_path / name / "log").read_text()
+    whole, stopped = (
+        torch.load(tmp_path / name / "model_checkpoints" / "iteration-000000004.pt", weights_only=True)
+        for name in faults
+    )
+    assert whole.get("scaler") == stopped.get("scaler")
+    torch.testing.assert_close(stopped["network"], whole["network"], rtol=1e-2, atol=1e-3)
 
 
 def test_masks_are_those_of_the_cpu(patients: Path, tmp_path: Path) -> None:
