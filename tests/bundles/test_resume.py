@@ -102,7 +102,7 @@ class Training:
 
     @property
     def checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "model_checkpoints").glob("*.pt"))
+        return sorted((self.folder / "model_checkpoints").glob("iteration-*.pt"))
 
     def results(self) -> dict[str, Any]:
         """All that a training leaves behind, less the time that it took."""
