@@ -10,6 +10,7 @@ open files grow. Not part of the tests: it takes as long as it is told.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -126,8 +127,9 @@ def segment(out: Path, patients: Path, weights: Path, name: str, chance: random.
     """Segment all cases; with ``chance``, killed at random moments and started again until it is complete."""
     keys = settings(ckpt_path=weights, **{key: TINY[key] for key in ("spacing", "patch_size", "teacher_widths")})
     words = ["run", "segment", str(BRATS), "--dataset_dir", str(patients), "--output_dir", str(out), *keys]
-    while True:
-        run = watch(name, words, out.parent / "segment.txt", chance.uniform(8, 30) if chance else None)
+    for attempt in itertools.count():  # later and later, or a busy machine would never come to the next mask
+        stop = chance.uniform(8, 30) * (1 + attempt / 4) if chance else None
+        run = watch(name, words, out.parent / "segment.txt", stop)
         yield run
         for mask in out.glob("*.nii.gz"):
             nibabel.load(mask).get_fdata()  # whole, or this raises
@@ -202,17 +204,18 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     chance, jobs = random.Random(options.seed), 0
     runs, measured, faults = rehearse(out, options.cases)
+    print(json.dumps(measured), flush=True)
     while time.monotonic() < end:
         more, wrong = interrupt(out, jobs, chance)
         runs, faults, jobs = [*runs, *more], [*faults, *wrong], jobs + 1
         minutes = max(0, end - time.monotonic()) / 60
-        print(f"{jobs} jobs, {len(runs)} processes, {len(faults)} faults; {minutes:.0f} min left", flush=True)
-    stopped = sum(run.status != 0 for run in runs)
-    summary = {"seed": options.seed, "jobs": jobs, "processes": len(runs), "stopped": stopped, **measured}
-    summary["faults"] = faults
-    (out / "soak.json").write_text(json.dumps({**summary, "runs": [asdict(run) for run in runs]}))
-    draw(runs, out / "soak.png")
-    print(json.dumps(summary, indent=1))
+        stopped = sum(run.status != 0 for run in runs)
+        summary = {"seed": options.seed, "jobs": jobs, "processes": len(runs), "stopped": stopped, **measured}
+        content = {**summary, "faults": faults, "runs": [asdict(run) for run in runs]}
+        (out / "soak.json").write_text(json.dumps(content))
+        draw(runs, out / "soak.png")
+        print(f"{json.dumps(summary)}, {len(faults)} faults; {minutes:.0f} min left", flush=True)
+    print("\n".join(faults))
     raise SystemExit(1 if faults else 0)
 
 
