@@ -21,9 +21,10 @@ demo: .venv/ready
 configs: .venv/ready
 	$(BIN)/python -c 'from dcd_components.bundle import assemble; print(*assemble.write_configs(), sep=chr(10))'
 
-# Two workers of one thread each: most tests run one program after another, which leaves a second core idle.
+# Two workers of one thread each: most tests run one program after another, which leaves a second core idle. One that
+# crashes ends the run, which would otherwise wait for its tests for ever.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 # About a minute: the mathematics and the handlers, without trainings, networks of real size, and the linters.
 quick-test: .venv/ready

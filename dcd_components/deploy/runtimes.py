@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -100,15 +101,20 @@ class _OpenVino:
 
     def __call__(self, image: Tensor) -> Tensor:
         if image.shape not in self.compiled:
-            openvino = importlib.import_module("openvino")
             fixed = self.model.clone()
             fixed.reshape(list(image.shape))
-            self.compiled[image.shape] = openvino.Core().compile_model(fixed, "CPU", self.settings)
+            self.compiled[image.shape] = _core().compile_model(fixed, "CPU", self.settings)
         return torch.from_numpy(self.compiled[image.shape](image.numpy(force=True))[0])
 
 
+@functools.cache
+def _core() -> Any:
+    """One for the whole process: of two, the second to end leaves Python a freed stack to take signals on."""
+    return importlib.import_module("openvino").Core()
+
+
 def _read(model: Path) -> Any:
-    return importlib.import_module("openvino").Core().read_model(model)
+    return _core().read_model(model)
 
 
 def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:

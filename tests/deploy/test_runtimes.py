@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,6 +40,32 @@ def load(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return runtimes.load(name, network, model, patches)
 
     return load
+
+
+SIGNAL = """
+import gc, os, signal, sys
+from pathlib import Path
+import torch
+from dcd_components.deploy import runtimes
+both = [runtimes.load(runtimes.OPENVINO, torch.nn.Identity(), Path(sys.argv[1]), []) for _ in range(2)]
+for runtime in both:
+    runtime(torch.zeros(1, 4, 16, 16, 16))
+del runtime, both[0]  # then the second, which would give back the stack that it found: the first one's
+gc.collect()
+del both
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("taken"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_taken_after_openvino_has_run(network: nn.Module, tmp_path: Path) -> None:
+    for package in runtimes.NEEDS[runtimes.OPENVINO]:
+        pytest.importorskip(package)
+    onnx_network.export_onnx(network, 4, tmp_path / "model.onnx")
+    words = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", SIGNAL, str(tmp_path / "model.onnx")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "taken\n"), done.stderr
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -67,6 +67,7 @@ def test_the_page_runs(release_zip: Path, patients: Path, page: str, server: str
     own = trained(BRATS, tmp_path / "own")
     (own / "eval").mkdir()
     shutil.copyfile(scores, own / "eval" / "scores.csv")
+    shutil.copyfile(bundle / "models" / "model.pt", own / "models" / "model.pt")  # whose scores they are
     command = shlex.split(with_places(commands(publish), DIR=tmp_path / "published"))
     command = [sys.executable, *command[1:], "--overlay", *OVERLAYS]
     done = subprocess.run(command, cwd=own, capture_output=True, text=True, check=False)
