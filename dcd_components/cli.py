@@ -154,6 +154,7 @@ def _datalist_options(parser: argparse.ArgumentParser) -> None:
     add("--bundle", type=Path, help="folder of the bundle that says how the files are named; what is given goes before")
     _naming_options(parser, '; "" for images without labels, for inference')
     add("--labels", nargs="+", action=_Labels, metavar="NAME=VALUE", help="values of the labels: necrosis=1 oedema=2")
+    add("--patients", type=Path, metavar="TABLE", help="CSV file that names them instead: case, patient, fold")
     add("--folds", type=int, help="number of folds; 5 by default")
     add("--seed", type=int, help="of the assignment of patients to folds; 0 by default")
     add(

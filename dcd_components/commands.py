@@ -25,7 +25,8 @@ def datalist(
     resampled: Sequence[str] | None = None,
     labels: Mapping[str, int] | None = None,
     patient_regex: str | None = None,
-    folds: int = 5,
+    patients: Path | None = None,
+    folds: int | None = None,
     seed: int = 0,
     nnunet_folds: bool = False,
     unlabelled: bool = False,
@@ -38,7 +39,8 @@ def datalist(
     if bundle is None and sequences is None:
         raise InputError("say how the files are named: --bundle FOLDER, or --sequences and --label_file")
     given: dict[str, Any] = {"sequences": sequences, "label_file": label_file, "resampled": resampled}
-    given = {k: v for k, v in {**given, "labels": labels, "patient_regex": patient_regex}.items() if v is not None}
+    given |= {"labels": labels, "patient_regex": patient_regex, "patients": patients}
+    given = {key: value for key, value in given.items() if value is not None}
     settings: dict[str, Any] = {}
     if bundle:
         from dcd_components.bundle.configs import bundle_settings
@@ -46,10 +48,15 @@ def datalist(
         settings = bundle_settings(bundle)
     if sequences is not None:  # other sequences have another reference, their first
         settings = {name: value for name, value in settings.items() if name not in ("reference", "resampled")}
+    if patient_regex is not None:
+        settings.pop("patients", None)
     layout = case_files.make_layout({**settings, **given})
-    folder, rule = Path(dataset_dir), {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    folder, in_table = Path(dataset_dir), any(patient.fold is not None for patient in layout.table.values())
+    rule: dict[str, Any] = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    rule = {} if in_table else {"folds": 5 if folds is None else folds, **rule}
     rule |= {"unlabelled": True} if unlabelled else {}
     named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}
+    named |= given | ({"patients": patients.name} if patients else {})
     listed, skipped = datalists.make_datalist(
         folder,
         layout,
@@ -58,7 +65,7 @@ def datalist(
         nnunet=nnunet_folds,
         unlabelled=unlabelled,
         skip_incomplete=skip_incomplete,
-        description=shlex.join(["dcd", "datalist", "DIR", *_words({**named, **given, "folds": folds, **rule})]),
+        description=shlex.join(["dcd", "datalist", "DIR", *_words({**named, **rule})]),
     )
     datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
     faults = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""

@@ -25,12 +25,12 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
         csv.writer(file).writerows([rows[0].keys(), *(row.values() for row in rows)])
 
 
-def read_csv(path: Path, text: Collection[str] = ("case", "weights")) -> list[dict[str, Any]]:
+def read_csv(path: Path, text: Collection[str] | None = ("case", "weights")) -> list[dict[str, Any]]:
     """Read the rows of a CSV file: text in the columns that are named, numbers in all others.
 
     Args:
         path: file to read.
-        text: columns whose cells stay text, so that a case called ``00005`` keeps its name.
+        text: columns whose cells stay text, so that a case called ``00005`` keeps its name; None for all.
 
     Returns:
         One dictionary a row; a number is a float, and an empty cell among numbers is None.
@@ -49,6 +49,8 @@ def read_csv(path: Path, text: Collection[str] = ("case", "weights")) -> list[di
     # DictReader puts surplus cells under the key None and None into cells that are missing.
     if not rows or any(None in (*row.keys(), *row.values()) for row in rows):
         raise InputError(f"{path} must have a header and rows of its length, got {len(rows)} rows")
+    if text is None:
+        return list(rows)
     return [{name: cell if name in text else _number(cell, name, path) for name, cell in row.items()} for row in rows]
 
 

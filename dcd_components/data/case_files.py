@@ -14,10 +14,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from dcd_components.data.patients import Patient, read_patients
 from dcd_components.errors import InputError
 
 Patterns = Mapping[str, str | Sequence[str]]
@@ -45,6 +47,7 @@ class Layout:
         label_file: patterns of the label's path; none for images without labels.
         labels: values of the labels by their names; none when not declared.
         patient_regex: regular expression whose first group, matched at the start of a case's name, is its patient.
+        patients: table that names the patient of each case instead, see :func:`.read_patients`; empty for none.
 
     Raises:
         InputError: for no sequence, one with a reserved name, a pattern without ``{case}``, one that two sequences, or
@@ -58,6 +61,7 @@ class Layout:
     label_file: str | Sequence[str] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
     patient_regex: str = "(.+)"
+    patients: str | Path = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be; write single patterns as lists of one."""
@@ -79,8 +83,15 @@ class Layout:
             if name not in sequences:
                 raise InputError(f"{name} is not among the sequences {', '.join(sequences)}")
 
+    @cached_property
+    def table(self) -> Mapping[str, Patient]:
+        """The patients in the table, by case; none where there is no table."""
+        return read_patients(Path(self.patients)) if self.patients else {}
+
     def patient_of(self, case: str) -> str | None:
-        """Patient in a case's name."""
+        """Patient in the table, or else in a case's name."""
+        if self.patients:
+            return self.table[case].name if case in self.table else None
         match = re.match(self.patient_regex, case)
         return match and match[1]
 
@@ -226,4 +237,6 @@ def _faults(root: Path, files: Mapping[str, Sequence[str]], layout: Layout, labe
 
 
 def _unnamed(case: str, layout: Layout) -> list[str]:
-    return [] if layout.patient_of(case) else [f"no patient in its name by {layout.patient_regex!r}"]
+    if layout.patient_of(case):
+        return []
+    return [f"not in {layout.patients}" if layout.patients else f"no patient in its name by {layout.patient_regex!r}"]

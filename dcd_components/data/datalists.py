@@ -42,7 +42,7 @@ def make_datalist(
     folder: str | Path,
     layout: Layout,
     *,
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     nnunet: bool = False,
     skip_incomplete: bool = False,
@@ -54,7 +54,7 @@ def make_datalist(
     Args:
         folder: the data set.
         layout: how its files are named.
-        folds: number of folds.
+        folds: number of folds, 5 by default; a table of patients may say itself in which each is.
         seed: of the assignment of patients to folds.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
@@ -65,18 +65,30 @@ def make_datalist(
         The list, and the faults of what was left out.
 
     Raises:
-        InputError: for faults, all at once, unless they are skipped and a case is left.
+        InputError: for faults, all at once, unless they are skipped and a case is left; and for another choice of folds
+            than the table's.
     """
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     ranked = [case for case in cases if LABEL in case] or cases  # what has no label must not unbalance what trains
-    assigned = nnunet_folds(ranked, folds) if nnunet else patient_folds(ranked, folds, seed)
+    assigned = _folds(ranked, layout, folds, seed, nnunet=nnunet)
     known = {case["case"]: fold for case, fold in zip(ranked, assigned, strict=True)}
     of_patient = {case["patient"]: known[case["case"]] for case in ranked}
     listed_cases = [{**case, "fold": known.get(case["case"], of_patient.get(case["patient"], 0))} for case in cases]
     header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)
     return DataList(listed_cases, *header, description), faults
+
+
+def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> list[int]:
+    known = [layout.table[case["case"]].fold for case in cases] if layout.patients else []
+    given = [fold for fold in known if fold is not None]
+    if not given:
+        number = 5 if folds is None else folds
+        return nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
+    if nnunet or seed or folds is not None:
+        raise InputError(f"{layout.patients} says in which fold each patient is: leave out the choice of other folds")
+    return given
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:

@@ -10,7 +10,8 @@ import pytest
 from sklearn.model_selection import KFold
 from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
-from dcd_components.data.case_files import Case, make_layout
+from dcd_components import cli
+from dcd_components.data.case_files import Case, Layout, make_layout
 from dcd_components.data.datalists import (
     make_datalist,
     nnunet_folds,
@@ -84,6 +85,58 @@ def test_folds_follow_the_seed_alone(visits: Path) -> None:
     first, again, other = (listed(visits, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def table(folder: Path, text: str) -> Layout:
+    (folder / "patients.csv").write_text(text)
+    return make_layout({"sequences": {"t1": "{case}.nii.gz"}, "patients": folder / "patients.csv"})
+
+
+def test_a_table_names_the_patients(tmp_path: Path) -> None:
+    touch(tmp_path, [f"{case}.nii.gz" for case in ("001", "002", "003", "007")])
+    layout = table(tmp_path, "case,age,patient\n001,7,a\n002,7,a\n003,,b\n004,x,b\n007,7,a\n")
+    cases = {case["case"]: (case["patient"], case["fold"]) for case in listed(tmp_path, layout, folds=2)}
+    assert {case: patient for case, (patient, _) in cases.items()} == {"001": "a", "002": "a", "003": "b", "007": "a"}
+    assert dict(cases.values()) == {"a": 0, "b": 1}
+
+
+def test_a_table_says_the_folds_of_a_data_set_and_of_its_parts(tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "3.nii.gz"])
+    layout = table(tmp_path, "case,patient,fold\n1,a,3\n2,a,3\n3,b,0\n4,c,1\n")
+    assert [case["fold"] for case in listed(tmp_path, layout)] == [3, 3, 0]
+    (tmp_path / "1.nii.gz").unlink()
+    assert [case["fold"] for case in listed(tmp_path, layout)] == [3, 0]
+    for other in ({"folds": 5}, {"nnunet": True}, {"seed": 1}):
+        with pytest.raises(InputError, match=r"patients.csv says in which fold each patient is: leave out the choice"):
+            listed(tmp_path, layout, **other)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("case,patient\n1,a\n", "1 faults in .*:\n  2: not in .*patients.csv"),
+        ("case,scan\n1,a\n", "must have the columns case and patient, got case, scan"),
+        ("case,patient\n1,\n", "must name case and patient, and a fold as 0, 1, 2 and so on, got .*'patient': ''"),
+        ("case,patient,fold\n1,a,x\n", "must name case and patient, and a fold as 0, 1, 2 and so on, got .*'x'"),
+        ("case,patient\n1,a\n1,b\n", "has 1 twice"),
+        ("case,patient,fold\n1,a,0\n2,a,1\n", "has a in the folds 0 and 1: keep it in one"),
+        ("case,patient\n", "must have a header and rows of its length, got 0 rows"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz"])
+    with pytest.raises(InputError, match=said):
+        listed(tmp_path, table(tmp_path, text), folds=1)
+
+
+def test_the_command_takes_a_table_and_names_it_without_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "1_seg.nii.gz", "2_seg.nii.gz"])
+    table(tmp_path, "case,patient,fold\n1,a,3\n2,b,0\n")
+    words = ["--sequences", "t1={case}.nii.gz", "--label_file", "{case}_seg.nii.gz"]
+    cli.main(["datalist", str(tmp_path), *words, "--patients", str(tmp_path / "patients.csv")])
+    found = read_datalist(tmp_path / "datalist.json")
+    assert [(case["patient"], case["fold"]) for case in found.cases] == [("a", 3), ("b", 0)]
+    assert found.description.endswith(" --patients patients.csv")
 
 
 @pytest.mark.parametrize("folds", [0, 3])

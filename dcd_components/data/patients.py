@@ -1,0 +1,49 @@
+"""Tables of patients: whose case is whose, where the names of the cases do not say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dcd_components.errors import InputError
+from dcd_components.tables import read_csv
+
+CASE, PATIENT, FOLD = "case", "patient", "fold"
+
+
+class Patient(NamedTuple):
+    """Whose case it is.
+
+    Args:
+        name: of the patient.
+        fold: that all cases of the patient are in; None where the table leaves it open.
+    """
+
+    name: str
+    fold: int | None
+
+
+def read_patients(path: Path) -> dict[str, Patient]:
+    """Read a CSV file with the columns ``case`` and ``patient``, and perhaps ``fold``, a whole number from 0.
+
+    Others are not read. Cases that are not there may be named: one table serves a data set and its parts.
+
+    Raises:
+        InputError: when there is no such file, or it lacks a column or a name, or has a case twice or a patient in two
+            folds.
+    """
+    rows = read_csv(path, text=None)
+    if not {CASE, PATIENT} <= set(rows[0]):
+        raise InputError(f"{path} must have the columns case and patient, got {', '.join(rows[0])}")
+    found: dict[str, Patient] = {}
+    fold_of: dict[str, str | None] = {}
+    for row in rows:
+        case, patient, fold = row[CASE], row[PATIENT], row.get(FOLD)
+        if not case or not patient or not (fold is None or fold.isdecimal()):
+            raise InputError(f"{path} must name case and patient, and a fold as 0, 1, 2 and so on, got {row}")
+        if case in found:
+            raise InputError(f"{path} has {case} twice")
+        if fold_of.setdefault(patient, fold) != fold:
+            raise InputError(f"{path} has {patient} in the folds {fold_of[patient]} and {fold}: keep it in one")
+        found[case] = Patient(patient, None if fold is None else int(fold))
+    return found
