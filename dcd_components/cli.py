@@ -167,6 +167,12 @@ def _datalist_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="file to write; DATASET_DIR/datalist.json by default")
 
 
+def _download_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", choices=("hippocampus",), help="Task04 of the Medical Segmentation Decathlon, 27 MB")
+    add("--out", type=Path, required=True, help="folder for the data set's own")
+
+
 def _check_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("datalist", type=Path, help="the data list")
@@ -289,6 +295,7 @@ GROUPS = {"benchmark": "measure loss, training step, inference or loading of dat
 #: The commands: a name, the function, a summary, and what declares the options.
 COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.ArgumentParser], None]]] = [
     ("datalist", commands.datalist, "list the cases of a folder, in folds", _datalist_options),
+    ("download_data", commands.download_data, "download a public data set, or say how", _download_data_options),
     ("check", commands.check, "read every case and say what would break a training", _check_options),
     ("new_bundle", commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
     ("run", commands.run, "train a teacher, distil, evaluate or segment", _run_options),

@@ -72,6 +72,13 @@ def datalist(
     return f"{faults}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
 
 
+def download_data(name: str, out: Path) -> str:
+    """Download a public data set by MONAI and unpack it; where there is no network, say what to fetch."""
+    from dcd_components.data import downloads
+
+    return str(downloads.download(name, out))
+
+
 def check(
     datalist: Path, dataset_dir: Path, out: Path | None = None, workers: int | None = None
 ) -> str:  # the exit status is 1 by SystemExit

@@ -125,9 +125,11 @@ def write_configs() -> list[Path]:
 
 
 def wanted_files(bundle: Path) -> dict[Path, str]:
-    """Text of each file of a bundle that is made from others."""
+    """Text of each file of a bundle that is made from others; an overlay that says where it is from is its own."""
     configs = bundle / "configs"
-    copied = {configs / path.name: path.read_text(encoding="utf-8") for path in (COMMON / "overlays").iterdir()}
+    own = {path for path in configs.glob("*.yaml") if MARK.search(path.read_text(encoding="utf-8"))}
+    shared = {configs / path.name: path.read_text(encoding="utf-8") for path in (COMMON / "overlays").iterdir()}
+    copied = {path: text for path, text in shared.items() if path not in own}
     ours = {path: assembled(path) for path in sorted({*configs.glob("*.yaml")} - {*copied})}
     licence = {bundle / "LICENSE": (BUNDLES.parent / "LICENSE").read_text(encoding="utf-8")}
     return {**ours, **copied, **licence}
