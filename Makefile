@@ -15,7 +15,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tri
 .PHONY: demo configs test quick-test test-gpu soak test-label test-bounds lint
 
 demo: .venv/ready
-	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK)
+	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK) $(if $(DATA),--dataset_dir "$(DATA)")
 
 # Writes what stands in several configs into each of them.
 configs: .venv/ready

@@ -15,7 +15,7 @@ from typing import Any
 
 import dcd_components
 from dcd_components import commands
-from dcd_components.commands import TASKS
+from dcd_components.commands import SIMULATED, TASKS
 from dcd_components.errors import InputError, plain_errors
 
 #: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
@@ -122,7 +122,7 @@ class _Labels(argparse.Action):
 
 def _phantom_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("task", choices=TASKS)
+    add("task", choices=SIMULATED)
     add("--out", type=Path, required=True, help="new folder to write them into")
     add("--cases", type=int, required=True, help="number of cases")
     add("--seed", type=int, help="the same seed gives the same bytes")
@@ -254,6 +254,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="new folder for tables, pictures, weights and logs; demo by default")
     add("--seed", type=int, help="of the simulated patients and the networks' first weights")
     add("--task", choices=TASKS, help="brats_gli by default")
+    add("--dataset_dir", type=Path, help="real patients instead of simulated ones; hippocampus: not to be downloaded")
 
 
 def _benchmark_loss_options(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +304,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("export", commands.export, "write a network as ONNX, checked against PyTorch", _export_options),
     ("segment", commands.segment, "segment with an ONNX file, on a CPU", _segment_options),
     ("phantom", commands.phantom, "simulate patients", _phantom_options),
-    ("demo", commands.demo, "the whole story on simulated patients", _demo_options),
+    ("demo", commands.demo, "the whole story, on simulated or real patients", _demo_options),
     ("benchmark loss", commands.benchmark_loss, "the loss, forward and backward", _benchmark_loss_options),
     ("benchmark step", commands.benchmark_step, "a training step", _benchmark_step_options),
     ("benchmark inference", commands.benchmark_inference, "inference on a CPU", _benchmark_inference_options),

@@ -14,7 +14,9 @@ from typing import Any
 
 from dcd_components.errors import InputError
 
-TASKS = ("brats_gli", "isles22")
+#: Whose patients can be simulated, and what the demo can be about.
+SIMULATED = ("brats_gli", "isles22")
+TASKS = (*SIMULATED, "hippocampus")
 
 
 def datalist(
@@ -191,8 +193,8 @@ def phantom(
     """Simulate patients on real anatomy, named as in a data set, with a data list."""
     from dcd_components.bundle.configs import BUNDLES
 
-    if task not in TASKS:
-        raise InputError(f"unknown task {task!r}; choose {' or '.join(TASKS)}")
+    if task not in SIMULATED:
+        raise InputError(f"unknown task {task!r}; choose {' or '.join(SIMULATED)}")
     if not BUNDLES.is_dir():
         raise InputError(f"phantom works in the repository only: it names files as the bundles in {BUNDLES} say")
     from dcd_components.simulation import phantoms
@@ -205,11 +207,11 @@ def phantom(
     return datalist(out, bundle=BUNDLES / f"{task}_dcd", folds=folds, seed=seed)
 
 
-def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli") -> None:
-    """Simulate patients, train, distil, evaluate and report, in about a quarter of an hour."""
+def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli", dataset_dir: Path | None = None) -> None:
+    """Simulate patients or take real ones, train, distil, evaluate and report, in about a quarter of an hour."""
     from dcd_components.demo import demo as whole
 
-    whole.run(str(out), seed, task)
+    whole.run(str(out), seed, task, dataset_dir)
 
 
 def benchmark_loss(**options: Any) -> str:

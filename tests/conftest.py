@@ -3,9 +3,13 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from tiny import HIPPOCAMPUS
 
-from dcd_components.commands import phantom
+from dcd_components.commands import datalist, phantom
+from dcd_components.data.patients import read_patients
 
 # Started in the background of a shell, as by nohup, tests and the programs that they start would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,4 +28,20 @@ def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten tiny stroke phantoms in five folds."""
     folder = tmp_path_factory.mktemp("patients") / "isles"
     phantom("isles22", folder, cases=10, spacing_mm=4.0, size=(40, 48, 36), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hippocampi(patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One sequence of the glioma phantoms and two of their labels, named as the hippocampi are: two cases a fold."""
+    folder = tmp_path_factory.mktemp("patients") / "Task04_Hippocampus"
+    table = read_patients(HIPPOCAMPUS / "docs" / "patients.csv")
+    names = [name for fold in range(5) for name in [case for case, of in table.items() if of.fold == fold][:2]]
+    for case, name in zip(sorted(path for path in patients.iterdir() if path.is_dir()), names, strict=True):
+        image, label = (nib.load(case / f"{case.name}-{kind}.nii.gz") for kind in ("t1n", "seg"))
+        two = nib.Nifti1Image(np.minimum(np.asarray(label.dataobj), 2).astype(np.uint8), label.affine)
+        for kind, one in (("images", image), ("labels", two)):
+            (folder / f"{kind}Tr").mkdir(parents=True, exist_ok=True)
+            nib.save(one, folder / f"{kind}Tr" / f"{name}.nii.gz")
+    datalist(folder, bundle=HIPPOCAMPUS)
     return folder

@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
-BRATS, ISLES = BUNDLES / "brats_gli_dcd", BUNDLES / "isles22_dcd"
+BRATS, ISLES, HIPPOCAMPUS = (BUNDLES / f"{name}_dcd" for name in ("brats_gli", "isles22", "hippocampus"))
 #: MONAI's schema of metadata.json, which it does not ship.
 SCHEMA = Path(os.environ.get("DCD_SCHEMA", BUNDLES.parents[1] / "shared" / "schema" / "meta_schema_20240725.json"))
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")

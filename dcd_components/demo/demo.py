@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from monai.bundle import ConfigParser
 
 from dcd_components.benchmarks import training
 from dcd_components.bundle.configs import BUNDLES, read_configs
+from dcd_components.data.datalists import read_datalist, write_datalist
+from dcd_components.data.downloads import DECATHLON, download
 from dcd_components.demo import report
-from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, file_name
+from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, Patients, file_name
 from dcd_components.errors import InputError
 from dcd_components.handlers.training_log import clock
 
@@ -30,10 +32,13 @@ TRAININGS = {
     DISTILLED: ["distill"],
     EQUAL_COST: ["train_student"],
 }
+#: The first steps, with simulated and with real patients.
+SIMULATED, REAL = ("simulate patients", "simulate a new case"), ("list the patients",)
 #: Steps with their typical minutes on two cores, from which the time left follows.
 STEPS = {
     "simulate patients": 1.0,
     "simulate a new case": 0.2,
+    "list the patients": 0.1,
     "train teacher": 4.0,
     "time an iteration of plain and distilled, in turns": 0.5,
     "train plain": 2.2,
@@ -52,7 +57,7 @@ class Size:
     """How much the demo does.
 
     Args:
-        cases: simulated patients' visits; ten a fold by default.
+        cases: simulated patients' visits; ten a fold by default. Real ones are all taken.
         folds: of the data list.
         test_folds: folds of the reported scores.
         val_folds: folds that choose the checkpoint; all others train.
@@ -74,13 +79,18 @@ class Size:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
+#: With real patients, whose table or names give the folds.
+FIVE_FOLDS = Size(folds=5, test_folds=(0,), val_folds=(1,))
+
+
+def run(out: str = "demo", seed: int = 0, task: str = "brats_gli", dataset_dir: Path | None = None) -> None:
     """Simulate, train, distil, evaluate and report; everything is trained live, in about a quarter of an hour.
 
     Args:
         out: new folder for the table, the pictures, the scores, the weights and the logs.
         seed: of the simulated patients and of the networks' first weights.
-        task: brats_gli or isles22.
+        task: brats_gli, isles22 or hippocampus.
+        dataset_dir: real patients instead of simulated ones. Those of ``hippocampus`` are downloaded where not given.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -88,9 +98,12 @@ def run(out: str = "demo", seed: int = 0, task: str = "brats_gli") -> None:
     bundle = BUNDLES / f"{task}_dcd"
     if not BUNDLES.is_dir():
         raise InputError(f"the demo needs the bundles at {BUNDLES}: run it in a clone of the repository")
-    if task not in ("brats_gli", "isles22"):
-        raise InputError(f"unknown task {task!r}; choose brats_gli or isles22")
-    Demo(folder.absolute(), bundle, seed).run()
+    if not bundle.is_dir():
+        known = sorted(path.name.removesuffix("_dcd") for path in BUNDLES.glob("*_dcd"))
+        raise InputError(f"unknown task {task!r}; choose {', '.join(known)}")
+    if task in DECATHLON and dataset_dir is None:
+        dataset_dir = download(task, folder.absolute() / "data")
+    Demo(folder.absolute(), bundle, seed, dataset_dir=dataset_dir).run()
 
 
 class Demo:
@@ -101,21 +114,33 @@ class Demo:
         bundle: folder of ``<task>_dcd``.
         seed: of the simulated patients and of the networks' first weights.
         size: how much is done.
+        dataset_dir: real patients; simulated ones by default.
     """
 
-    def __init__(self, folder: Path, bundle: Path, seed: int = 0, size: Size | None = None) -> None:
+    def __init__(
+        self, folder: Path, bundle: Path, seed: int = 0, size: Size | None = None, dataset_dir: Path | None = None
+    ) -> None:
         self.folder = _short(folder)
         self.bundle = _short(bundle)
         self.seed = seed
-        self.size = size or Size()
+        self.real = dataset_dir is not None
+        self.size = size or (FIVE_FOLDS if self.real else Size())
+        self.patients = dataset_dir.absolute() if dataset_dir else self.folder / "patients"
+        self.datalist = self.folder / "datalist.json" if self.real else self.patients / "datalist.json"
         self.start = time.monotonic()
-        self.left = dict(STEPS)
+        self.steps = {
+            step: minutes for step, minutes in STEPS.items() if step not in (SIMULATED if self.real else REAL)
+        }
+        self.left = dict(self.steps)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
         """Do all steps."""
-        self._simulate("simulate patients", "patients", self.size.cases, self.size.folds, self.seed)
-        self._simulate("simulate a new case", "new_case", 1, 1, 10_000 + self.seed)
+        if self.real:
+            self._list()
+        else:
+            self._simulate(SIMULATED[0], "patients", self.size.cases, self.size.folds, self.seed)
+            self._simulate(SIMULATED[1], "new_case", 1, 1, 10_000 + self.seed)
         self._train(TEACHER, self.size.teacher_epochs)
         seconds = self._time_iterations()
         self._train(PLAIN, self.size.student_epochs)
@@ -126,13 +151,26 @@ class Demo:
             self._evaluate(model)
         self._segment()
         evaluations = {model: self._read(_evaluation(model)) for model in TRAININGS}
-        table = report.write(self.folder, evaluations, self._read(TRAININGS[DISTILLED]), seconds)
+        patients = Patients(self.patients, read_datalist(self.datalist))
+        table = report.write(self.folder, patients, evaluations, self._read(TRAININGS[DISTILLED]), seconds)
         self._say(f"\n{table}\n\nTable, pictures, scores, masks and weights are in {self.folder}")
 
     def _simulate(self, step: str, name: str, cases: int, folds: int, seed: int) -> None:
         options = _words({"out": self.folder / name, "cases": cases, "seed": seed, "folds": folds})
         task = self.bundle.name.removesuffix("_dcd")
         self._step(step, ["dcd_components", "phantom", task, *options, *self.size.images])
+
+    def _list(self) -> None:
+        """List the patients, and set one apart that no training sees, as if it were new."""
+        options = _words({"bundle": self.bundle, "out": self.datalist})
+        self._step(REAL[0], ["dcd_components", "datalist", str(self.patients), *options])
+        listed = read_datalist(self.datalist)
+        case = next(case for case in listed.cases if case["fold"] in self.size.test_folds)
+        apart = self.folder / "new_case"
+        for path in (*case["image"], case["label"]):
+            (apart / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.patients / path, apart / path)
+        write_datalist(replace(listed, cases=[case]), apart / "datalist.json")
 
     def _time_iterations(self) -> dict[str, float]:
         """Seconds an iteration of the plain and of the distilled student's training takes."""
@@ -158,7 +196,8 @@ class Demo:
             "ckpt_path": self._weights(model),
             "log_path": str(self.folder / "logs" / f"{file_name(model)}.csv"),
             **({"teacher_path": self._weights(TEACHER)} if model == DISTILLED else {}),
-            "dataset_dir": str(self.folder / "patients"),
+            "dataset_dir": str(self.patients),
+            "datalist": str(self.datalist),
             "cache_dir": str(self.folder / "cache"),
             "train_folds": [fold for fold in range(self.size.folds) if fold not in held_out],
             "val_folds": list(self.size.val_folds),
@@ -166,7 +205,8 @@ class Demo:
 
     def _evaluate(self, model: str) -> None:
         settings = {
-            "dataset_dir": self.folder / "patients",
+            "dataset_dir": self.patients,
+            "datalist": self.datalist,
             "output_dir": self.folder / "masks" / file_name(model),
             "ckpt_path": self._weights(model),
             "test_folds": list(self.size.test_folds),
@@ -223,13 +263,13 @@ class Demo:
 
     def _announce(self, step: str) -> int:
         """Say which step comes and how long all that are left take; its number."""
-        number = len(STEPS) - len(self.left) + 1
-        self._say(f"\n[{number}/{len(STEPS)}] {step}: {clock(self._seconds_left())} left in all")
+        number = len(self.steps) - len(self.left) + 1
+        self._say(f"\n[{number}/{len(self.steps)}] {step}: {clock(self._seconds_left())} left in all")
         return number
 
     def _seconds_left(self) -> float:
         """Typical time of the steps to come, at the speed of this machine so far."""
-        done = sum(STEPS.values()) - sum(self.left.values())
+        done = sum(self.steps.values()) - sum(self.left.values())
         speed = (time.monotonic() - self.start) / done if done > 5 else 60.0
         return sum(self.left.values()) * speed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ from monai.bundle import ConfigParser
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
-from dcd_components.data.datalists import read_datalist
+from dcd_components.data.datalists import DataList, read_datalist
 from dcd_components.handlers.pictures import CasePicture, case_figure, plot_curves
 from dcd_components.metrics.summary import summarise
 from dcd_components.networks.cost import cost
@@ -63,6 +64,14 @@ iterations. "Plain, equal cost" is the plain student trained for longer, because
 """
 
 
+@dataclass(frozen=True)
+class Patients:
+    """Where the cases are: a folder, and the list of what is in it."""
+
+    folder: Path
+    datalist: DataList
+
+
 def file_name(model: str) -> str:
     """Name of a model's files and folders."""
     return model.replace(",", "").replace(" ", "_")
@@ -70,6 +79,7 @@ def file_name(model: str) -> str:
 
 def write(
     folder: Path,
+    patients: Patients,
     evaluations: Mapping[str, ConfigParser],
     distillation: ConfigParser,
     iteration_seconds: Mapping[str, float],
@@ -77,7 +87,8 @@ def write(
     """Write ``table.md``, ``table_all.md``, ``table.csv``, ``curves.png``, ``cases.png`` and ``new_case.png``.
 
     Args:
-        folder: of the demo, with ``patients``, ``masks/<model>/scores.csv``, ``new_case`` and ``logs/<model>.csv``.
+        folder: of the demo, with ``masks/<model>/scores.csv``, ``new_case`` and ``logs/<model>.csv``.
+        patients: that were trained on and scored.
         evaluations: configs that each model is evaluated with, in the table's order.
         distillation: configs of the distillation.
         iteration_seconds: what an iteration takes of the plain and of the distilled student's training.
@@ -105,7 +116,7 @@ def write(
     plot_curves(curves, folder / "curves.png")
     shown = [model for model in evaluations if model != EQUAL_COST]
     names = _telling_cases(scores[PLAIN], scores[DISTILLED], list(labels))
-    pictures = [_picture(folder, name, shown, scores, list(labels)) for name in names]
+    pictures = [_picture(folder, patients, name, shown, scores, list(labels)) for name in names]
     case_figure(pictures, labels).savefig(folder / "cases.png")
     case_figure([_new_case(folder / "new_case")], labels).savefig(folder / "new_case.png")
     return table
@@ -165,12 +176,13 @@ def _telling_cases(
 
 def _picture(
     folder: Path,
+    patients: Patients,
     name: str,
     models: Sequence[str],
     scores: Mapping[str, Sequence[Mapping[str, Any]]],
     labels: Sequence[str],
 ) -> CasePicture:
-    images, truth = _images(folder / "patients", name)
+    images, truth = _images(patients, name)
     masks = {
         model: _voxels(nibabel.load(folder / "masks" / file_name(model) / f"{name}_seg.nii.gz")) for model in models
     }
@@ -180,15 +192,16 @@ def _picture(
 
 
 def _new_case(folder: Path) -> CasePicture:
-    (case,) = read_datalist(folder / "datalist.json").cases
-    images, truth = _images(folder, case["case"])
+    patients = Patients(folder, read_datalist(folder / "datalist.json"))
+    (case,) = patients.datalist.cases
+    images, truth = _images(patients, case["case"])
     mask = _voxels(nibabel.load(folder / f"{case['case']}_seg.nii.gz"))
     return CasePicture(case["case"], images, {"truth": truth, "student": mask})
 
 
-def _images(folder: Path, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+def _images(patients: Patients, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     """Sequences of a case, on the grid of its label, and the label."""
-    datalist = read_datalist(folder / "datalist.json")
+    folder, datalist = patients.folder, patients.datalist
     case = next(case for case in datalist.cases if case["case"] == name)
     label = nibabel.load(folder / case["label"])
     paths = zip(datalist.sequences, case["image"], strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
-from tiny import BRATS, BUNDLES, ISLES, TINY, TRAININGS, Workflow, config_files
+from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, TINY, TRAININGS, Workflow, config_files
 
 from dcd_components import commands
 
@@ -36,7 +36,7 @@ def two_patients(two: Path, patients: Path, tmp_path_factory: pytest.TempPathFac
     return Path(folder)
 
 
-@pytest.fixture(params=[BRATS.name, ISLES.name, "two"])
+@pytest.fixture(params=[BRATS.name, ISLES.name, HIPPOCAMPUS.name, "two"])
 def every_bundle(request: pytest.FixtureRequest) -> Path:
     return Path(request.getfixturevalue("two") if request.param == "two" else BUNDLES / request.param)
 
@@ -44,7 +44,8 @@ def every_bundle(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def data(bundle: Path, request: pytest.FixtureRequest) -> Path:
     """Phantoms in the naming of the bundle."""
-    return Path(request.getfixturevalue({ISLES.name: "strokes", "two": "two_patients"}.get(bundle.name, "patients")))
+    own = {ISLES.name: "strokes", HIPPOCAMPUS.name: "hippocampi", "two": "two_patients"}
+    return Path(request.getfixturevalue(own.get(bundle.name, "patients")))
 
 
 @pytest.fixture

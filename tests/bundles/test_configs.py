@@ -23,7 +23,7 @@ ENTRY_POINTS = {
     *("imports", "initialize", "run", "training", "evaluating", "finalize", "bundle_root", "train", "validate"),
 }
 #: What the command ``dcd datalist`` reads.
-OF_THE_DATA = {"label_file", "patient_regex"}
+OF_THE_DATA = {"label_file", "patient_regex", "patients"}
 #: What each config is meant to be laid on; quick.yaml and multi_gpu.yaml go on everything.
 LISTS = {
     "inference": ["inference"],

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold
 from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
 
 from dcd_components import cli
+from dcd_components.bundle.configs import bundle_settings
 from dcd_components.data.case_files import Case, Layout, make_layout
 from dcd_components.data.datalists import (
     make_datalist,
@@ -19,6 +20,7 @@ from dcd_components.data.datalists import (
     read_datalist,
     write_datalist,
 )
+from dcd_components.data.patients import read_patients
 from dcd_components.errors import InputError
 
 LISTS = ROOT / "data_lists"
@@ -298,6 +300,7 @@ def test_a_case_whose_image_is_one_path_is_refused(visits: Path) -> None:
         ("brats2024_gli_nnunet_leaky", 1350, 613),
         ("isles2022_challenge", 250, 250),
         ("isles2022_zenodo", 250, 250),
+        ("hippocampus", 207, 133),
     ],
 )
 def test_the_command_of_a_shipped_list_makes_it_again(name: str, cases: int, patients: int, tmp_path: Path) -> None:
@@ -305,14 +308,20 @@ def test_the_command_of_a_shipped_list_makes_it_again(name: str, cases: int, pat
     shipped = read_datalist(LISTS / f"{name}.json")
     assert (len(shipped.cases), len({case["patient"] for case in shipped.cases})) == (cases, patients)
     for case in shipped.cases:
-        number = int(re.findall(r"\d+", case["case"])[0])
-        touch(tmp_path, brats_files(case["case"]) if "brats" in name else isles_files(number, name.split("_")[1]))
-    layout = BRATS if "brats" in name else ISLES
+        touch(tmp_path, [*case["image"], case["label"]])
+    bundle = {"br": "brats_gli_dcd", "is": "isles22_dcd", "hi": "hippocampus_dcd"}[name[:2]]
+    layout = make_layout(bundle_settings(ROOT / "bundles" / bundle))
     again, _ = make_datalist(tmp_path, layout, nnunet="--nnunet_folds" in shipped.description)
     assert list(again.cases) == list(shipped.cases)
-    assert (
-        f"dcd datalist DIR --bundle bundles/{'brats_gli' if 'brats' in name else 'isles22'}_dcd" in shipped.description
-    )
+    assert f"dcd datalist DIR --bundle bundles/{bundle}" in shipped.description
+
+
+def test_no_scan_of_the_hippocampi_is_in_two_folds_whichever_cases_are_there() -> None:
+    table = read_patients(ROOT / "bundles" / "hippocampus_dcd" / "docs" / "patients.csv")
+    assert [*table] == [f"hippocampus_{number:03d}" for number in range(1, 395)]
+    for first, second in zip(list(table)[::2], list(table)[1::2], strict=True):
+        assert table[first] == table[second]
+    assert sorted(Counter(patient.fold for patient in table.values()).values()) == [78, 78, 78, 80, 80]
 
 
 def test_our_folds_do_not_leak_and_are_even() -> None:

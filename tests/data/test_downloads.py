@@ -49,9 +49,7 @@ def test_an_archive_that_was_put_there_is_enough(archive: Path, tmp_path: Path) 
 def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(archive: Path, tmp_path: Path) -> None:
     archive.unlink()
     out = tmp_path / "data"
-    with pytest.raises(
-        InputError, match=rf"^{TASK}.tar cannot be downloaded from .*: put it into {out} and start"
-    ):
+    with pytest.raises(InputError, match=rf"^{TASK}.tar cannot be downloaded from .*: put it into {out} and start"):
         cli.main(["download_data", "hippocampus", "--out", str(out)])
     assert not [*out.iterdir()]
 

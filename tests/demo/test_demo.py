@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import BRATS
+from tiny import BRATS, HIPPOCAMPUS
 
 from dcd_components.demo import demo
 from dcd_components.demo.demo import STEPS, TRAININGS, Demo, Size
@@ -37,7 +38,7 @@ def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys
     assert (tmp_path / "table.md").read_text().strip() in said
     assert [row["model"] for row in read_csv(tmp_path / "table.csv", text=["model"])] == list(TRAININGS)
     assert said.count("means of 2 cases: mean Dice") == len(TRAININGS)
-    assert f"[{len(STEPS)}/{len(STEPS)}] segment the new case" in said
+    assert f"[{len(STEPS) - 1}/{len(STEPS) - 1}] segment the new case" in said
     assert len(list((tmp_path / "new_case").glob("*_seg.nii.gz"))) == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
     assert sorted(path.stem for path in (tmp_path / "weights").glob("*.pt")) == [
@@ -46,6 +47,17 @@ def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys
         "plain_equal_cost",
         "teacher",
     ]
+
+
+def test_it_takes_real_patients_too(hippocampi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(hippocampi.rglob("*"))
+    size = replace(TINY, folds=5)
+    Demo(tmp_path, HIPPOCAMPUS, 0, size, hippocampi).run()
+    said = capsys.readouterr().out
+    assert said.count("means of 2 cases: mean Dice") == len(TRAININGS)
+    assert f"[{len(STEPS) - 2}/{len(STEPS) - 2}] segment the new case" in said
+    assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
+    assert sorted(hippocampi.rglob("*")) == before
 
 
 def test_a_step_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
@@ -61,5 +73,5 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown task 'hippocampus'; choose brats_gli or isles22"):
-        demo.run(str(tmp_path / "new"), task="hippocampus")
+    with pytest.raises(InputError, match="unknown task 'liver'; choose brats_gli, hippocampus, isles22"):
+        demo.run(str(tmp_path / "new"), task="liver")

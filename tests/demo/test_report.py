@@ -13,10 +13,10 @@ from tiny import BRATS as BUNDLE
 from trees import BRATS
 
 from dcd_components.bundle.configs import read_configs
-from dcd_components.data.datalists import make_datalist, write_datalist
+from dcd_components.data.datalists import make_datalist, read_datalist, write_datalist
 from dcd_components.demo import report
 from dcd_components.demo.demo import equal_cost_epochs
-from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER
+from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, Patients
 from dcd_components.metrics.case_scores import case_scores
 from dcd_components.tables import read_csv, write_csv
 
@@ -69,7 +69,10 @@ def table(folder: Path) -> str:
         model: read_configs(BUNDLE, ["inference", "evaluate", *(["teacher"] if model == TEACHER else []), "quick"])
         for model in MODELS
     }
-    return report.write(folder, evaluations, read_configs(BUNDLE, ["distill", "quick"]), {PLAIN: 0.2, DISTILLED: 0.25})
+    patients = Patients(folder / "patients", read_datalist(folder / "patients" / "datalist.json"))
+    return report.write(
+        folder, patients, evaluations, read_configs(BUNDLE, ["distill", "quick"]), {PLAIN: 0.2, DISTILLED: 0.25}
+    )
 
 
 def test_the_table_has_six_columns_and_a_row_a_model(table: str, folder: Path) -> None:
