@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from tiny import BRATS, BUNDLES, ISLES, ROOT, TINY
+from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, ROOT, TINY
 from torch import nn
 
 from dcd_components import cli
@@ -24,7 +24,8 @@ from dcd_components.bundle import running
 from dcd_components.tables import read_csv
 
 README, CHANGELOG, DOCS = ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs"
-PAGES = [*sorted(DOCS.glob("*.md")), BRATS / "docs" / "README.md", ISLES / "docs" / "README.md"]
+OF_BUNDLES = {bundle / "docs" / "README.md": bundle for bundle in (BRATS, ISLES, HIPPOCAMPUS)}
+PAGES = [*sorted(DOCS.glob("*.md")), *OF_BUNDLES]
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "data_lists" / "README.md", *PAGES]
 #: Pages whose commands the tests in another file run.
 FOLLOWED = {
@@ -42,14 +43,14 @@ RUN_HERE = [
     DOCS / "own_data.md",
     DOCS / "configs.md",
     DOCS / "resume.md",
-    BRATS / "docs" / "README.md",
-    ISLES / "docs" / "README.md",
+    *OF_BUNDLES,
 ]
 #: Commands that no test runs, and why.
 NOT_RUN = {
     r"pip install .*": "takes the network; test_package.py installs the wheel, and the tests have the same versions",
     r"python3 -m venv .*|\. .*activate": "environments; those of the tests are made by make",
     r"make .*": "runs the tests, or what they run at its full length; that the targets exist is tested",
+    r"dcd download_data .*": "takes the network; data/test_downloads.py has an archive of its own",
     r"tensorboard .*|mlflow ui .*": "a server that goes on until it is stopped",
     r"dcd benchmark .*|dcd phantom .* --size 240 .*": "minutes at this size; the tests in benchmarks/ run small ones",
 }
@@ -77,7 +78,7 @@ def code(document: Path) -> list[str]:
 def commands(*programs: str) -> list[tuple[Path, str]]:
     """Commands that start with one of some programs, each with the bundle that its page is about."""
     found = [(document, line) for document in DOCUMENTS for line in lines(document) if line.startswith(programs)]
-    return [(ISLES if document.is_relative_to(ISLES) else BRATS, line) for document, line in found]
+    return [(OF_BUNDLES.get(document, BRATS), line) for document, line in found]
 
 
 def options(words: Sequence[str]) -> dict[str, str]:
@@ -208,6 +209,15 @@ def test_the_page_of_the_bundle_for_isles_runs(strokes: Path, tmp_path: Path) ->
     data, bundle = unlisted(strokes, tmp_path / "data"), copy_of(ISLES, tmp_path)
     run_lines(lines(ISLES / "docs" / "README.md"), bundle, DIR=data, OUT=tmp_path / "out")
     assert {"dice_lesion", "lesion_f1", "volume_difference_ml"} < scored(bundle / "eval")
+    assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
+
+
+def test_the_page_of_the_bundle_for_the_hippocampus_runs(hippocampi: Path, tmp_path: Path) -> None:
+    data, bundle = unlisted(hippocampi, tmp_path / "data"), copy_of(HIPPOCAMPUS, tmp_path)
+    found = [line for line in lines(HIPPOCAMPUS / "docs" / "README.md") if "download_data" not in line]
+    run_lines(found, bundle, DIR=data, OUT=tmp_path / "out")
+    assert {"dice_anterior", "dice_posterior"} < scored(bundle / "eval")
+    assert scored(bundle / "eval" / "plain") == scored(bundle / "eval" / "teacher")
     assert len(list((tmp_path / "out").glob("*_seg.nii.gz"))) == 10
 
 

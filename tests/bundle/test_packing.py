@@ -17,7 +17,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 from releases import OVERLAYS, only_teacher_large, trained, write_overlay
-from tiny import BRATS, ISLES, TINY
+from tiny import BRATS, HIPPOCAMPUS, ISLES, TINY
 
 from dcd_components.bundle.release import archives, packing
 from dcd_components.bundle.release.metadata import mean_scores
@@ -393,7 +393,7 @@ def test_large_weights_lie_beside_the_zip(bundle: Path, tmp_path: Path, monkeypa
 # -- configs
 
 
-@pytest.mark.parametrize("source", [BRATS, ISLES], ids=["brats", "isles"])
+@pytest.mark.parametrize("source", [BRATS, ISLES, HIPPOCAMPUS], ids=["brats", "isles", "hippocampus"])
 def test_a_packed_config_is_what_monai_makes_of_the_list(source: Path, tmp_path: Path) -> None:
     """A key for which a config has no place is left out, but nothing else, and the order is of no account."""
     bundle = trained(source, tmp_path)

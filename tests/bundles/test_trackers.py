@@ -13,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import BRATS, ISLES, TINY, Workflow, config_files
+from tiny import BRATS, HIPPOCAMPUS, ISLES, TINY, Workflow, config_files
 
 from dcd_components.tables import read_csv
 
@@ -38,7 +38,7 @@ def events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(file)).Reload()
 
 
-@pytest.mark.parametrize("bundle", [BRATS, ISLES], ids=["brats", "isles"])
+@pytest.mark.parametrize("bundle", [BRATS, ISLES, HIPPOCAMPUS], ids=["brats", "isles", "hippocampus"])
 def test_tensorboard_has_the_course_of_a_distillation_and_a_picture_of_each_validation(
     workflow: Workflow, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ WHOLE = {"brats_gli_dcd": "glioma", "isles22_dcd": "stroke"}
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both bundles, packed and unpacked, the first with its teacher, and MONAI Label's app with links to them."""
+    """The bundles, packed and unpacked, the first with its teacher, and MONAI Label's app with links to them."""
     folder = tmp_path_factory.mktemp("releases")
     for source in BUNDLES.values():
         bundle = trained(source, tmp_path_factory.mktemp("bundles"))
@@ -42,10 +42,10 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cases(patients: Path, strokes: Path) -> dict[str, dict[str, dict[str, Path]]]:
+def cases(patients: Path, strokes: Path, hippocampi: Path) -> dict[str, dict[str, dict[str, Path]]]:
     """Files of four phantoms for each bundle, by case and sequence, and their label."""
     found: dict[str, dict[str, dict[str, Path]]] = {}
-    for (name, bundle), data in zip(BUNDLES.items(), (patients, strokes), strict=True):
+    for (name, bundle), data in zip(BUNDLES.items(), (patients, strokes, hippocampi), strict=True):
         layout = make_layout(bundle_settings(bundle))
         listed = json.loads((data / "datalist.json").read_text())["training"][:4]
         found[name] = {}
@@ -57,13 +57,15 @@ def cases(patients: Path, strokes: Path) -> dict[str, dict[str, dict[str, Path]]
 
 @pytest.fixture(scope="session")
 def studies(cases: dict[str, dict[str, dict[str, Path]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One flat folder, as the page says: a file for each sequence, and a case of each bundle as a 4D file too."""
+    """One flat folder, as the page says: a file for each sequence; a case of several sequences as a 4D file too."""
     folder = tmp_path_factory.mktemp("studies")
     for name, several in cases.items():
         for files in several.values():
             for sequence, path in files.items():
                 if sequence != "label":
                     shutil.copy(path, folder)
+        if name not in SHARED:
+            continue
         case, files = next(iter(several.items()))
         reference = nibabel.load(files[make_layout(bundle_settings(BUNDLES[name])).reference])
         shared = {
@@ -81,7 +83,7 @@ def studies(cases: dict[str, dict[str, dict[str, Path]]], tmp_path_factory: pyte
 
 @pytest.fixture(scope="session")
 def server(releases: Path, studies: Path) -> Iterator[Server]:
-    """MONAI Label's server with both bundles, without a way to dcd_components but the packed one."""
+    """MONAI Label's server with the bundles, without a way to dcd_components but the packed one."""
     line = command(BRATS.name, "start_server").replace("STUDIES", str(studies))
     with running(line.replace(f"models {BRATS.name}", f"models {','.join(BUNDLES)}"), releases) as server:
         yield server

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from releases import commands, page
-from tiny import BRATS, ISLES
+from tiny import BRATS, HIPPOCAMPUS, ISLES
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-label" / "bin"
-BUNDLES = {path.name: path for path in (BRATS, ISLES)}
+BUNDLES = {path.name: path for path in (BRATS, ISLES, HIPPOCAMPUS)}
 WAIT_S = 300
 #: Nothing is asked of other machines or written outside the test's folders, and other programs keep a core.
 QUIET = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false", "MONAI_LABEL_SESSIONS": "false", "OMP_NUM_THREADS": "1"}

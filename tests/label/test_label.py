@@ -21,7 +21,8 @@ from dcd_components.tables import read_csv
 
 Cases = dict[str, dict[str, dict[str, Path]]]
 LABELS = {"brats_gli_dcd": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}, "isles22_dcd": {"lesion": 1}}
-every_model = pytest.mark.parametrize("model", BUNDLES)
+LABELS["hippocampus_dcd"] = {"anterior": 1, "posterior": 2}
+every_model = pytest.mark.parametrize("model", SHARED)  # whose cases have several sequences
 
 
 def files(cases: Cases, model: str) -> list[str]:
@@ -41,7 +42,7 @@ def expected(
 ) -> dict[str, dict[str, Path]]:
     """What ``python -m monai.bundle run`` makes of the releases before any training, by model and case."""
     masks = {}
-    for model in BUNDLES:
+    for model in SHARED:
         folder, one = tmp_path_factory.mktemp("masks"), [files(cases, model)[0], files(cases, model)[-1], WHOLE[model]]
         (folder / "list.json").write_text(json.dumps({"test": [{"image": f"{name}.nii.gz"} for name in one]}))
         bundle = releases / model
@@ -58,7 +59,7 @@ def test_only_a_release_brings_dcd_components(tmp_path: Path) -> None:
         run("python -c 'import dcd_components'", tmp_path)
 
 
-def test_clients_are_told_of_both_models(server: Server) -> None:
+def test_clients_are_told_of_all_models(server: Server) -> None:
     info = server.call("GET", "/info/")
     assert {name: model["labels"] for name, model in info["models"].items()} == LABELS
     assert set(info["trainers"]) == set(BUNDLES)
@@ -93,6 +94,18 @@ def test_a_4d_file_is_a_case_too(
     shutil.copy(studies / f"{WHOLE[model]}.nii.gz", server.folder / "case.nii.gz")
     server.ask(model, "file=@case.nii.gz", "", tmp_path / "uploaded.nii.gz")
     assert np.array_equal(voxels(tmp_path / "mask.nii.gz"), voxels(tmp_path / "uploaded.nii.gz"))
+
+
+def test_a_case_of_one_sequence_has_any_name(server: Server, cases: Cases, releases: Path, tmp_path: Path) -> None:
+    """The server has its files in one folder, not in the Decathlon's imagesTr."""
+    case, paths = next(iter(cases["hippocampus_dcd"].items()))
+    bundle = releases / "hippocampus_dcd"
+    where = [f"--config_file={bundle}/configs/inference.yaml", f"--bundle_root={bundle}", f"--output_dir={tmp_path}"]
+    words = [*where, f"--dataset_dir={paths['t1'].parents[1]}"]
+    subprocess.run([sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", *words], check=True)
+    server.ask("hippocampus_dcd", "&output=image", case, tmp_path / "mask.nii.gz")
+    assert np.array_equal(voxels(tmp_path / "mask.nii.gz"), voxels(tmp_path / f"{case}_seg.nii.gz"))
+    assert voxels(tmp_path / "mask.nii.gz").any()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from releases import OVERLAYS, trained
-from tiny import BRATS, ISLES
+from tiny import BRATS, HIPPOCAMPUS, ISLES
 
 from dcd_components.bundle.release.packing import pack
 
@@ -53,6 +53,18 @@ def stroke_zip(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def stroke_release(stroke_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, unpacked."""
     return unpacked(stroke_zip, tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture(scope="session")
+def hippocampus_zip(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release of the bundle for the hippocampus."""
+    return release_of(HIPPOCAMPUS, published, tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="session")
+def hippocampus_release(hippocampus_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, unpacked."""
+    return unpacked(hippocampus_zip, tmp_path_factory.mktemp("releases"))
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -14,7 +14,7 @@ import pytest
 from bare_python import Python, link_distributions
 from monai.bundle import ConfigWorkflow
 from releases import OVERLAYS, only_teacher_large, trained
-from tiny import BRATS, ISLES, SCHEMA
+from tiny import BRATS, HIPPOCAMPUS, ISLES, SCHEMA
 
 from dcd_components.bundle.release import archives
 from dcd_components.bundle.release.packing import pack
@@ -66,8 +66,12 @@ def test_nothing_but_the_requirements_can_be_imported(bare: Python, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("source", "zipped", "data", "left"),
-    [(BRATS, "release_zip", "patients", "*-seg.nii.gz"), (ISLES, "stroke_zip", "strokes", "*_msk.nii.gz")],
-    ids=["brats", "isles"],
+    [
+        (BRATS, "release_zip", "patients", "*-seg.nii.gz"),
+        (ISLES, "stroke_zip", "strokes", "*_msk.nii.gz"),
+        (HIPPOCAMPUS, "hippocampus_zip", "hippocampi", "hippocampus_*[!1].nii.gz"),
+    ],
+    ids=["brats", "isles", "hippocampus"],
 )
 def test_it_segments_a_case_as_the_repository_does(
     source: Path,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bare_python import Python, link_distributions
 from releases import OVERLAYS, trained
-from tiny import BRATS, ISLES
+from tiny import BRATS, HIPPOCAMPUS, ISLES
 
 from dcd_components.tables import read_csv
 
@@ -72,9 +72,15 @@ def test_every_workflow_runs_by_its_name_from_another_folder(
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("source", [BRATS, ISLES], ids=["brats", "isles"])
-def test_a_release_has_the_configs_of_the_repository(source: Path, request: pytest.FixtureRequest) -> None:
-    release = Path(request.getfixturevalue("release" if source == BRATS else "stroke_release"))
+@pytest.mark.parametrize(
+    ("source", "unpacked"),
+    [(BRATS, "release"), (ISLES, "stroke_release"), (HIPPOCAMPUS, "hippocampus_release")],
+    ids=["brats", "isles", "hippocampus"],
+)
+def test_a_release_has_the_configs_of_the_repository(
+    source: Path, unpacked: str, request: pytest.FixtureRequest
+) -> None:
+    release = Path(request.getfixturevalue(unpacked))
     packed, ours = ({path.name for path in (one / "configs").glob("*.yaml")} for one in (release, source))
     assert ours - packed <= {"quick.yaml", "flair_grid.yaml", "register.yaml"}
     assert packed <= ours

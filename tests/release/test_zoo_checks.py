@@ -31,24 +31,27 @@ TRAIN = (
 VALIDATE = ("validate::evaluator", "validate::handlers", "validate::dataset::data", "validate::inferer", "val_interval")
 
 
-@pytest.fixture(params=["brats", "isles"])
+@pytest.fixture(params=["brats", "isles", "hippocampus"])
 def task(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def zipped(task: str, request: pytest.FixtureRequest) -> Path:
-    return Path(request.getfixturevalue({"brats": "release_zip", "isles": "stroke_zip"}[task]))
+    return Path(
+        request.getfixturevalue({"brats": "release_zip", "isles": "stroke_zip", "hippocampus": "hippocampus_zip"}[task])
+    )
 
 
 @pytest.fixture
 def bundle(task: str, request: pytest.FixtureRequest) -> Path:
-    return Path(request.getfixturevalue({"brats": "release", "isles": "stroke_release"}[task]))
+    names = {"brats": "release", "isles": "stroke_release", "hippocampus": "hippocampus_release"}
+    return Path(request.getfixturevalue(names[task]))
 
 
 @pytest.fixture
 def data(task: str, request: pytest.FixtureRequest) -> Path:
-    return Path(request.getfixturevalue({"brats": "patients", "isles": "strokes"}[task]))
+    return Path(request.getfixturevalue({"brats": "patients", "isles": "strokes", "hippocampus": "hippocampi"}[task]))
 
 
 @pytest.fixture
