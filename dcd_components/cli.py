@@ -257,6 +257,16 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     add("--dataset_dir", type=Path, help="real patients instead of simulated ones; hippocampus: not to be downloaded")
 
 
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", type=Path, metavar="STUDY.yaml", help="what is compared; results go into the folder STUDY beside it")
+    add("--dataset_dir", type=Path, required=True, help="the patients")
+    add("--datalist", type=Path, help="their list; DATASET_DIR/datalist.json by default")
+    add("--work", type=Path, required=True, help="folder for weights, masks, cache and logs, by which it goes on")
+    add("--processes", type=int, help="runs at once, of one thread each; 1 by default, which takes all cores")
+    add("--index", type=int, help="only the run of this number, from 0: one job of a cluster")
+
+
 def _benchmark_loss_options(parser: argparse.ArgumentParser) -> None:
     _measurement_options(parser)
     add = parser.add_argument
@@ -305,6 +315,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("segment", commands.segment, "segment with an ONNX file, on a CPU", _segment_options),
     ("phantom", commands.phantom, "simulate patients", _phantom_options),
     ("demo", commands.demo, "the whole story, on simulated or real patients", _demo_options),
+    ("study", commands.study, "compare methods over seeds; goes on where it was stopped", _study_options),
     ("benchmark loss", commands.benchmark_loss, "the loss, forward and backward", _benchmark_loss_options),
     ("benchmark step", commands.benchmark_step, "a training step", _benchmark_step_options),
     ("benchmark inference", commands.benchmark_inference, "inference on a CPU", _benchmark_inference_options),

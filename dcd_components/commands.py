@@ -214,6 +214,21 @@ def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli", datas
     whole.run(str(out), seed, task, dataset_dir)
 
 
+def study(
+    study: Path,
+    dataset_dir: Path,
+    work: Path,
+    datalist: Path | None = None,
+    processes: int = 1,
+    index: int | None = None,
+) -> str:
+    """Train and score what of a study is not there yet: teachers, then every method and seed; a stopped one goes on."""
+    from dcd_components.study import plan, runner
+
+    places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
+    return runner.run_study(plan.read_study(study), places, processes, index)
+
+
 def benchmark_loss(**options: Any) -> str:
     """Measure the loss against the published algorithm and, where installed, ptwt."""
     from dcd_components.benchmarks import benchmark

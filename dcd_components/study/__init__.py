@@ -1,0 +1,1 @@
+"""A study: the same students by several methods and seeds, trained, scored and compared."""

@@ -1,0 +1,124 @@
+"""What a study consists of, as its YAML file says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dcd_components.bundle import running
+from dcd_components.errors import InputError
+
+TEACHER = "teacher"
+KEYS = ("bundle", "overlays", "seeds", "settings", TEACHER, "students", "methods")
+#: What a method may say: its workflow, overlays and settings on top of those of all students.
+METHOD_KEYS = ("workflow", "overlays", "settings")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network: how it is trained.
+
+    Args:
+        method: its name, or ``teacher``.
+        seed: of first weights, data order and augmentation.
+        workflow: of ``dcd run``: teacher, student or distill.
+        overlays: configs on top, the later over the earlier.
+        settings: over the configs, by key.
+    """
+
+    method: str
+    seed: int
+    workflow: str
+    overlays: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the run, and of its files."""
+        return f"{self.method}-{self.seed}"
+
+    @property
+    def evaluation(self) -> list[str]:
+        """Overlays of its evaluation."""
+        return [*([TEACHER] if self.workflow == TEACHER else []), *self.overlays]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's file.
+
+    Args:
+        path: of the file; results lie in the folder of the same name beside it.
+        bundle: whose configs are run.
+        runs: the teachers first, then seed by seed, so that a study that is stopped has whole seeds.
+    """
+
+    path: Path
+    bundle: Path
+    runs: Sequence[Run]
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results."""
+        return self.path.with_suffix("")
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in the order of the file."""
+        return list(dict.fromkeys(run.method for run in self.runs if run.method != TEACHER))
+
+
+def read_study(path: Path) -> Study:
+    """Read a study, and check every setting against the configs that it is for.
+
+    Raises:
+        InputError: for a file that is missing or no study, an unknown key, and a config or setting that no config has.
+    """
+    if not path.is_file():
+        raise InputError(f"no study at {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    _check_keys(path, content, KEYS, ("bundle", "seeds", "methods"))
+    bundle = (path.parent / content["bundle"]).resolve()
+    study = Study(path, bundle, list(_runs(path, content)))
+    for run in study.runs:
+        names = [*running.WORKFLOWS[run.workflow].configs, *run.overlays]
+        try:
+            running.check_settings(running.config_files(bundle, names), run.settings)
+        except InputError as error:
+            raise InputError(f"{path}: {run.method}: {error}") from None
+    return study
+
+
+def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
+    seeds, methods = content["seeds"], content["methods"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise InputError(f"{path}: seeds must be whole numbers, [0, 1, 2], got {seeds}")
+    if not isinstance(methods, Mapping) or not methods:
+        raise InputError(f"{path}: methods must be a mapping of names to their settings, got {methods}")
+    shared = content.get("settings") or {}
+    ofs = {TEACHER: {"workflow": TEACHER, "settings": content.get(TEACHER) or {}}, **methods}
+    for seed in seeds:
+        for method, said in ofs.items():
+            said = said or {}
+            _check_keys(path, said, METHOD_KEYS, ())
+            workflow = said.get("workflow", "distill")
+            if workflow not in ("student", "distill") and method != TEACHER:
+                raise InputError(f"{path}: the workflow of {method} must be student or distill, got {workflow}")
+            students = {} if method == TEACHER else content.get("students") or {}
+            settings = {**shared, **students, **(said.get("settings") or {})}
+            overlays = [*(said.get("overlays") or ()), *(content.get("overlays") or ())]
+            yield Run(str(method), seed, workflow, overlays, settings)
+
+
+def _check_keys(path: Path, said: object, known: Sequence[str], needed: Sequence[str]) -> None:
+    if not isinstance(said, Mapping) or set(said) - set(known) or set(needed) - set(said):
+        got = ", ".join(map(str, said)) if isinstance(said, Mapping) else said
+        expected = f"have the keys {', '.join(needed)}, and" if needed else "have"
+        raise InputError(f"{path} must {expected} only keys of {', '.join(known)}, got {got}")

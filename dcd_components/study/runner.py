@@ -1,0 +1,225 @@
+"""Run a study: train and score what is not there yet, a run a process.
+
+A run that has ended is two small files in the study's folder: ``METHOD-SEED.csv`` has a row for each case, and
+``METHOD-SEED.json``, written last, what was run, on what, the course of the training and what it took. Weights, masks,
+caches and logs lie in a working folder, by which a training that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcd_components.bundle.configs import read_configs
+from dcd_components.data.datalists import read_datalist
+from dcd_components.errors import InputError
+from dcd_components.files import whole_file
+from dcd_components.networks.cost import cost
+from dcd_components.networks.weights import weights_digest
+from dcd_components.study.plan import TEACHER, Run, Study
+from dcd_components.tables import read_csv, write_csv
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a study finds its patients and leaves what is not for the repository.
+
+    Args:
+        dataset_dir: folder of the patients.
+        datalist: their list.
+        work: folder for weights, masks, the cache and logs.
+    """
+
+    dataset_dir: Path
+    datalist: Path
+    work: Path
+
+
+def run_study(study: Study, places: Places, processes: int = 1, index: int | None = None) -> str:
+    """Run all of a study that is not there yet, or one run of it.
+
+    Args:
+        study: what to run.
+        places: of the patients and of the work.
+        processes: that run at once, of one thread each; with one, it takes all cores.
+        index: of the only run to do, counted from 0, for a cluster whose jobs are numbered.
+
+    Returns:
+        How many runs there are.
+
+    Raises:
+        InputError: for a run that failed, with the file that says why, or that was there with other settings.
+    """
+    if index is not None and not 0 <= index < len(study.runs):
+        raise InputError(f"index must be from 0 to {len(study.runs) - 1}, the last run of {study.path}, got {index}")
+    chosen = list(study.runs) if index is None else [study.runs[index]]
+    left = [run for run in chosen if not is_done(study, run)]
+    start, total = time.monotonic(), len(left)
+    running: dict[Future[None], Run] = {}
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            while left or running:
+                for run in _ready(study, left)[: processes - len(running)]:
+                    left.remove(run)
+                    _say(
+                        f"{run.name} begins: {total - len(left)} of {total}{_left(start, total - len(left) - 1, total)}"
+                    )
+                    running[pool.submit(_do, study, run, places, threads=1 if processes > 1 else None)] = run
+                if not running:
+                    raise InputError(f"{left[0].name} needs {TEACHER}-{left[0].seed}, which is not there: run it first")
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended.result()
+                    _say(f"{running.pop(ended).name} is done")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return f"{sum(is_done(study, run) for run in study.runs)} of {len(study.runs)} runs in {study.results}"
+
+
+def is_done(study: Study, run: Run) -> bool:
+    """Whether a run has ended, with the settings that the study says now.
+
+    Raises:
+        InputError: when it was run with others.
+    """
+    path = study.results / f"{run.name}.json"
+    if not path.is_file():
+        return False
+    then, now = json.loads(path.read_text(encoding="utf-8"))["settings"], _said(study, run)
+    if other := sorted(key for key in {*then, *now} if then.get(key) != now.get(key)):
+        raise InputError(
+            f"{path} was run with another {other[0]}, {then.get(other[0])}, than the study says, {now.get(other[0])}: "
+            "take it away, or call the method otherwise"
+        )
+    return True
+
+
+def _said(study: Study, run: Run) -> dict[str, Any]:
+    said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": list(run.overlays), **run.settings}
+    return dict(json.loads(json.dumps(said)))
+
+
+def _ready(study: Study, left: Sequence[Run]) -> list[Run]:
+    """Runs whose teacher is there, or that need none."""
+    teachers = {run.seed for run in study.runs if run.method == TEACHER and is_done(study, run)}
+    return [run for run in left if run.workflow != "distill" or run.seed in teachers]
+
+
+def _do(study: Study, run: Run, places: Places, threads: int | None) -> None:
+    """Train, evaluate and write the two files of a run."""
+    folder = places.work / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    model, output = folder / "model.pt", folder / "eval"
+    data = {"dataset_dir": places.dataset_dir.absolute(), "datalist": places.datalist.absolute()}
+    trained = {**run.settings, "seed": run.seed, "cache_dir": (places.work / "cache").absolute()}
+    if run.workflow == "distill":
+        trained["teacher_path"] = (places.work / f"{TEACHER}-{run.seed}" / "model.pt").absolute()
+    _call(
+        study,
+        run.workflow,
+        run.overlays,
+        {**data, **trained, "ckpt_path": model.absolute()},
+        folder,
+        threads,
+        "--resume",
+    )
+    shutil.rmtree(output, ignore_errors=True)
+    kept = _of_inference(study, run)
+    scored = {**data, **kept, "ckpt_path": model.absolute(), "output_dir": output.absolute()}
+    _call(study, "evaluate", run.evaluation, scored, folder, threads)
+    patient = {case["case"]: case["patient"] for case in read_datalist(places.datalist).cases}
+    about = {"method": run.method, "seed": run.seed}
+    rows = [{**about, "patient": patient[row["case"]], **row} for row in read_csv(output / "scores.csv")]
+    write_csv(rows, study.results / f"{run.name}.csv")
+    record = {
+        "settings": _said(study, run),
+        "seed": run.seed,
+        "weights": weights_digest(model),
+        **_network(study, run, kept),
+        "threads": threads or torch.get_num_threads(),
+        "machine": machine(),
+        "commit": _commit(),
+        "course": [{k: v for k, v in row.items() if v is not None} for row in read_csv(folder / "model_training.csv")],
+    }
+    with whole_file(study.results / f"{run.name}.json") as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _of_inference(study: Study, run: Run) -> dict[str, Any]:
+    """Those settings of a run that its evaluation has too, such as the widths."""
+    config = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation]).get()
+    return {key: value for key, value in run.settings.items() if key.partition("::")[0] in config}
+
+
+def _network(study: Study, run: Run, settings: Mapping[str, Any]) -> dict[str, float]:
+    parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
+    parser.update(dict(settings))
+    return cost(parser.get_parsed_content("network_def"), [len(parser["sequences"]), *parser["patch_size"]])
+
+
+def _call(
+    study: Study,
+    workflow: str,
+    overlays: Sequence[str],
+    settings: Mapping[str, Any],
+    folder: Path,
+    threads: int | None,
+    *options: str,
+) -> None:
+    """Run a workflow in a process of its own, what it says in a file.
+
+    Raises:
+        InputError: when it fails.
+    """
+    words = [sys.executable, "-W", "ignore", "-m", "dcd_components", "run", workflow, str(study.bundle), *options]
+    words += ["--dataset_dir", str(settings["dataset_dir"]), *(["--overlay", *overlays] if overlays else [])]
+    words += [f"{key}={value}" for key, value in settings.items() if key != "dataset_dir"]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    log = folder / f"{workflow}.txt"
+    with log.open("a") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        last = (log.read_text().strip().splitlines() or ["nothing said"])[-1]
+        raise InputError(f"{workflow} of {folder.name} failed, see {log}: {last}")
+
+
+def machine() -> str:
+    """Processor, system and versions that a figure is of."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} cores of {cpu}"
+    return f"{device}, torch {torch.__version__}, {platform.system()}"
+
+
+def _commit() -> str:
+    """Commit of the code, where it is a clone, and whether it was changed since."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _left(start: float, done: int, total: int) -> str:
+    if not done:
+        return ""
+    minutes = (time.monotonic() - start) / done * (total - done) / 60
+    return f", about {minutes:.0f} min left"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

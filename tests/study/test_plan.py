@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import BRATS, ROOT
+
+from dcd_components.errors import InputError
+from dcd_components.study.plan import read_study
+
+CONTENT = {
+    "bundle": str(BRATS),
+    "overlays": ["quick"],
+    "seeds": [3, 4],
+    "settings": {"batch_size": 2},
+    "teacher": {"max_epochs": 5},
+    "students": {"max_epochs": 7},
+    "methods": {
+        "plain": {"workflow": "student"},
+        "dcd": None,
+        "levels": {"settings": {"levels": 1, "max_epochs": 9}, "overlays": ["tensorboard"]},
+    },
+}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
+    return path
+
+
+def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path))
+    names = ["teacher", "plain", "dcd", "levels"]
+    assert [run.name for run in study.runs] == [f"{name}-{seed}" for seed in (3, 4) for name in names]
+    assert (study.methods, study.results) == (names[1:], tmp_path / "small")
+    teacher, plain, dcd, levels = study.runs[:4]
+    assert [run.workflow for run in study.runs[:4]] == ["teacher", "student", "distill", "distill"]
+    assert teacher.settings == {"batch_size": 2, "max_epochs": 5}
+    assert plain.settings == dcd.settings == {"batch_size": 2, "max_epochs": 7}
+    assert levels.settings == {"batch_size": 2, "max_epochs": 9, "levels": 1}
+    assert levels.overlays == ["tensorboard", "quick"]
+    assert teacher.evaluation == ["teacher", "quick"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": []}, r"seeds must be whole numbers, \[0, 1, 2\], got \[\]"),
+        ({"seeds": 3}, "seeds must be whole numbers"),
+        ({"methods": {}}, "methods must be a mapping"),
+        ({"method": {}}, "must have the keys bundle, seeds, methods, and only keys of .*, got .*method$"),
+        ({"methods": {"a": {"epochs": 3}}}, "must have only keys of workflow, overlays, settings, got epochs"),
+        ({"methods": {"a": {"workflow": "teacher"}}}, "the workflow of a must be student or distill, got teacher"),
+        ({"methods": {"a": {"settings": {"level": 3}}}}, "a: no config has the key level; the nearest is levels"),
+        ({"methods": {"a": {"overlays": ["fast"]}}}, "a: the bundle .* has no config fast"),
+        ({"bundle": "nowhere"}, "has no config train_teacher: there is no folder configs"),
+    ],
+)
+def test_a_study_that_is_none_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        read_study(written(tmp_path, **changes))
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no study at .*none.yaml"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "torn.yaml").write_text("a: [")
+    with pytest.raises(InputError, match=r"torn.yaml cannot be read: while parsing"):
+        read_study(tmp_path / "torn.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_repository_fit_their_bundles(path: Path) -> None:
+    assert len(read_study(path).runs) > 1

@@ -1,0 +1,127 @@
+"""A study from its file to its results, and what happens when it is stopped or changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import BRATS, TINY
+
+from dcd_components import cli
+from dcd_components.errors import InputError
+from dcd_components.study import plan, runner
+from dcd_components.study.runner import Places
+from dcd_components.tables import read_csv
+
+METHODS = {"plain": {"workflow": "student"}, "dcd": {"settings": {"levels": 1}}}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    content = {"bundle": str(BRATS), "overlays": ["quick"], "seeds": [0], "settings": TINY, "methods": METHODS}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+    return path
+
+
+def test_a_study_of_the_phantoms(patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, work = written(tmp_path), tmp_path / "work"
+    words = [str(study), "--dataset_dir", str(patients), "--work", str(work), "--processes", "2"]
+    cli.main(["study", *words])
+    said = capsys.readouterr().out
+    assert f"3 of 3 runs in {tmp_path / 'small'}" in said
+    assert "teacher-0 begins: 1 of 3" in said
+    names = [f"{name}-0" for name in ("dcd", "plain", "teacher")]
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == sorted(
+        [f"{name}{kind}" for name in names for kind in (".csv", ".json")]
+    )
+    rows = {
+        name: read_csv(tmp_path / "small" / f"{name}.csv", ("method", "case", "patient", "weights")) for name in names
+    }
+    assert [len(of) for of in rows.values()] == [2, 2, 2]
+    assert {row["method"] for row in rows["dcd-0"]} == {"dcd"}
+    assert [row["case"] for row in rows["dcd-0"]] == [row["case"] for row in rows["plain-0"]]
+    assert all(row["case"].startswith(row["patient"]) for row in rows["dcd-0"])
+    records = {name: json.loads((tmp_path / "small" / f"{name}.json").read_text()) for name in names}
+    assert records["dcd-0"]["settings"]["levels"] == 1
+    assert records["teacher-0"]["parameters"] > 2 * records["dcd-0"]["parameters"] > 0
+    assert "distillation_loss" in records["dcd-0"]["course"][0]
+    assert "distillation_loss" not in records["plain-0"]["course"][0]
+    assert records["dcd-0"]["weights"] == rows["dcd-0"][0]["weights"] != records["plain-0"]["weights"]
+    before = {path: path.stat().st_mtime_ns for path in [*(tmp_path / "small").iterdir(), *work.rglob("model.pt")]}
+    cli.main(["study", *words])
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what is run, which takes no time; the evaluation scores one case."""
+    calls: list[str] = []
+
+    def call(study: Any, workflow: str, overlays: Any, settings: Mapping[str, Any], folder: Path, *_: Any) -> None:
+        calls.append(f"{folder.name} {workflow}")
+        if workflow == "evaluate":
+            Path(settings["output_dir"]).mkdir()
+            (Path(settings["output_dir"]) / "scores.csv").write_text("case,dice_ET,weights\na,0.5,x\n")
+        else:
+            (folder / "model_training.csv").write_text("epoch,loss\n1,0.5\n")
+
+    monkeypatch.setattr(runner, "_call", call)
+    monkeypatch.setattr(runner, "weights_digest", lambda path: "x")
+    return calls
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    cases = type("List", (), {"cases": [{"case": "a", "patient": "p"}]})
+    monkeypatch.setattr(runner, "read_datalist", lambda path: cases)
+    return Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work")
+
+
+def test_what_is_there_is_not_run_again_and_what_is_half_there_is(
+    called: list[str], places: Places, tmp_path: Path
+) -> None:
+    study = plan.read_study(written(tmp_path, seeds=[0, 1]))
+    runner.run_study(study, places)
+    assert called == [
+        f"{method}-{seed} {workflow}"
+        for seed in (0, 1)
+        for method, own in (("teacher", "teacher"), ("plain", "student"), ("dcd", "distill"))
+        for workflow in (own, "evaluate")
+    ]
+    called.clear()
+    (study.results / "dcd-1.json").unlink()  # killed between its two files
+    assert runner.run_study(study, places) == f"6 of 6 runs in {study.results}"
+    assert called == ["dcd-1 distill", "dcd-1 evaluate"]
+
+
+def test_one_run_of_a_number_and_its_teacher_first(called: list[str], places: Places, tmp_path: Path) -> None:
+    study = plan.read_study(written(tmp_path))
+    with pytest.raises(InputError, match="dcd-0 needs teacher-0, which is not there: run it first"):
+        runner.run_study(study, places, index=2)
+    assert runner.run_study(study, places, index=0) == f"1 of 3 runs in {study.results}"
+    runner.run_study(study, places, index=2)
+    assert called == ["teacher-0 teacher", "teacher-0 evaluate", "dcd-0 distill", "dcd-0 evaluate"]
+    with pytest.raises(InputError, match=r"index must be from 0 to 2, the last run of .*, got 3"):
+        runner.run_study(study, places, index=3)
+
+
+@pytest.mark.usefixtures("called")
+def test_results_of_other_settings_are_neither_taken_nor_replaced(places: Places, tmp_path: Path) -> None:
+    runner.run_study(plan.read_study(written(tmp_path)), places)
+    other = plan.read_study(written(tmp_path, methods={**METHODS, "dcd": {"settings": {"levels": 2}}}))
+    before = (other.results / "dcd-0.json").read_text()
+    with pytest.raises(InputError, match=r"dcd-0.json was run with another levels, 1, than the study says, 2: take it"):
+        runner.run_study(other, places)
+    assert (other.results / "dcd-0.json").read_text() == before
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+    study = plan.read_study(written(tmp_path))
+    places = Places(tmp_path / "nowhere", tmp_path / "none.json", tmp_path / "work")
+    with pytest.raises(InputError, match=r"teacher of teacher-0 failed, see .*teacher.txt: error: "):
+        runner.run_study(study, places)
+    assert not study.results.exists()

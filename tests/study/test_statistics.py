@@ -1,0 +1,84 @@
+"""The bootstrap over patients and seeds, against loops and cases with known answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dcd_components.errors import InputError
+from dcd_components.study.statistics import Ratios, compare, ratios
+
+LABELS = ["dice_a", "dice_b"]
+
+
+def rows(method: str = "dcd", gain: float = 0.0, seeds: int = 3, patients: int = 6) -> list[dict[str, Any]]:
+    """Two cases a patient; b is absent from every third case."""
+    generator = np.random.default_rng(1)
+    found = []
+    for seed in range(seeds):
+        for case in range(2 * patients):
+            a, b = generator.uniform(0.5, 0.8, 2)
+            one = {"method": method, "seed": float(seed), "case": f"{case}", "patient": f"p{case // 2}"}
+            found.append({**one, "dice_a": a + gain, "dice_b": float("nan") if case % 3 == 0 else b + gain})
+    return found
+
+
+def test_the_score_is_the_mean_over_labels_of_the_means_over_cases() -> None:
+    found = ratios(rows(), LABELS)
+    means = [np.nanmean([row[label] for row in rows()]) for label in LABELS]
+    assert found.value() == pytest.approx(np.mean(means))
+    of_seed = [
+        np.mean([np.nanmean([r[label] for r in rows() if r["seed"] == s]) for label in LABELS]) for s in range(3)
+    ]
+    assert found.of_seed() == pytest.approx(of_seed)
+
+
+def test_a_recall_adds_counts() -> None:
+    counts = [{"lesions": 4, "found": 1}, {"lesions": 0, "found": 0}, {"lesions": 1, "found": 1}]
+    several = [{"method": "x", "seed": 0.0, "case": str(n), "patient": str(n), **one} for n, one in enumerate(counts)]
+    assert ratios(several, ["found"], ["lesions"]).value() == pytest.approx(2 / 5)
+
+
+def test_patients_that_are_drawn_twice_count_twice() -> None:
+    found, weights = ratios(rows(), LABELS), np.array([[2.0, 0, 1, 3, 0, 0]])
+    repeated = [row for row in rows() for _ in range(int(weights[0][int(row["patient"][1:])]))]
+    means = [np.nanmean([row[label] for row in repeated]) for label in LABELS]
+    assert found.value(patients=weights) == pytest.approx(np.mean(means))
+
+
+def test_a_gain_that_all_patients_have_is_sure_and_half_the_gap_is_half() -> None:
+    plain, better, teacher = (ratios(rows(gain=gain), LABELS) for gain in (0.0, 0.05, 0.1))
+    found = compare(better, plain, teacher)
+    assert (found.difference, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert (found.share, found.share_low, found.share_high) == pytest.approx((0.5, 0.5, 0.5))
+    assert found.wins == 3
+    assert np.isnan(compare(better, plain).share)
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_hand() -> None:
+    """Half of the patients gain and half lose, by as much: the interval holds 0, and is as wide as theory says."""
+    generator, size = np.random.default_rng(3), (4, 200, 1)
+    base = generator.uniform(0.4, 0.6, size)
+    gains = generator.normal(0.0, 0.1, (1, size[1], 1)).repeat(size[0], axis=0)
+    found = compare(Ratios(base + gains, np.ones(size)), Ratios(base, np.ones(size)))
+    assert found.low < 0 < found.high
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * gains.std() / np.sqrt(size[1]), rel=0.05)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    size = (5, 50, 1)
+    base, of_seed = np.full(size, 0.5), np.linspace(-0.1, 0.14, 5)[:, None, None]
+    found = compare(Ratios(base + of_seed, np.ones(size)), Ratios(base, np.ones(size)))
+    assert found.difference == pytest.approx(0.02)
+    assert found.low < -0.03
+    assert found.high > 0.07
+    assert found.wins == 3
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="must have the same seeds and patients"):
+        compare(ratios(rows(), LABELS), ratios(rows(seeds=2), LABELS))
+    with pytest.raises(InputError, match="runs of seed 0 and 2 of dcd are of other cases"):
+        ratios(rows()[:-1], LABELS)
