@@ -267,6 +267,12 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     add("--index", type=int, help="only the run of this number, from 0: one job of a cluster")
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", type=Path, metavar="STUDY.yaml", help="whose results lie in the folder STUDY beside it")
+    add("--out", type=Path, required=True, help="folder for tables, pictures and index.html")
+
+
 def _benchmark_loss_options(parser: argparse.ArgumentParser) -> None:
     _measurement_options(parser)
     add = parser.add_argument
@@ -316,6 +322,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("phantom", commands.phantom, "simulate patients", _phantom_options),
     ("demo", commands.demo, "the whole story, on simulated or real patients", _demo_options),
     ("study", commands.study, "compare methods over seeds; goes on where it was stopped", _study_options),
+    ("report", commands.report, "tables, pictures and a page of a study", _report_options),
     ("benchmark loss", commands.benchmark_loss, "the loss, forward and backward", _benchmark_loss_options),
     ("benchmark step", commands.benchmark_step, "a training step", _benchmark_step_options),
     ("benchmark inference", commands.benchmark_inference, "inference on a CPU", _benchmark_inference_options),

@@ -229,6 +229,17 @@ def study(
     return runner.run_study(plan.read_study(study), places, processes, index)
 
 
+def report(study: Path, out: Path) -> str:
+    """Compare the methods of a study by the files of its runs: tables, pictures and a page."""
+    from dcd_components.bundle.configs import read_configs
+    from dcd_components.study import plan, report
+
+    said = plan.read_study(study)
+    regions = read_configs(said.bundle, ["inference", "evaluate"])["regions"]
+    labels = [name for name, values in regions.items() if len(values) == 1]
+    return report.write_report(said, report.read_results(said, labels), out)
+
+
 def benchmark_loss(**options: Any) -> str:
     """Measure the loss against the published algorithm and, where installed, ptwt."""
     from dcd_components.benchmarks import benchmark

@@ -92,7 +92,7 @@ class Comparison:
         difference: of their scores.
         low: 2.5th percentile of the difference over draws of patients and seeds.
         high: 97.5th percentile.
-        wins: seeds in which the method is better, where more is better.
+        higher: number of seeds in which the method's score is the higher one.
         share: part of the way from the baseline to the teacher; NaN without a teacher.
         share_low: 2.5th percentile.
         share_high: 97.5th percentile.
@@ -101,7 +101,7 @@ class Comparison:
     difference: float
     low: float
     high: float
-    wins: int
+    higher: int
     share: float
     share_low: float
     share_high: float
@@ -137,5 +137,5 @@ def compare(method: Ratios, baseline: Ratios, teacher: Ratios | None = None, dra
         shares = spread / (teacher.value(*drawn) - baseline.value(*drawn))
     low, high = np.nanpercentile(spread, [2.5, 97.5]).tolist()
     share_low, share_high = (np.nanpercentile(shares, [2.5, 97.5]) if teacher is not None else shares[:2]).tolist()
-    wins = int((method.of_seed() > baseline.of_seed()).sum())
-    return Comparison(float(found[0]), low, high, wins, float(share[0]), share_low, share_high)
+    higher = int((method.of_seed() > baseline.of_seed()).sum())
+    return Comparison(float(found[0]), low, high, higher, float(share[0]), share_low, share_high)

@@ -53,7 +53,7 @@ def test_a_gain_that_all_patients_have_is_sure_and_half_the_gap_is_half() -> Non
     found = compare(better, plain, teacher)
     assert (found.difference, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
     assert (found.share, found.share_low, found.share_high) == pytest.approx((0.5, 0.5, 0.5))
-    assert found.wins == 3
+    assert found.higher == 3
     assert np.isnan(compare(better, plain).share)
 
 
@@ -74,7 +74,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert found.difference == pytest.approx(0.02)
     assert found.low < -0.03
     assert found.high > 0.07
-    assert found.wins == 3
+    assert found.higher == 3
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
