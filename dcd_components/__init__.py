@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from dcd_components.handlers.validation_picture import ValidationPicture
     from dcd_components.handlers.weight_average import WeightAverage, average_of
     from dcd_components.inferers import AutocastInferer, MirrorInferer
+    from dcd_components.losses.attention import AttentionLoss
+    from dcd_components.losses.channel_wise import ChannelWiseLoss
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
     from dcd_components.losses.feature import FeatureLoss
+    from dcd_components.losses.frequency import FrequencyLoss
+    from dcd_components.losses.intra_class import IntraClassLoss
+    from dcd_components.losses.logits import LogitsLoss
     from dcd_components.losses.segmentation import BatchDiceCELoss
     from dcd_components.losses.wavelet_detail import WaveletDetailLoss
     from dcd_components.networks.stage_recorder import StageRecorder
@@ -45,22 +50,27 @@ __version__ = "0.6.0"
 __all__ = [
     "BANDS",
     "DIRECTIONAL_BANDS",
+    "AttentionLoss",
     "AutocastInferer",
     "BatchDiceCELoss",
     "BestCheckpoint",
     "CaseScores",
+    "ChannelWiseLoss",
     "DeepSupervisionLoss",
     "DiskCache",
     "DistillationHandler",
     "Distiller",
     "DistributedReplacementSampler",
     "FeatureLoss",
+    "FrequencyLoss",
     "GradientClipping",
     "InferenceWeights",
+    "IntraClassLoss",
     "LabelMapd",
     "Layout",
     "LoadCased",
     "LoadLabeld",
+    "LogitsLoss",
     "LossesForTrackers",
     "MemoryLimit",
     "MirrorInferer",
@@ -130,8 +140,13 @@ MODULES = {
         "AutocastInferer",
         "MirrorInferer",
     ),
+    "losses.attention": ("AttentionLoss",),
+    "losses.channel_wise": ("ChannelWiseLoss",),
     "losses.deep_supervision": ("DeepSupervisionLoss",),
     "losses.feature": ("FeatureLoss",),
+    "losses.frequency": ("FrequencyLoss",),
+    "losses.intra_class": ("IntraClassLoss",),
+    "losses.logits": ("LogitsLoss",),
     "losses.segmentation": ("BatchDiceCELoss",),
     "losses.wavelet_detail": ("WaveletDetailLoss",),
     "networks.stage_recorder": ("StageRecorder",),

@@ -9,6 +9,7 @@ import dcd_components
 PUBLIC_NAMES = {
     *("BANDS", "DIRECTIONAL_BANDS", "dwt3"),
     *("FeatureLoss", "WaveletDetailLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
+    *("AttentionLoss", "ChannelWiseLoss", "FrequencyLoss", "IntraClassLoss", "LogitsLoss"),
     *("DistributedReplacementSampler", "case_sampler"),
     *("constant", "linear_ramp", "cosine_ramp"),
     *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage", "average_of"),

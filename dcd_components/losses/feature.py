@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from dcd_components.distributed import all_reduce_mean
-from dcd_components.errors import InputError
-from dcd_components.precision import sum_dtype
+from dcd_components.losses.maps import relative, wide_maps
 
 
 class FeatureLoss(_Loss):
@@ -36,27 +35,11 @@ class FeatureLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss; ``InputError`` when the spatial sizes or batches differ."""
-        check_shapes(input, target)
+        student, teacher = wide_maps(input, target)
         with torch.autocast(input.device.type, enabled=False):
-            projected = self.projection(input.to(sum_dtype(input)))
-            target = target.detach().to(sum_dtype(target))
-        error: Tensor = (projected - target).square().mean()
+            projected = self.projection(student)
+        error: Tensor = (projected - teacher).square().mean()
         if not self.normalize:
             return error
-        whole = all_reduce_mean(target.square().mean())
+        whole = all_reduce_mean(teacher.square().mean())
         return relative(error, whole, whole)
-
-
-def relative(errors: Tensor, energies: Tensor, whole: Tensor) -> Tensor:
-    """Divide errors by the teacher's energies; 0 where it has next to none of its whole, and so nothing to match."""
-    present = energies > 1e-6 * whole
-    return torch.where(present, errors / torch.where(present, energies, 1.0), 0.0)
-
-
-def check_shapes(input: Tensor, target: Tensor) -> None:
-    """Raise a ``InputError`` unless two maps agree in batch and spatial size."""
-    if input.shape[0] != target.shape[0] or input.shape[2:] != target.shape[2:]:
-        raise InputError(
-            f"student's and teacher's maps must agree in batch and spatial size, "
-            f"got {tuple(input.shape)} and {tuple(target.shape)}"
-        )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dcd_components.distributed import all_reduce_mean
 from dcd_components.errors import InputError
-from dcd_components.losses.feature import FeatureLoss, check_shapes, relative
+from dcd_components.losses.feature import FeatureLoss
+from dcd_components.losses.maps import check_shapes, relative
 from dcd_components.precision import sum_dtype
 from dcd_components.wavelets.band_energies import BandEnergy, ProjectedEnergy
 from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
