@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,20 +14,25 @@ from torch.overrides import TorchFunctionMode
 from dcd_components.distillation_schedules import Schedule, constant
 from dcd_components.distributed import all_reduce_mean, broadcast, world_size
 from dcd_components.errors import InputError
+from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.networks.stage_recorder import StageRecorder, unwrap
 
 #: How a network is run on an image; MONAI's inferers are such functions.
 Inferer = Callable[[Tensor, nn.Module], object]
+#: Makes the loss of two maps of their numbers of channels, the student's and the teacher's.
+LossMaker = Callable[[int, int], nn.Module]
 
 
 class Distiller(nn.Module):
     r"""Compare a student with a frozen teacher at stages of their encoders.
 
     .. math:: L(e) = w(e)\, \frac{1}{K} \sum_{k=1}^{K} L_k\big(s_k,\, t_k\big)
+        + v(e)\, L_\mathrm{out}\big(s_\mathrm{out},\, t_\mathrm{out}\big)
 
     :math:`s_k` and :math:`t_k` are the maps that the two networks return at stage :math:`k`, :math:`L_k` is the loss of
-    that stage, and :math:`w(e)` the weight in epoch :math:`e`. In a loop::
+    that stage, and :math:`w(e)` the weight in epoch :math:`e`. The second term is there if an output is given, such as
+    that of the logits; its loss and weight :math:`v(e)` are its own. One pass of the teacher serves both. In a loop::
 
         distiller = Distiller(student, teacher, ["encoder.0", "encoder.1"], image_shape=(4, 128, 128, 128))
         optimizer = torch.optim.SGD([*student.parameters(), *distiller.parameters()], lr=0.01)
@@ -40,7 +46,7 @@ class Distiller(nn.Module):
 
     Hooks on the student record its maps, from :meth:`open`, or the beginning of the ``with`` block, to :meth:`close`,
     or its end. They record passes with gradient alone, and :meth:`loss` lets go of the maps. ``open(epoch)`` at the
-    start of every epoch removes the hooks while the weight is 0.
+    start of every epoch removes the hooks while the weights are 0.
 
     The parameters, and so the ``state_dict``, are those of the losses: their projections. Neither network is a
     sub-module, so that the teacher is not trained or saved, nor sent by a federated client. Construction freezes the
@@ -57,18 +63,26 @@ class Distiller(nn.Module):
         image_shape: ``(C, D, H, W)`` of an input. The channels of the stages are those of a pass of copies without
             weights and values, which costs next to nothing and changes nothing.
         loss: makes the loss of a stage of the channels of the student's and of the teacher's map, such as
-            ``functools.partial(WaveletDetailLoss, levels=2)``.
+            ``functools.partial(WaveletDetailLoss, levels=2)``. A loss with a true ``needs_label`` is called with the
+            label as well.
         weight: a number, or epoch, counted from 0, to weight; see :mod:`dcd_components.distillation_schedules`.
         teacher_stages: module paths in the teacher; those of the student by default.
+        output: module path in both networks of one map more, such as the logits, if that too is to be matched.
+        output_loss: makes its loss, as ``loss`` does.
+        output_weight: its weight, as ``weight``.
 
     Attributes:
         stages: as given.
         weight: epoch to weight.
-        terms: the losses of the stages of the last call by the student's paths, detached; none if its weight was 0.
-        unweighted: their mean, detached; 0 if the weight was.
+        output_weight: epoch to weight, 0 without an output.
+        terms: the losses of the stages and of the output of the last call by the student's paths, detached; without
+            those whose weight was 0.
+        unweighted: the mean of the stages' losses, detached; 0 if the weight was.
+        settings: what is compared and by which losses with which arguments, as a record.
 
     Raises:
-        InputError: for an unknown path, unequally many stages, or stages whose maps differ in spatial size.
+        InputError: for an unknown path or one that is named twice, unequally many stages, or stages whose maps differ
+            in spatial size.
     """
 
     def __init__(
@@ -78,26 +92,35 @@ class Distiller(nn.Module):
         stages: Iterable[str],
         *,
         image_shape: Sequence[int],
-        loss: Callable[[int, int], nn.Module] = WaveletDetailLoss,
+        loss: LossMaker = WaveletDetailLoss,
         weight: float | Schedule = 1.0,
         teacher_stages: Iterable[str] | None = None,
+        output: str | None = None,
+        output_loss: LossMaker = LogitsLoss,
+        output_weight: float | Schedule = 1.0,
     ) -> None:
         super().__init__()
-        self._student = StageRecorder(student, stages)
-        self.stages = self._student.stages
-        self._teacher = StageRecorder(
-            teacher.eval().requires_grad_(False),
-            self.stages if teacher_stages is None else teacher_stages,
-            stop=True,
-        )
-        if len(self.stages) != len(self._teacher.stages):
-            raise InputError(
-                f"{len(self.stages)} stages of the student cannot match {len(self._teacher.stages)} of the teacher"
-            )
-        self.weight: Schedule = weight if callable(weight) else constant(weight)
+        self.stages = tuple(stages)
+        theirs = self.stages if teacher_stages is None else tuple(teacher_stages)
+        if len(self.stages) != len(theirs):
+            raise InputError(f"{len(self.stages)} stages of the student cannot match {len(theirs)} of the teacher")
+        last = () if output is None else (output,)
+        if len({*self.stages, *last}) < len(self.stages) + len(last):
+            raise InputError(f"a map is to be matched twice: stages {', '.join(self.stages)}, output {output}")
+        teacher.eval().requires_grad_(False)
+        self._student = StageRecorder(student, [*self.stages, *last])
+        self._teacher = StageRecorder(teacher, theirs, stop=True)
+        self._whole_teacher = StageRecorder(teacher, [*theirs, *last], stop=True)
+        self.weight = _schedule(weight)
+        self.output_weight = _schedule(0.0 if output is None else output_weight)
+        self.settings = {"stages": [*self.stages], "teacher_stages": [*theirs], "loss": _described(loss)}
+        self.settings |= {} if output is None else {"output": output, "output_loss": _described(output_loss)}
         self.terms: dict[str, Tensor] = {}
         self.unweighted = torch.zeros(())
-        self.losses = nn.ModuleList(loss(*pair) for pair in self._channels(image_shape))
+        makers = [*[loss] * len(self.stages), *[output_loss] * len(last)]
+        self.losses = nn.ModuleList(
+            make(*channels) for make, channels in zip(makers, self._channels(image_shape), strict=True)
+        )
         self.losses.to(next((parameter.device for parameter in student.parameters()), None))
         if world_size() > 1:
             for parameter in self.parameters():
@@ -105,8 +128,8 @@ class Distiller(nn.Module):
                 parameter.register_hook(all_reduce_mean)  # type: ignore[no-untyped-call]
 
     def open(self, epoch: int | None = None) -> None:
-        """Register the hooks on the student; or remove them, if an epoch is given whose weight is 0."""
-        if epoch is None or self.weight(epoch) > 0:
+        """Register the hooks on the student; or remove them, if an epoch is given in which nothing is distilled."""
+        if epoch is None or self.distils(epoch):
             self._student.open()
         else:
             self.close()
@@ -114,6 +137,10 @@ class Distiller(nn.Module):
     def close(self) -> None:
         """Remove the hooks and forget what they recorded."""
         self._student.close()
+
+    def distils(self, epoch: int) -> bool:
+        """Whether a weight of an epoch is not 0."""
+        return self.weight(epoch) > 0 or self.output_weight(epoch) > 0
 
     def __enter__(self) -> Distiller:
         """Register the hooks."""
@@ -124,47 +151,77 @@ class Distiller(nn.Module):
         """Remove the hooks."""
         self.close()
 
-    def loss(self, image: Tensor, epoch: int, inferer: Inferer | None = None) -> Tensor:
-        """Return the weighted loss of the student's last pass; 0, and the teacher is not run, where the weight is.
+    def loss(self, image: Tensor, epoch: int, inferer: Inferer | None = None, label: Tensor | None = None) -> Tensor:
+        """Return the weighted loss of the student's last pass; 0, and the teacher is not run, where the weights are.
+
+        The teacher runs only as far as the last map whose weight is not 0.
 
         Args:
             image: what the student was given, ``(B, C, D, H, W)``.
             epoch: counted from 0.
             inferer: how the teacher is run; by default called, in the caller's precision.
+            label: classes ``(B, 1, D, H, W)``, for losses that need them.
 
         Raises:
+            InputError: when a loss needs the label and there is none.
             RuntimeError: when the student's pass was not recorded.
         """
-        weight = self.weight(epoch)
+        weight, output_weight = self.weight(epoch), self.output_weight(epoch)
         self.terms, self.unweighted = {}, torch.zeros((), device=image.device)
-        if weight == 0:
+        if not self.distils(epoch):
             self._student.forget()
             return self.unweighted
         maps = [_plain(x) for x in self._student.pop()]
-        targets = self._run_teacher(_plain(image), inferer or _call)
-        terms = [loss(*pair) for loss, *pair in zip(self.losses, maps, targets, strict=True)]
-        mean = torch.stack(terms).mean()
-        self.terms = {stage: term.detach() for stage, term in zip(self.stages, terms, strict=True)}
-        self.unweighted = mean.detach()
-        return weight * mean
-
-    def _run_teacher(self, image: Tensor, inferer: Inferer) -> list[Tensor]:
-        teacher = self._teacher.network
-        if any(parameter.device != image.device for parameter in teacher.parameters()):
-            teacher.to(image.device)  # as a sub-module it would have gone with the student
-        return self._teacher.features(lambda network: inferer(image, network))
+        targets = _run(self._whole_teacher if output_weight > 0 else self._teacher, _plain(image), inferer or _call)
+        label = None if label is None else _plain(label)
+        compared = [*zip(self._student.stages, self.losses, maps, targets, strict=False)]  # no target, no term
+        first = 0 if weight > 0 else len(self.stages)
+        terms = {path: _compare(loss, ours, theirs, label) for path, loss, ours, theirs in compared[first:]}
+        self.terms = {path: term.detach() for path, term in terms.items()}
+        parts = [output_weight * term for path, term in terms.items() if path not in self.stages]
+        if weight > 0:
+            mean = torch.stack([terms[stage] for stage in self.stages]).mean()
+            self.unweighted = mean.detach()
+            parts.insert(0, weight * mean)
+        return sum(parts[1:], parts[0])
 
     def _channels(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Channels of student and teacher at each stage."""
+        """Channels of student and teacher at each stage, and at the output if there is one."""
         sizes = []
-        for stage, *maps in zip(
-            self.stages, _dry_pass(self._student, image_shape), _dry_pass(self._teacher, image_shape), strict=True
-        ):
+        recorders = self._student, self._whole_teacher
+        passes = (_dry_pass(recorder, image_shape) for recorder in recorders)
+        for stage, *maps in zip(self._student.stages, *passes, strict=True):
             ours, theirs = (tuple(x.shape[1:]) for x in maps)
             if ours[1:] != theirs[1:]:
                 raise InputError(f"maps of stage {stage} differ in size: student {ours}, teacher {theirs}")
             sizes.append((ours[0], theirs[0]))
         return sizes
+
+
+def _schedule(weight: float | Schedule) -> Schedule:
+    return weight if callable(weight) else constant(weight)
+
+
+def _described(make: LossMaker) -> dict[str, Any]:
+    """Name and arguments of what makes a loss."""
+    made: Any = make.func if isinstance(make, partial) else make
+    given = make.keywords if isinstance(make, partial) else {}
+    return {"name": getattr(made, "__name__", type(made).__name__), **given}
+
+
+def _run(recorder: StageRecorder, image: Tensor, inferer: Inferer) -> list[Tensor]:
+    teacher = recorder.network
+    if any(parameter.device != image.device for parameter in teacher.parameters()):
+        teacher.to(image.device)  # as a sub-module it would have gone with the student
+    return recorder.features(lambda network: inferer(image, network))
+
+
+def _compare(loss: nn.Module, ours: Tensor, theirs: Tensor, label: Tensor | None) -> Tensor:
+    needs_label = getattr(loss, "needs_label", False)
+    if needs_label and label is None:
+        raise InputError(f"{type(loss).__name__} needs the label, and the batch has none")
+    value: Tensor = loss(ours, theirs, label) if needs_label else loss(ours, theirs)
+    return value
 
 
 def _dry_pass(recorder: StageRecorder, image_shape: Sequence[int]) -> list[Tensor]:

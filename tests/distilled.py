@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dcd_components import Distiller, StageRecorder, WaveletDetailLoss, cosine_ramp
+from dcd_components import Distiller, LogitsLoss, StageRecorder, WaveletDetailLoss, cosine_ramp
 
 STAGES = ["stem", "down"]
 LOSS = partial(WaveletDetailLoss, wavelet="db2", levels=2)
+OUTPUT: dict[str, Any] = {"output": "decoder", "output_loss": partial(LogitsLoss, by_class=True)}
 
 
 class Network(nn.Module):
@@ -26,7 +27,7 @@ class Network(nn.Module):
         self.norm = nn.BatchNorm3d(first)
         self.dropout = nn.Dropout3d(0.0)
         self.down = nn.Conv3d(first, second, 2, 2)
-        self.decoder = nn.Conv3d(second, 1, 1)
+        self.decoder = nn.Conv3d(second, 2, 1)
         self.calls = self.decoder_calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def train(folder: Path) -> None:
     student.eval()  # a batch norm's statistics are those of a process
     torch.manual_seed(1 + rank)  # the processes have one start all the same
     wrapped = nn.parallel.DistributedDataParallel(student) if processes > 1 else student
-    distiller = distiller_of(wrapped, teacher, weight=cosine_ramp(0.5, start=0, length=2))
+    distiller = distiller_of(wrapped, teacher, weight=cosine_ramp(0.5, start=0, length=2), **OUTPUT)
     learnt = [*student.parameters(), *distiller.parameters()]
     optimizer = torch.optim.SGD(learnt, lr=0.1)
     with distiller:

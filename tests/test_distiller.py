@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import distilled
 import pytest
 import torch
 from bare_python import Python, link_distributions
-from distilled import LOSS, STAGES, Network, distiller_of, image, networks
+from distilled import LOSS, OUTPUT, STAGES, Network, distiller_of, image, networks
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.networks.nets import DynUNet
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from dcd_components.distillation_schedules import cosine_ramp
 from dcd_components.distiller import Distiller
 from dcd_components.losses.feature import FeatureLoss
+from dcd_components.losses.intra_class import IntraClassLoss
+from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 
 
@@ -29,9 +32,9 @@ def hooks(*modules: nn.Module) -> int:
 
 
 def expected_terms(distiller: Distiller, student: Network, teacher: Network, x: Tensor) -> list[Tensor]:
-    """Compute the terms without hooks."""
+    """Compute the terms of the stages without hooks."""
     pairs = zip(student.maps(x), teacher.maps(x), strict=True)
-    return [loss(ours, theirs) for loss, (ours, theirs) in zip(distiller.losses, pairs, strict=True)]
+    return [loss(ours, theirs) for loss, (ours, theirs) in zip(distiller.losses, pairs, strict=False)]
 
 
 def test_the_loss_is_the_weighted_mean_of_the_stages() -> None:
@@ -55,6 +58,92 @@ def test_one_stage_scores_as_that_stage() -> None:
         student(image())
         value = distiller.loss(image(), epoch=0)
     assert torch.equal(value, distiller.losses[0](student.stem(image()), teacher.stem(image())))
+
+
+def logits_term(student: Network, teacher: Network, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        value: Tensor = LogitsLoss(2, 2, by_class=True)(student(x), teacher(x))
+    return value
+
+
+def test_the_loss_of_the_output_comes_on_top_with_a_weight_of_its_own() -> None:
+    student, teacher = networks()
+    distiller = distiller_of(student, teacher, weight=0.3, output_weight=2.0, **OUTPUT)
+    with distiller:
+        student(image())
+        value = distiller.loss(image(), epoch=0)
+    stages = torch.stack(expected_terms(distiller, student, teacher, image()))
+    last = logits_term(student, teacher, image())
+    torch.testing.assert_close(value, 0.3 * stages.mean() + 2 * last)
+    torch.testing.assert_close(distiller.unweighted, stages.mean().detach())
+    assert list(distiller.terms) == [*STAGES, "decoder"]
+    torch.testing.assert_close(distiller.terms["decoder"], last)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert student.decoder.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("epoch", "passes", "terms"),
+    [(0, (0, 0), []), (1, (1, 0), STAGES), (2, (1, 1), ["decoder"]), (3, (1, 1), [*STAGES, "decoder"])],
+    ids=["nothing", "stages", "output", "both"],
+)
+def test_one_pass_of_the_teacher_goes_as_far_as_the_weights_ask(
+    epoch: int, passes: tuple[int, int], terms: list[str]
+) -> None:
+    student, teacher = networks()
+    distiller = distiller_of(
+        student, teacher, weight=lambda e: 0.5 * (e % 2), output_weight=lambda e: float(e // 2), **OUTPUT
+    )
+    distiller.open(epoch)
+    student(image())
+    value = distiller.loss(image(), epoch) if epoch else torch.zeros(())
+    assert (teacher.calls, teacher.decoder_calls) == passes
+    assert list(distiller.terms) == terms
+    assert hooks(student) == (3 if epoch else 0)
+    last = distiller.terms.get("decoder", torch.zeros(()))
+    torch.testing.assert_close(value.detach(), 0.5 * distiller.unweighted + last)
+    distiller.close()
+    assert hooks(student, teacher) == 0
+
+
+def test_the_logits_of_a_monai_network_with_deep_supervision_are_those_of_its_main_head() -> None:
+    torch.manual_seed(0)
+    student, teacher = dynunet(4, 8, 12, 16), dynunet(8, 16, 24, 32)
+    x = torch.randn(2, 4, 16, 16, 16)
+    distiller = Distiller(student, teacher, ["output_block"], image_shape=x.shape[1:], loss=LogitsLoss)
+    with distiller:
+        heads = student(x)
+        value = distiller.loss(x, epoch=0)
+    torch.testing.assert_close(value, LogitsLoss(3, 3)(heads[:, 0], teacher(x)))
+
+
+def test_a_loss_that_needs_the_label_is_given_it_and_says_so_if_there_is_none() -> None:
+    student, teacher = networks()
+    loss = partial(IntraClassLoss, num_classes=2)
+    label = (image() > 0).float()
+    with distiller_of(student, teacher, loss=loss, **OUTPUT) as distiller:
+        student(image())
+        value = distiller.loss(image(), epoch=0, label=MetaTensor(label))
+        pairs = zip(student.maps(image()), teacher.maps(image()), strict=True)
+        stages = torch.stack([loss(1, 1)(*pair, label) for pair in pairs])
+        torch.testing.assert_close(value, stages.mean() + logits_term(student, teacher, image()))
+        assert type(value) is Tensor
+        student(image())
+        with pytest.raises(ValueError, match="IntraClassLoss needs the label, and the batch has none"):
+            distiller.loss(image(), epoch=0)
+
+
+def test_its_settings_say_what_is_compared_and_how() -> None:
+    networks_ = networks()
+    assert distiller_of(*networks_).settings == {
+        "stages": STAGES,
+        "teacher_stages": STAGES,
+        "loss": {"name": "WaveletDetailLoss", "wavelet": "db2", "levels": 2},
+    }
+    with_output = distiller_of(*networks_, loss=FeatureLoss, **OUTPUT).settings
+    assert with_output["loss"] == {"name": "FeatureLoss"}
+    assert with_output["output"] == "decoder"
+    assert with_output["output_loss"] == {"name": "LogitsLoss", "by_class": True}
 
 
 def test_a_schedule_says_the_weight_of_each_epoch() -> None:
@@ -203,6 +292,10 @@ def test_a_config_of_monai_makes_a_distiller() -> None:
         ),
         pytest.param({"weight": -1.0}, "must not be negative, got -1.0", id="weight"),
         pytest.param({"stages": []}, "stages must name at least one sub-module", id="none"),
+        pytest.param({"output": "decode"}, "Network has no stage 'decode'; did you mean decoder", id="output"),
+        pytest.param({"output": "down"}, "matched twice: stages stem, down, output down", id="twice"),
+        pytest.param({"output": "decoder", "output_weight": -1.0}, "not be negative, got -1.0", id="output weight"),
+        pytest.param({"stages": ["stem"], "loss": LogitsLoss}, "2 classes cannot match those of 6", id="channels"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:

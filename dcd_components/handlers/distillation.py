@@ -18,14 +18,16 @@ class DistillationHandler:
     """Add a distiller's loss to the training loss.
 
     Acts at ``LOSS_COMPLETED``, before backward; the student's maps are recorded during its own forward pass. The
-    teacher runs there, without gradient and only as far as its last stage. While the weight is 0 nothing runs and no
-    hook is registered; a weight that is 0 in every epoch is warned of at ``STARTED``. The hooks are gone after the run,
-    also after an exception: list this handler before others that listen to ``EXCEPTION_RAISED``, since the first of
-    them that raises ends the event.
+    teacher runs there, without gradient and only as far as its last stage. While the weights are 0 nothing runs and no
+    hook is registered; weights that are 0 in every epoch are warned of at ``STARTED``. The hooks are gone after the
+    run, also after an exception: list this handler before others that listen to ``EXCEPTION_RAISED``, since the first
+    of them that raises ends the event.
 
-    Reads ``state.output["image"]`` and ``["loss"]``; writes ``state.output["loss"]``, and for records, detached:
-    ``["segmentation_loss"]``, the loss before; ``["distillation_loss"]``, unweighted; ``["distillation_weight"]``; and
-    ``["distillation_loss/<stage>"]``, unweighted.
+    Reads ``state.output["image"]``, ``["loss"]`` and, for losses that need it, ``["label"]``; writes
+    ``state.output["loss"]``, and for records, detached: ``["segmentation_loss"]``, the loss before;
+    ``["distillation_loss"]``, the unweighted mean of the stages, and its ``["distillation_weight"]``;
+    ``["distillation_loss/<stage>"]``, unweighted, also of the output, and its ``["distillation_output_weight"]``. What
+    a weight of 0 leaves out is not written.
 
     Args:
         distiller: its parameters must be in the optimizer.
@@ -46,22 +48,23 @@ class DistillationHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Add the term of this iteration."""
-        epoch = engine.state.epoch - 1
-        weight = self.distiller.weight(epoch)
-        if weight == 0:
+        distiller, epoch = self.distiller, engine.state.epoch - 1
+        if not distiller.distils(epoch):
             return
         output: dict[str, Any] = engine.state.output
-        term = self.distiller.loss(output[CommonKeys.IMAGE], epoch, self.inferer)
+        term = distiller.loss(output[CommonKeys.IMAGE], epoch, self.inferer, output.get(CommonKeys.LABEL))
         output["segmentation_loss"] = output[CommonKeys.LOSS].detach()
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + term
-        output["distillation_loss"] = self.distiller.unweighted
-        output |= {f"distillation_loss/{stage}": value for stage, value in self.distiller.terms.items()}
-        output["distillation_weight"] = torch.tensor(weight)
+        if weight := distiller.weight(epoch):
+            output |= {"distillation_loss": distiller.unweighted, "distillation_weight": torch.tensor(weight)}
+        if weight := distiller.output_weight(epoch):
+            output["distillation_output_weight"] = torch.tensor(weight)
+        output |= {f"distillation_loss/{stage}": value for stage, value in distiller.terms.items()}
 
     def _start_epoch(self, engine: Engine) -> None:
         self.distiller.open(engine.state.epoch - 1)
 
     def _check_weight(self, engine: Engine) -> None:
         epochs = engine.state.max_epochs or 0
-        if not any(self.distiller.weight(epoch) for epoch in range(epochs)):
+        if not any(self.distiller.distils(epoch) for epoch in range(epochs)):
             engine.logger.warning(f"nothing is distilled: distillation_weight is 0 in each of the {epochs} epochs")

@@ -1,5 +1,6 @@
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 
 from dcd_components.distillation_schedules import constant
 from dcd_components.distiller import Distiller
+from dcd_components.errors import InputError
 from dcd_components.handlers.distillation import DistillationHandler
 from dcd_components.handlers.gradient_clipping import GradientClipping
 from dcd_components.handlers.weight_average import WeightAverage, average_of
+from dcd_components.losses.attention import AttentionLoss
 from dcd_components.losses.feature import FeatureLoss
+from dcd_components.losses.intra_class import IntraClassLoss
 
 STAGES = ["encoder.0", "encoder.1"]
 HALF = constant(0.5)
@@ -54,21 +58,21 @@ class Network(nn.Module):
 class Distillation:
     """A bare engine with the handler, and all that it works on."""
 
-    def __init__(self, weight: Callable[[int], float] = HALF, inferer: Inferer | None = None) -> None:
+    def __init__(self, weight: Callable[[int], float] = HALF, inferer: Inferer | None = None, **settings: Any) -> None:
         torch.manual_seed(0)
         self.student, self.teacher = Network(2).double(), Network(3).double()
-        self.distiller = Distiller(
-            self.student, self.teacher, STAGES, image_shape=X.shape[1:], loss=FeatureLoss, weight=weight
-        ).double()
+        shared = {"image_shape": X.shape[1:], "loss": FeatureLoss, "weight": weight}
+        self.distiller = Distiller(self.student, self.teacher, STAGES, **{**shared, **settings}).double()
         self.handler = DistillationHandler(self.distiller, inferer)
         self.outputs: list[dict[str, Any]] = []
+        self.batch: dict[str, Tensor] = {}
         self.plain_loss: Callable[[Tensor], Tensor] = lambda logits: logits.square().mean()
         self.engine = Engine(self.step)
         self.engine.register_events(*IterationEvents)
         self.handler.attach(self.engine)
 
     def step(self, engine: Engine, image: Tensor) -> dict[str, Any]:
-        output: dict[str, Any] = {"image": image}
+        output: dict[str, Any] = {"image": image, **self.batch}
         engine.state.output = output
         output["plain"] = output["loss"] = self.plain_loss(self.student(image))
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -110,6 +114,34 @@ def test_weighted_term_is_added_to_the_loss() -> None:
         stages = torch.stack([output[f"distillation_loss/{stage}"] for stage in STAGES])
         torch.testing.assert_close(stages.mean(), output["distillation_loss"])
         assert stages[0] != stages[1]
+
+
+def test_the_term_of_the_output_is_added_and_recorded_apart() -> None:
+    case = Distillation(lambda epoch: 0.5 * (epoch > 0), output="decoder", output_loss=AttentionLoss, output_weight=3.0)
+    case.run(epochs=2)
+    first, *_, last = case.outputs
+    names = {name for name in first if name.startswith("distillation")}
+    assert names == {"distillation_loss/decoder", "distillation_output_weight"}
+    assert set(last) - set(first) == {
+        *("distillation_loss", "distillation_weight"),
+        *(f"distillation_loss/{stage}" for stage in STAGES),
+    }
+    for output, weight in ((first, 0.0), (last, 0.5)):
+        total = output["plain"] + 3 * output["distillation_loss/decoder"]
+        torch.testing.assert_close(output["loss"], total + weight * output.get("distillation_loss", 0))
+        assert output["distillation_output_weight"].item() == 3
+        assert not output["distillation_loss/decoder"].requires_grad
+    assert case.teacher.calls == case.teacher.decoder.calls == 4
+
+
+def test_the_label_is_handed_to_losses_that_need_it() -> None:
+    loss = partial(IntraClassLoss, num_classes=2)
+    with pytest.raises(InputError, match="IntraClassLoss needs the label, and the batch has none"):
+        Distillation(loss=loss).run()
+    case = Distillation(loss=loss)
+    case.batch = {"label": (X > 0).double()}
+    case.run()
+    assert case.outputs[0]["distillation_loss"] > 0
 
 
 def test_weight_follows_epochs_counted_from_zero() -> None:
