@@ -29,6 +29,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *OF_BUNDLES]
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "data_lists" / "README.md", *PAGES]
 #: Pages whose commands the tests in another file run.
 FOLLOWED = {
+    "baselines": "bundles/test_baselines.py",
     "deployment": "release/test_deployment.py",
     "download": "release/test_download_page.py",
     "federated": "release/test_federated.py",
@@ -92,7 +93,7 @@ def test_monai_s_commands_name_existing_files_keys_and_workflows(bundle: Path, c
     given = options(words)
     files = given["config_file"]
     names = ast.literal_eval(files) if files.startswith("[") else [files]
-    paths = [bundle / "configs" / Path(name).name for name in names]
+    paths = [bundle / (name if name.startswith("..") else f"configs/{Path(name).name}") for name in names]
     running.check_settings(paths, set(given) - TRACKING)
     workflow = "run" if words[0].startswith("--") else words[0]
     assert workflow in ConfigParser.load_config_files(paths)

@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
-from dcd_components.bundle.configs import literal
+from dcd_components.bundle.configs import BUNDLES, literal
 from dcd_components.errors import InputError
 
 
@@ -36,6 +36,9 @@ WORKFLOWS = {
     "segment": Workflow("", ["inference"]),
 }
 
+#: Overlays of a distillation that make another method of it, for every bundle; in the repository alone.
+BASELINES = BUNDLES / "common" / "baselines"
+
 
 def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings: Mapping[str, str]) -> list[str]:
     """Words of the MONAI command that runs a workflow of a bundle, with paths that hold in any folder.
@@ -43,14 +46,16 @@ def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings:
     Args:
         workflow: a name in :data:`WORKFLOWS`.
         bundle: folder of the bundle, in the repository or unpacked from a release.
-        overlays: names of further configs, the later on top of the earlier.
+        overlays: names of further configs, the later on top of the earlier. Baselines, of which the bundle has none,
+            come on top of all others: of the quick overlay too, whose weight is that of DCD.
         settings: text of each config key that is set, such as ``{"trainer::max_epochs": "3"}``.
 
     Raises:
         InputError: for a config that the bundle does not have, and for a setting that no config has.
     """
     chosen, root = WORKFLOWS[workflow], bundle.absolute()
-    files = config_files(root, [*chosen.configs, *overlays])
+    files = config_files(root, [*chosen.configs, *overlays], BASELINES if workflow == "distill" else None)
+    files.sort(key=lambda file: file.parent == BASELINES)
     check_settings(files, settings)
     named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
     words = [
@@ -69,13 +74,18 @@ def _as_text(value: str) -> str:
     return literal(value) if value.startswith("/") and re.search("[#@%$]", value) else value
 
 
-def config_files(bundle: Path, names: Sequence[str]) -> list[Path]:
+def config_files(bundle: Path, names: Sequence[str], more: Path | None = None) -> list[Path]:
     """Files of a bundle's configs, by name.
 
+    Args:
+        bundle: its folder.
+        names: of the files in ``configs``, without their suffix.
+        more: folder of further configs, for names that the bundle does not have.
+
     Raises:
-        InputError: for one that the bundle does not have.
+        InputError: for one that is in neither.
     """
-    return [_config_file(bundle, name) for name in names]
+    return [_config_file(name, bundle, more) for name in names]
 
 
 def check_settings(files: Sequence[Path], settings: Iterable[str]) -> None:
@@ -110,12 +120,14 @@ def run(words: Sequence[str]) -> None:
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
-def _config_file(bundle: Path, name: str) -> Path:
-    path = bundle / "configs" / f"{name}.yaml"
-    if path.is_file():
-        return path
-    there = sorted(one.stem for one in path.parent.glob("*.yaml"))
+def _config_file(name: str, bundle: Path, more: Path | None) -> Path:
+    folders = [bundle / "configs", *([more] if more else [])]
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    there, *others = (sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders)
     has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
+    has += f"; further ones are {', '.join(others[0])}" if any(others) else ""
     raise InputError(f"the bundle {bundle} has no config {name}: {has}")
 
 
