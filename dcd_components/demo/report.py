@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcd_components.data.datalists import DataList, read_datalist
 from dcd_components.handlers.pictures import CasePicture, case_figure, plot_curves
+from dcd_components.metrics.case_scores import nsd_name
 from dcd_components.metrics.summary import summarise
 from dcd_components.networks.cost import cost
 from dcd_components.tables import markdown_table, read_csv, write_csv
@@ -30,7 +31,7 @@ COLUMNS = {
     "parameters": ("Parameters, M", ".3f"),
     "mean_dice": ("Mean Dice", ".3f"),
     "mean_hd95_mm": ("HD95, mm", ".1f"),
-    "mean_nsd": ("NSD at {tolerance:g} mm", ".3f"),
+    "mean_{nsd}": ("NSD at {tolerance:g} mm", ".3f"),
     "small_lesion_recall": ("Small-lesion recall", ".2f"),
 }
 #: What else table_all.md has, in three tables; the Dice of each label goes before the lesions.
@@ -130,8 +131,11 @@ def _cost(parser: ConfigParser) -> dict[str, float]:
 
 def _write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], task: ConfigParser, comparison: str) -> str:
     """Write the tables; the one of six columns, with its caption."""
-    nsd, style = COLUMNS["mean_nsd"]
-    columns = {**COLUMNS, "mean_nsd": (nsd.format(tolerance=task["nsd_tolerance_mm"]), style)}
+    tolerance = task["nsd_tolerances_mm"][0]
+    columns = {
+        key.format(nsd=nsd_name(tolerance)): (heading.format(tolerance=tolerance), style)
+        for key, (heading, style) in COLUMNS.items()
+    }
     each_label = {f"dice_{name}": (f"Dice {name}", ".3f") for name in task["labels"]}
     caption = CAPTION.format(
         cases=rows[0]["cases"],
@@ -143,7 +147,7 @@ def _write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], task: ConfigP
     model = {"model": COLUMNS["model"]}
     more = [{**model, **each_label}, {**model, **LESION_COLUMNS}, {**model, **COST_COLUMNS}]
     (folder / "table_all.md").write_text("\n\n".join([table, *(markdown_table(rows, one) for one in more)]) + "\n")
-    keys = [*COLUMNS, *each_label, *LESION_COLUMNS, *COST_COLUMNS, "cases"]
+    keys = [*columns, *each_label, *LESION_COLUMNS, *COST_COLUMNS, "cases"]
     write_csv([{key: row[key] for key in keys} for row in rows], folder / "table.csv")
     return table
 

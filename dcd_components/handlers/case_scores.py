@@ -16,7 +16,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from dcd_components.handlers.training_log import clock
-from dcd_components.metrics.case_scores import case_scores
+from dcd_components.metrics.case_scores import case_scores, check_tolerances, nsd_name
 from dcd_components.metrics.summary import summarise
 from dcd_components.networks.stage_recorder import unwrap
 from dcd_components.networks.weights import state_digest
@@ -35,7 +35,11 @@ class CaseScores:
         path: CSV file to write.
         regions: labels that make up each region; regions of a single label enter the mean over labels.
         lesion_labels: labels whose connected components are lesions.
-        nsd_tolerance_mm: distance up to which a surface voxel counts as matched in NSD.
+        nsd_tolerances_mm: distances up to which a surface voxel counts as matched, one NSD for each; the log shows the
+            first.
+
+    Raises:
+        InputError: for tolerances as in :func:`.check_tolerances`.
     """
 
     def __init__(
@@ -43,12 +47,13 @@ class CaseScores:
         path: str | Path,
         regions: Mapping[str, Sequence[int]],
         lesion_labels: Sequence[int],
-        nsd_tolerance_mm: float,
+        nsd_tolerances_mm: Sequence[float],
     ) -> None:
+        check_tolerances(nsd_tolerances_mm)
         self.path = Path(path)
         self.regions = {name: list(values) for name, values in regions.items()}
         self.lesion_labels = list(lesion_labels)
-        self.nsd_tolerance_mm = nsd_tolerance_mm
+        self.nsd_tolerances_mm = list(nsd_tolerances_mm)
         self._rows: list[dict[str, Any]] = []
         self._times: list[float] = []
 
@@ -74,7 +79,7 @@ class CaseScores:
         for item, case in zip(engine.state.output, engine.state.batch, strict=True):
             pred, label = item[CommonKeys.PRED], item[CommonKeys.LABEL]
             spacing_mm = affine_to_spacing(label.affine)
-            scores = case_scores(pred, label, spacing_mm, self.regions, self.lesion_labels, self.nsd_tolerance_mm)
+            scores = case_scores(pred, label, spacing_mm, self.regions, self.lesion_labels, self.nsd_tolerances_mm)
             self._rows.append({"case": case["case"], **scores, "seconds": round(seconds, 4)})
         done, total = engine.state.iteration, engine.state.epoch_length
         left = (time.monotonic() - self._start) / done * (total - done)
@@ -89,7 +94,8 @@ class CaseScores:
         engine.state.metrics.update({name: mean for name, mean in means.items() if not math.isnan(mean)})
         if idist.get_rank() == 0:
             write_csv(rows, self.path)
-            engine.logger.info(f"means of {len(rows)} cases: {means_as_text(means)}; each case in {self.path}")
+            text = means_as_text(means, self.nsd_tolerances_mm[0])
+            engine.logger.info(f"means of {len(rows)} cases: {text}; each case in {self.path}")
 
     def _gather(self) -> list[dict[str, Any]]:
         """Rows of all processes, each case once: where cases are fewer than processes, each scores them all."""
@@ -100,12 +106,12 @@ class CaseScores:
         return list({row["case"]: row for rows in gathered for row in rows}.values())
 
 
-def means_as_text(means: Mapping[str, float]) -> str:
+def means_as_text(means: Mapping[str, float], nsd_tolerance_mm: float) -> str:
     """Write the means that tell most, of those that :func:`.summarise` returns, with their units."""
     shown = {
         "mean_dice": "mean Dice {:.3f}",
         "mean_hd95_mm": "HD95 {:.1f} mm",
-        "mean_nsd": "NSD {:.3f}",
+        f"mean_{nsd_name(nsd_tolerance_mm)}": f"NSD {{:.3f}} at {nsd_tolerance_mm:g} mm",
         "lesion_f1": "lesion F1 {:.3f}",
         "small_lesion_recall": "small-lesion recall {:.3f}",
         "fp_lesions": "{:.1f} FP lesions per case",

@@ -94,7 +94,7 @@ width_divisor: 4  # the student's widths are the teacher's by this
     scores = """
 regions: {core: [1], rim: [2]}  # one label: in the mean over labels
 lesion_labels: [1, 2]  # their connected components are counted as lesions
-nsd_tolerance_mm: 1.0
+nsd_tolerances_mm: [1.0, 0.5, 2.0]  # one NSD for each, the first in log and tables
 """
     assert scores in (configs / "evaluate.yaml").read_text()
 

@@ -23,6 +23,7 @@ from dcd_components.bundle.release import archives, packing
 from dcd_components.bundle.release.metadata import mean_scores
 from dcd_components.bundle.release.packing import config_texts, json_configs, merged, pack
 from dcd_components.errors import InputError
+from dcd_components.metrics.lesions import size_bins
 from dcd_components.networks.weights import read_record, save_weights, weights_digest
 from dcd_components.tables import write_csv
 
@@ -164,12 +165,13 @@ def test_versions_are_those_installed(bundle: Path, tmp_path: Path) -> None:
 
 def scores_file(path: Path, **changes: Any) -> Path:
     """Scores of two cases, the second without RC."""
-    score = {"dice": 0.5, "hd95_mm": 4.0, "nsd": 0.25}
+    score = {"dice": 0.5, "hd95_mm": 4.0, "nsd_1mm": 0.25}
     row = {"case": "BraTS-GLI-00001-000", "weights": "0123456789ab"} | {
         f"{key}_{name}": value for name in REGIONS for key, value in score.items()
     }
-    row |= {"small_lesions": 1, "tp_small_lesions": 1, "seconds": 0.5}
-    absent = {"dice_ET": 0.7, "dice_RC": float("nan"), "hd95_mm_RC": float("nan"), "nsd_RC": float("nan")}
+    lesions = ("lesions", "small_lesions", *(f"lesions_{name}" for name in size_bins()))
+    row |= {**{f"{tp}{name}": 1 for tp in ("", "tp_") for name in lesions}, "seconds": 0.5}
+    absent = {"dice_ET": 0.7, "dice_RC": float("nan"), "hd95_mm_RC": float("nan"), "nsd_1mm_RC": float("nan")}
     write_csv([row | changes, row | absent | changes], path)
     return path
 
@@ -223,7 +225,7 @@ def test_weights_are_packed_flat_with_their_record(bundle: Path, tmp_path: Path)
             "must be the scores.csv of this bundle's evaluation, but lacks case, weights, dice_ET, ",
         ),
         ({"dice_ET": 1.5}, "must hold scores, but dice_ET of case BraTS-GLI-00001-000 is none"),
-        ({"nsd_TC": "good"}, "must hold numbers in column 'nsd_TC', got 'good'"),
+        ({"nsd_1mm_TC": "good"}, "must hold numbers in column 'nsd_1mm_TC', got 'good'"),
         ({"hd95_mm_ET": -1.0}, "must hold scores, but hd95_mm_ET"),
         ({"small_lesions": "many"}, "must hold numbers in column 'small_lesions', got 'many'"),
     ],

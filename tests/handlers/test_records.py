@@ -254,7 +254,7 @@ def evaluator(handler: CaseScores, batch_size: int = 1) -> SupervisedEvaluator:
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_each_case_has_a_row_of_scores_in_mm_in_a_csv_file(tmp_path: Path, batch_size: int) -> None:
     regions = {"ET": [1], "RC": [2], "WT": [1, 2]}
-    engine = evaluator(CaseScores(tmp_path / "new" / "scores.csv", regions, [1, 2], 1.0), batch_size)
+    engine = evaluator(CaseScores(tmp_path / "new" / "scores.csv", regions, [1, 2], [1.0, 0.5]), batch_size)
     engine.run()
     rows = read_csv(tmp_path / "new" / "scores.csv")
     assert [row["case"] for row in rows] == ["a", "b"]
@@ -266,8 +266,13 @@ def test_each_case_has_a_row_of_scores_in_mm_in_a_csv_file(tmp_path: Path, batch
     assert engine.state.metrics["cases"] == 2
 
 
+def test_wrong_tolerances_are_refused_before_any_case(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nsd_tolerances_mm must be a list .* got \[-1\]"):
+        CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [-1])
+
+
 def test_later_handlers_find_the_means_at_the_end_of_the_epoch(tmp_path: Path) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [1.0, 0.5]))
     found: list[float] = []
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: found.append(engine.state.metrics["mean_dice"]))
     engine.run()
@@ -275,21 +280,21 @@ def test_later_handlers_find_the_means_at_the_end_of_the_epoch(tmp_path: Path) -
 
 
 def test_the_mean_over_labels_leaves_out_regions_of_several(tmp_path: Path) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1], "NONE": [7], "WT": [1, 2]}, [1, 2], 1.0))
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1], "NONE": [7], "WT": [1, 2]}, [1, 2], [1.0, 0.5]))
     engine.run()
     assert engine.state.metrics["mean_dice"] == engine.state.metrics["dice_ET"] == 0.5
     assert "dice_NONE" not in engine.state.metrics  # NaN would win or lose every comparison of checkpoints
 
 
 def test_a_second_evaluation_starts_anew(tmp_path: Path) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [1.0, 0.5]))
     engine.run()
     engine.run()
     assert len(read_csv(tmp_path / "scores.csv")) == 2
 
 
 def test_each_case_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [1.0, 0.5]))
     with caplog.at_level(logging.INFO, logger=engine.logger.name):
         engine.run()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("case ")]
@@ -297,11 +302,11 @@ def test_each_case_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_an_evaluation_ends_with_its_means_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], 1.0))
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [1.0, 0.5]))
     with caplog.at_level(logging.INFO, logger=engine.logger.name):
         engine.run()
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("means of ")]
     assert line == (
-        "means of 2 cases: mean Dice 0.500, HD95 7.3 mm, NSD 0.500, lesion F1 0.500, small-lesion recall 0.500, "
-        f"0.0 FP lesions per case; each case in {tmp_path / 'scores.csv'}"
+        "means of 2 cases: mean Dice 0.500, HD95 7.3 mm, NSD 0.500 at 1 mm, lesion F1 0.500, "
+        f"small-lesion recall 0.500, 0.0 FP lesions per case; each case in {tmp_path / 'scores.csv'}"
     )

@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import NDArray
 
+from dcd_components.errors import InputError
 from dcd_components.metrics.case_scores import case_scores
 
+SCORES = ["dice", "hd95_mm", "nsd_0.5mm", "nsd_1mm", "nsd_2mm", "boundary_dice"]
+SCORES += ["lesionwise_dice", "lesionwise_hd95_mm", "lesionwise_f1"]
 REGIONS = {"NETC": [1], "SNFH": [2], "ET": [3], "TC": [1, 3], "WT": [1, 2, 3]}
 SPACING_MM = (1.0, 2.5, 0.7)
 
@@ -47,14 +51,18 @@ def box(start: tuple[int, int, int], size: int = 5, value: int = 3) -> NDArray[n
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("nsd_tolerance_mm", [0.5, 1.0, 2.5])
-def test_scores_equal_brute_force_on_voxels_of_unequal_size(seed: int, nsd_tolerance_mm: float) -> None:
+def test_scores_equal_brute_force_on_voxels_of_unequal_size(seed: int) -> None:
     pred, label = random_maps(seed)
-    scores = score(pred, label, nsd_tolerance_mm=nsd_tolerance_mm)
+    scores = score(pred, label, nsd_tolerances_mm=[0.5, 1, 2.5])
     for region, values in REGIONS.items():
-        expected = brute_force(np.isin(pred, values), np.isin(label, values), nsd_tolerance_mm)
-        found = [scores[f"{name}_{region}"] for name in ("dice", "hd95_mm", "nsd")]
-        assert found == pytest.approx(expected, rel=1e-5)
+        for tolerance_mm in (0.5, 1, 2.5):
+            expected = brute_force(np.isin(pred, values), np.isin(label, values), tolerance_mm)
+            found = [scores[f"{name}_{region}"] for name in ("dice", "hd95_mm", f"nsd_{tolerance_mm}mm")]
+            assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_volumes_are_those_of_the_label() -> None:
+    assert score(box((6, 6, 6), 4), box((6, 6, 6)))["volume_ml_ET"] == pytest.approx(125 * 1.75 / 1000)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -75,8 +83,20 @@ def test_axes_and_spacing_permuted_together_change_nothing(order: tuple[int, int
 
 def test_nsd_counts_a_shift_of_exactly_the_tolerance_as_near() -> None:
     pred, label = box((8, 6, 6)), box((6, 6, 6))
-    assert score(pred, label, (1, 1, 1), nsd_tolerance_mm=2.0)["nsd_ET"] == 1
-    assert score(pred, label, (1, 1, 1), nsd_tolerance_mm=1.9)["nsd_ET"] < 1
+    scores = score(pred, label, (1, 1, 1), nsd_tolerances_mm=[2, 1.9])
+    assert scores["nsd_2mm_ET"] == 1
+    assert scores["nsd_1.9mm_ET"] < 1
+
+
+@pytest.mark.parametrize("size_mm", [0.9999999, 1.0000001, float(np.float32(0.1)) * 10])
+def test_single_precision_of_the_spacing_moves_no_score(size_mm: float) -> None:
+    """A header has 1 mm as 1.0000001 mm where its axes are oblique."""
+    pred, label = box((7, 6, 6)), box((6, 6, 6))
+    exact, rounded = (score(pred, label, (1, 1, one)) for one in (1, size_mm))
+    assert rounded == pytest.approx(exact, rel=1e-5, nan_ok=True)
+    along = score(pred.T, label.T, (1, 1, size_mm))
+    assert along["nsd_1mm_ET"] == exact["nsd_1mm_ET"] == 1
+    assert along["boundary_dice_ET"] == exact["boundary_dice_ET"]
 
 
 @pytest.mark.parametrize("start", [(10, 9, 8), (0, 0, 0), (19, 17, 15), (0, 9, 15)])
@@ -93,22 +113,68 @@ def test_scores_equal_those_of_monai_on_the_whole_image() -> None:
     masks = [torch.from_numpy(volume == 2)[None, None] for volume in (pred, label)]
     hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=list(SPACING_MM))
     nsd = compute_surface_dice(*masks, class_thresholds=[1.0], include_background=True, spacing=list(SPACING_MM))
-    scores = score(pred, label, nsd_tolerance_mm=1.0)
-    assert (scores["hd95_mm_SNFH"], scores["nsd_SNFH"]) == pytest.approx((hd95.item(), nsd.item()))
+    scores = score(pred, label)
+    assert (scores["hd95_mm_SNFH"], scores["nsd_1mm_SNFH"]) == pytest.approx((hd95.item(), nsd.item()))
+
+
+def test_the_boundary_dice_of_a_box_in_a_box_is_that_computed_by_hand() -> None:
+    """Layers 1 and 2 of boxes of 10 and 12 voxels; layer 1 of the inner one is layer 2 of the outer one."""
+    label, pred = np.zeros((2, 20, 20, 20), dtype=np.int64)
+    label[5:15, 5:15, 5:15] = pred[4:16, 4:16, 4:16] = 3
+    shared, bands = 10**3 - 8**3, (10**3 - 6**3) + (12**3 - 8**3)
+    assert score(pred, label, (1, 1, 1))["boundary_dice_ET"] == pytest.approx(2 * shared / bands)
+
+
+def test_the_boundary_of_thick_voxels_is_their_surface() -> None:
+    """Along the axis of 5 mm one layer, along the others two."""
+    label, pred = np.zeros((2, 20, 20, 20), dtype=np.int64)
+    label[5:15, 5:15, 5:15] = 3
+    pred[5:15, 5:15, 6:16] = 3
+    bands = 2 * (10**3 - 6 * 6 * 8)
+    kernel_apart = 6 * 6 * 7  # in both masks, in the boundary of neither
+    ends = 2 * 6 * 6  # in both masks, in the boundary of exactly one
+    assert score(pred, label, (1, 1, 5))["boundary_dice_ET"] == pytest.approx(
+        2 * (10 * 10 * 9 - kernel_apart - ends) / bands
+    )
+
+
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 1), SPACING_MM, (3, 0.4, 1)])
+def test_the_boundary_dice_equals_brute_force(spacing_mm: Any) -> None:
+    pred, label = random_maps(4, (8, 7, 9))
+    masks = [np.isin(one, [1, 2, 3]) for one in (np.where(pred, pred, label), np.where(label, label, 1) * (pred < 3))]
+    bands = []
+    for mask in masks:
+        outside = np.argwhere(~np.pad(mask, 6))
+        at = np.argwhere(np.pad(mask, 6))
+        steps = np.abs(at[:, None] - outside[None])
+        near = (np.linalg.norm(steps * spacing_mm, axis=-1) <= 2) | (steps.sum(-1) == 1)
+        bands.append({tuple(voxel) for voxel in at[near.any(1)]})
+    expected = 2 * len(bands[0] & bands[1]) / (len(bands[0]) + len(bands[1]))
+    pred, label = (mask.astype(np.int64) for mask in masks)
+    found = score(pred, label, spacing_mm)["boundary_dice_WT"]
+    assert found == pytest.approx(expected)
+    assert 0 < found < 1
+
+
+def test_a_small_region_is_all_boundary() -> None:
+    scores = score(box((7, 6, 6), 3), box((6, 6, 6), 3), (1, 1, 1))
+    assert scores["boundary_dice_ET"] == scores["dice_ET"]
 
 
 def test_a_region_absent_from_both_scores_nan() -> None:
     scores = score(box((6, 6, 6)), box((6, 6, 6)))
-    assert all(math.isnan(scores[f"{name}_NETC"]) for name in ("dice", "hd95_mm", "nsd"))
-    assert (scores["dice_ET"], scores["hd95_mm_ET"], scores["nsd_ET"]) == (1, 0, 1)
+    assert all(math.isnan(scores[f"{name}_NETC"]) for name in SCORES)
+    assert [scores[f"{name}_ET"] for name in SCORES] == [0 if "hd95" in name else 1 for name in SCORES]
+    assert (scores["volume_ml_NETC"], scores["lesionwise_tp_NETC"], scores["lesionwise_fp_NETC"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_region_absent_from_one_is_a_diagonal_away(swapped: bool) -> None:
     maps = [np.zeros((24, 22, 20)), box((6, 6, 6))]
     scores = score(*(maps[::-1] if swapped else maps))
-    assert (scores["dice_ET"], scores["nsd_ET"]) == (0, 0)
-    assert scores["hd95_mm_ET"] == pytest.approx(math.hypot(24 * 1.0, 22 * 2.5, 20 * 0.7))
+    diagonal_mm = math.hypot(24 * 1.0, 22 * 2.5, 20 * 0.7)
+    expected = {"hd95_mm": pytest.approx(diagonal_mm), "lesionwise_hd95_mm": math.floor(diagonal_mm)}
+    assert [scores[f"{name}_ET"] for name in SCORES] == [expected.get(name, 0) for name in SCORES]
 
 
 def test_the_diagonal_of_a_brats_image_is_373_mm() -> None:
@@ -186,6 +252,19 @@ def test_lesions_in_one_mask_only_score_an_f1_of_0(swapped: bool) -> None:
     assert scores["volume_difference_ml"] == pytest.approx(250 * 1.75 / 1000)
 
 
+def test_lesions_are_counted_by_their_size_in_mm3_each_limit_in_the_bin_below() -> None:
+    """Voxels of 20 mm3: rows of 1, 5, 6, 25, 100 and 501 of them, of which the 1, the 6 and the 501 are found."""
+    label, pred = np.zeros((2, 510, 20, 3), dtype=np.int64)
+    for column, count in enumerate((1, 5, 6, 25, 100, 501)):
+        label[:count, 3 * column, 1] = 1
+        pred[0, 3 * column, 1] = count in {1, 6, 501}
+    scores = score(pred, label, (2, 2, 5))
+    bins = ("0_100mm3", "100_500mm3", "500_2000mm3", "2000_10000mm3", "over_10000mm3")
+    assert [scores[f"lesions_{name}"] for name in bins] == [2, 2, 1, 0, 1]
+    assert [scores[f"tp_lesions_{name}"] for name in bins] == [1, 1, 0, 0, 1]
+    assert (scores["lesions"], scores["small_lesions"], scores["tp_small_lesions"]) == (6, 4, 2)
+
+
 @pytest.mark.parametrize(("spacing_mm", "small"), [((5, 5, 20), 1), ((5, 5, 20.1), 0)])
 def test_a_small_lesion_is_measured_in_mm3_and_the_limit_included(spacing_mm: Any, small: int) -> None:
     label = np.zeros((4, 4, 4), dtype=np.int64)
@@ -195,7 +274,7 @@ def test_a_small_lesion_is_measured_in_mm3_and_the_limit_included(spacing_mm: An
 
 def test_maps_without_anything_have_no_lesions() -> None:
     scores = score(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)))
-    assert [value for name, value in scores.items() if "lesions" in name] == [0] * 5
+    assert [value for name, value in scores.items() if "lesions" in name] == [0] * 15
     assert (scores["lesion_count_difference"], scores["volume_difference_ml"]) == (0, 0)
     assert math.isnan(scores["lesion_f1"])
 
@@ -209,18 +288,21 @@ def test_tensors_with_a_channel_score_as_arrays_do(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pred", "spacing_mm", "nsd_tolerance_mm", "message"),
+    ("pred", "spacing_mm", "nsd_tolerances_mm", "message"),
     [
-        (np.zeros((4, 4, 5)), (1, 1, 1), 2, r"the same shape, got \(4, 4, 5\) and \(4, 4, 4\)"),
-        (np.zeros((2, 4, 4, 4)), (1, 1, 1), 2, r"pred must have shape .* got \(2, 4, 4, 4\)"),
-        (np.full((4, 4, 4), 0.5), (1, 1, 1), 2, "pred must hold integer labels"),
-        (np.full((4, 4, 4), np.nan), (1, 1, 1), 2, "pred must hold integer labels"),
-        (np.zeros((4, 4, 4)), (1, 1), 2, r"three positive numbers, got \(1, 1\)"),
-        (np.zeros((4, 4, 4)), (1, 0, 1), 2, r"three positive numbers, got \(1, 0, 1\)"),
-        (np.zeros((4, 4, 4)), (1, 1, math.nan), 2, "three positive numbers"),
-        (np.zeros((4, 4, 4)), (1, 1, 1), -1, "nsd_tolerance_mm must not be negative, got -1"),
+        (np.zeros((4, 4, 5)), (1, 1, 1), [2], r"the same shape, got \(4, 4, 5\) and \(4, 4, 4\)"),
+        (np.zeros((2, 4, 4, 4)), (1, 1, 1), [2], r"pred must have shape .* got \(2, 4, 4, 4\)"),
+        (np.full((4, 4, 4), 0.5), (1, 1, 1), [2], "pred must hold integer labels"),
+        (np.full((4, 4, 4), np.nan), (1, 1, 1), [2], "pred must hold integer labels"),
+        (np.zeros((4, 4, 4)), (1, 1), [2], r"three positive numbers, got \(1, 1\)"),
+        (np.zeros((4, 4, 4)), (1, 0, 1), [2], r"three positive numbers, got \(1, 0, 1\)"),
+        (np.zeros((4, 4, 4)), (1, 1, math.nan), [2], "three positive numbers"),
+        *(
+            (np.zeros((4, 4, 4)), (1, 1, 1), wrong, f"nsd_tolerances_mm must be a list .* got {re.escape(str(wrong))}$")
+            for wrong in ([], [-1], [1, 1.0], [1, math.nan], [math.inf], ["1"], 1.0, "1", None)
+        ),
     ],
 )
-def test_bad_input_is_refused(pred: Any, spacing_mm: Any, nsd_tolerance_mm: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        score(pred, np.zeros((4, 4, 4)), spacing_mm, nsd_tolerance_mm=nsd_tolerance_mm)
+def test_bad_input_is_refused(pred: Any, spacing_mm: Any, nsd_tolerances_mm: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        score(pred, np.zeros((4, 4, 4)), spacing_mm, nsd_tolerances_mm=nsd_tolerances_mm)

@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from dcd_components.errors import InputError
-from dcd_components.metrics.summary import summarise
+from dcd_components.metrics.case_scores import case_scores
+from dcd_components.metrics.lesions import size_bins
+from dcd_components.metrics.summary import fill_absent, summarise
 from dcd_components.tables import markdown_table, read_csv, write_csv
 
 
 def scores(dice: float, small: int = 0, found: int = 0) -> dict[str, Any]:
     return {
         "case": "BraTS-GLI-00005-000",
-        **{"dice_ET": dice, "hd95_mm_ET": 2.0, "nsd_ET": 0.5, "dice_RC": 0.5, "hd95_mm_RC": 4.0, "nsd_RC": math.nan},
-        **{"small_lesions": small, "tp_small_lesions": found, "fp_lesions": 1},
+        **{"dice_ET": dice, "hd95_mm_ET": 2.0, "nsd_0.5mm_ET": 0.5, "nsd_2mm_ET": 1.0, "lesionwise_dice_ET": 0.3},
+        **{"dice_RC": 0.5, "hd95_mm_RC": 4.0, "nsd_0.5mm_RC": math.nan, "nsd_2mm_RC": 0.5, "lesionwise_dice_RC": 0.1},
+        **dict.fromkeys((f"{tp}lesions_{name}" for tp in ("", "tp_") for name in size_bins()), 0),
+        **{"lesions": small + 2, "tp_lesions": found + 1, "small_lesions": small, "tp_small_lesions": found},
+        **{"lesions_0_100mm3": small, "tp_lesions_0_100mm3": found, "lesions_over_10000mm3": 2, "fp_lesions": 1},
     }
 
 
@@ -101,9 +106,14 @@ def test_means_leave_nan_out_and_pool_the_small_lesions() -> None:
     assert means["dice_ET"] == pytest.approx(0.8)
     assert means["mean_dice"] == pytest.approx(0.65)
     assert means["mean_hd95_mm"] == pytest.approx(3)
-    assert means["mean_nsd"] == pytest.approx(0.5)
-    assert math.isnan(means["nsd_RC"])
-    assert means["small_lesion_recall"] == pytest.approx(0.75)
+    assert means["mean_nsd_0.5mm"] == pytest.approx(0.5)
+    assert means["mean_nsd_2mm"] == pytest.approx(0.75)
+    assert means["mean_lesionwise_dice"] == pytest.approx(0.2)
+    assert math.isnan(means["nsd_0.5mm_RC"])
+    assert means["small_lesion_recall"] == means["recall_0_100mm3"] == pytest.approx(0.75)
+    assert means["lesion_recall"] == pytest.approx((3 + 3) / (4 + 6))
+    assert means["recall_over_10000mm3"] == 0
+    assert math.isnan(means["recall_100_500mm3"])
     assert (means["fp_lesions"], means["cases"]) == (1, 3)
     assert "case" not in means
 
@@ -118,6 +128,26 @@ def test_lesion_f1_and_differences_are_means_over_cases_and_not_pooled() -> None
     assert means["volume_difference_ml"] == pytest.approx(1)
 
 
+def test_what_neither_mask_has_is_filled_with_the_best_score_as_the_challenges_do() -> None:
+    nothing = np.zeros((9, 9, 9))
+    one = nothing.copy()
+    one[2:5, 2:5, 2:5] = 1
+    both, half = (
+        {"case": "a", **case_scores(pred, one, (1, 1, 1), {"ET": [1], "RC": [2]}, [1])} for pred in (one, nothing)
+    )
+    neither = {"case": "a", **case_scores(nothing, nothing, (1, 1, 1), {"ET": [1], "RC": [2]}, [1])}
+    filled = fill_absent([both, half, neither])
+    assert not any(math.isnan(value) for row in filled for value in row.values() if isinstance(value, float))
+    assert [row["dice_ET"] for row in filled] == [1, 0, 1]
+    for name in ("nsd_0.5mm", "nsd_1mm", "nsd_2mm", "boundary_dice", "lesionwise_dice", "lesionwise_f1"):
+        assert [row[f"{name}_RC"] for row in filled] == [1, 1, 1]
+    assert [row["lesion_f1"] for row in filled] == [1, 0, 1]
+    assert [row["hd95_mm_ET"] > 0 for row in filled] == [False, True, False]
+    assert [row["lesionwise_hd95_mm_RC"] for row in filled] == [0, 0, 0]
+    known = {key: one for key, one in half.items() if one == one}
+    assert {key: filled[1][key] for key in known} == known
+
+
 def test_recall_is_nan_without_small_lesions() -> None:
     assert math.isnan(summarise([scores(0.9)], ["ET"])["small_lesion_recall"])
 
@@ -128,12 +158,20 @@ def test_recall_is_nan_without_small_lesions() -> None:
         ([], "must not be empty"),
         ([scores(0.9)], "column 'dice_SNFH'"),
         ([scores(0.9), scores(0.9) | {"dice_SNFH": 1}], "column 'dice_SNFH'"),
-        ([{"dice_SNFH": 1, "hd95_mm_SNFH": 1, "nsd_SNFH": 1}], "column 'small_lesions'"),
+        ([{"dice_SNFH": 1, "hd95_mm_SNFH": 1}], "column 'lesions'"),
+        ([{"dice_SNFH": 1, "hd95_mm_SNFH": 1, "nsd_1mm_ET": 1}], "column 'nsd_1mm_SNFH'"),
     ],
 )
 def test_rows_without_the_scores_are_refused(rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         summarise(rows, ["SNFH"])
+
+
+@pytest.mark.parametrize("count", ["lesions", "tp_small_lesions", "tp_lesions_0_100mm3", "lesions_over_10000mm3"])
+def test_rows_without_a_count_of_lesions_are_refused(count: str) -> None:
+    for rows in ([{**scores(1), count: None}], [{key: one for key, one in scores(1).items() if key != count}]):
+        with pytest.raises(InputError, match=f"must have numbers in column '{count}', got"):
+            summarise(rows, ["ET", "RC"])
 
 
 def test_a_table_is_aligned_and_shows_nan_as_a_dash() -> None:

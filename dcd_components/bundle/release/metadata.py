@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcd_components.errors import InputError
-from dcd_components.metrics.summary import summarise
+from dcd_components.metrics.summary import region_score_names, summarise
 from dcd_components.tables import read_csv
 
 #: Distributions, besides MONAI, PyTorch and NumPy, that `python -m monai.bundle run` imports for inference, and those
@@ -18,7 +18,6 @@ from dcd_components.tables import read_csv
 #: of the former, and puts them in their place.
 INFERENCE = ("fire", "nibabel", "pytorch-ignite", "PyYAML")
 TRAINING = ("numba", "PyWavelets", "scikit-learn", "scipy", "tqdm")
-SCORES = ("dice", "hd95_mm", "nsd")
 
 
 def fill_metadata(
@@ -77,7 +76,8 @@ def mean_scores(path: Path, regions: Mapping[str, Sequence[int]], weights: str) 
         InputError: when it lacks a region's scores, holds what is none, or scores of other weights.
     """
     rows = read_csv(path)
-    columns = [f"{score}_{name}" for name in regions for score in SCORES]
+    scores = region_score_names(rows[0])
+    columns = [f"{score}_{name}" for name in regions for score in scores]
     if missing := [name for name in ("case", "weights", *columns) if name not in rows[0]]:
         raise InputError(f"{path} must be the scores.csv of this bundle's evaluation, but lacks {', '.join(missing)}")
     if others := {row["weights"] for row in rows} - {weights}:
@@ -90,7 +90,7 @@ def mean_scores(path: Path, regions: Mapping[str, Sequence[int]], weights: str) 
         means = summarise(rows, [name for name, labels in regions.items() if len(labels) == 1])
     except ValueError as error:
         raise InputError(f"{path} must be the scores.csv of this bundle's evaluation: {error}") from None
-    kept = {name: means[name] for name in (*(f"mean_{score}" for score in SCORES), *columns)}
+    kept = {name: means[name] for name in (*(f"mean_{score}" for score in scores), *columns)}
     return {"cases": len(rows), **{name: round(value, 4) for name, value in kept.items() if not math.isnan(value)}}
 
 
