@@ -26,7 +26,8 @@ class Run:
         method: its name, or ``teacher``.
         seed: of first weights, data order and augmentation.
         workflow: of ``dcd run``: teacher, student or distill.
-        overlays: configs on top, the later over the earlier.
+        overlays: configs on top, the later over the earlier, that its evaluation has too.
+        own: overlays of its training alone, on top of these.
         settings: over the configs, by key.
     """
 
@@ -34,12 +35,18 @@ class Run:
     seed: int
     workflow: str
     overlays: Sequence[str] = ()
+    own: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Name of the run, and of its files."""
         return f"{self.method}-{self.seed}"
+
+    @property
+    def training(self) -> list[str]:
+        """Overlays of its training."""
+        return [*self.overlays, *self.own]
 
     @property
     def evaluation(self) -> list[str]:
@@ -88,9 +95,10 @@ def read_study(path: Path) -> Study:
     bundle = (path.parent / content["bundle"]).resolve()
     study = Study(path, bundle, list(_runs(path, content)))
     for run in study.runs:
-        names = [*running.WORKFLOWS[run.workflow].configs, *run.overlays]
-        try:
-            running.check_settings(running.config_files(bundle, names), run.settings)
+        try:  # as the run itself will be checked
+            running.command_line(
+                run.workflow, bundle, run.training, {key: str(run.settings[key]) for key in run.settings}
+            )
         except InputError as error:
             raise InputError(f"{path}: {run.method}: {error}") from None
     return study
@@ -113,8 +121,8 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
                 raise InputError(f"{path}: the workflow of {method} must be student or distill, got {workflow}")
             students = {} if method == TEACHER else content.get("students") or {}
             settings = {**shared, **students, **(said.get("settings") or {})}
-            overlays = [*(said.get("overlays") or ()), *(content.get("overlays") or ())]
-            yield Run(str(method), seed, workflow, overlays, settings)
+            overlays, own = (list(one.get("overlays") or ()) for one in (content, said))
+            yield Run(str(method), seed, workflow, overlays, own, settings)
 
 
 def _check_keys(path: Path, said: object, known: Sequence[str], needed: Sequence[str]) -> None:

@@ -107,7 +107,7 @@ def is_done(study: Study, run: Run) -> bool:
 
 
 def _said(study: Study, run: Run) -> dict[str, Any]:
-    said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": list(run.overlays), **run.settings}
+    said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": run.training, **run.settings}
     return dict(json.loads(json.dumps(said)))
 
 
@@ -129,7 +129,7 @@ def _do(study: Study, run: Run, places: Places, threads: int | None) -> None:
     _call(
         study,
         run.workflow,
-        run.overlays,
+        run.training,
         {**data, **trained, "ckpt_path": model.absolute()},
         folder,
         threads,

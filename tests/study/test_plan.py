@@ -40,7 +40,7 @@ def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
     assert teacher.settings == {"batch_size": 2, "max_epochs": 5}
     assert plain.settings == dcd.settings == {"batch_size": 2, "max_epochs": 7}
     assert levels.settings == {"batch_size": 2, "max_epochs": 9, "levels": 1}
-    assert levels.overlays == ["tensorboard", "quick"]
+    assert (levels.training, levels.evaluation) == (["quick", "tensorboard"], ["quick"])
     assert teacher.evaluation == ["teacher", "quick"]
 
 
