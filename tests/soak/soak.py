@@ -113,8 +113,13 @@ def train(
         yield run
         if run.status == 0:
             return
-        if chance is None or run.status not in STOPPED:
+        if chance is None or not (run.status in STOPPED or interrupted(folder / "log.txt")):
             raise SystemExit(f"{run.name} ended with status {run.status}, see {folder / 'log.txt'}")
+
+
+def interrupted(log: Path) -> bool:
+    """Whether Ctrl-C came before the training listened, which Python says by status 1 where it runs a module."""
+    return log.read_text().rstrip().endswith("KeyboardInterrupt")
 
 
 def same(one: Path, other: Path) -> bool:
