@@ -216,7 +216,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", type=Path, help="folder for masks and scores; BUNDLE/eval by default")
     add("--quick", action="store_true", help="few iterations of small networks, to see that all runs")
     add("--resume", action="store_true", help="trainings: go on where the same command was stopped or killed")
-    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: mirror, teacher, multi_gpu")
+    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: mirror, teacher, cwd, ...")
     add("--max_memory", type=float, metavar="GB", help="evaluate, segment: refuse a case that needs more memory")
 
 

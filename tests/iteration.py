@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,15 +45,21 @@ def network(filters: Sequence[int]) -> nn.Module:
 
 
 def distilling(
-    device: torch.device, iterations: int, *, max_norm: float = 12.0, log: Any = None, **settings: Any
+    device: torch.device,
+    iterations: int,
+    *,
+    max_norm: float = 12.0,
+    log: Any = None,
+    distil: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> SupervisedTrainer:
-    """A trainer whose batches lie on the device already."""
+    """A trainer whose batches lie on the device already; ``distil`` is what the distiller is told besides."""
     with device:
         student, teacher = network([8, 8, 16]), network([16, 16, 32])
         image = torch.randn(2, 2, 16, 16, 16)
         batch = {"image": image, "label": (image[:, :1] > 0).float()}
-    loss = partial(WaveletDetailLoss, levels=2)
-    distiller = Distiller(student, teacher, STAGES, image_shape=image.shape[1:], loss=loss)
+    given = {"loss": partial(WaveletDetailLoss, levels=2), **(distil or {})}
+    distiller = Distiller(student, teacher, STAGES, image_shape=image.shape[1:], **given)
     average = average_of(student)
     handlers = [GradientClipping(max_norm), WeightAverage(student, average, 0.9), DistillationHandler(distiller)]
     parameters = [*student.parameters(), *distiller.parameters()]

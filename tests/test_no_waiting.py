@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from iteration import distilling
 
+from dcd_components import IntraClassLoss, LogitsLoss
+
 META = torch.device("meta")
 
 
-def test_a_whole_iteration_reads_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "distil",
+    [
+        {},
+        {"output": "output_block", "output_loss": partial(LogitsLoss, by_class=True)},
+        {"loss": partial(IntraClassLoss, num_classes=3)},
+    ],
+    ids=["DCD", "DCD and logits", "with the label"],
+)
+def test_a_whole_iteration_reads_no_value(distil: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", _autocast)
-    trainer = distilling(META, iterations=3)
+    trainer = distilling(META, iterations=3, distil=distil)
     trainer.run()
     assert trainer.state.iteration == 3
     assert trainer.state.output["loss"].device == META
