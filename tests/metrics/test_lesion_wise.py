@@ -223,16 +223,32 @@ def test_what_finds_a_lesion_that_is_left_out_is_not_false() -> None:
     assert counts(score(large, small), "ET") == [0, 0, 0]
 
 
-def test_lesions_that_touch_the_same_lesion_of_another_label_are_one() -> None:
-    """Two bars of ET at the ends of a long one of NETC, or of RC, or each at its own."""
-    ends = bars(5, 40)
-    joint, apart = ends.copy(), ends.copy()
-    joint[7:40, 3:6, 3:7] = 1
-    apart[7:20, 3:6, 3:7] = apart[34:40, 3:6, 3:7] = 1
-    assert counts(score(ends, ends), "ET") == [2, 0, 0]
-    assert counts(score(joint, joint), "ET") == [1, 0, 0]
-    assert counts(score(np.where(joint == 1, 4, joint), np.where(joint == 1, 4, joint)), "ET") == [1, 0, 0]
-    assert counts(score(apart, apart), "ET") == [2, 0, 0]
+@pytest.mark.parametrize(
+    ("region", "others"),
+    [
+        ("NETC", {"ET": 1, "RC": 1, "SNFH": 2}),
+        ("ET", {"NETC": 1, "RC": 1, "SNFH": 2}),
+        ("RC", {"ET": 1, "NETC": 1, "SNFH": 2}),
+        ("SNFH", {"ET": 1, "RC": 1, "NETC": 1}),
+    ],
+)
+def test_lesions_that_touch_the_same_lesion_of_another_label_are_one(region: str, others: dict[str, int]) -> None:
+    """Two bars at the ends of a long one of another label, or each at one of its own."""
+    for other, lesions in others.items():
+        joint = bars(5, 40, value=REGIONS[region][0])
+        apart = joint.copy()
+        joint[7:40, 3:6, 3:7] = REGIONS[other][0]
+        apart[7:17, 3:6, 3:7] = apart[30:40, 3:6, 3:7] = REGIONS[other][0]
+        assert counts(score(joint, joint), region) == [lesions, 0, 0]
+        assert counts(score(apart, apart), region) == [2, 0, 0]
+
+
+def test_a_lesion_that_touches_two_of_another_label_goes_with_the_first() -> None:
+    """ET, NETC, ET, NETC, ET in a row: the second ET goes with the first one, and the third stays alone."""
+    row = bars(5, 49)
+    row[15:41, 3:6, 3:7] = 3
+    row[7:15, 3:6, 3:7] = row[41:49, 3:6, 3:7] = 1
+    assert counts(score(row, row), "ET") == [2, 0, 0]
 
 
 def test_only_regions_of_the_challenge_have_its_other_definitions() -> None:
