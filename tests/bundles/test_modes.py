@@ -132,6 +132,7 @@ def test_evaluation_scores_every_case_of_its_fold(workflow: Workflow, tmp_path: 
     rows = read_csv(tmp_path / "eval" / "scores.csv")
     assert len(rows) == 4
     regions = flow.parser["regions"]
-    assert {f"{score}_{region}" for region in regions for score in ("dice", "hd95_mm", "nsd_1mm", "lesionwise_dice")} < set(rows[0])
+    scores = ("dice", "hd95_mm", "nsd_1mm", "boundary_dice", "lesionwise_dice")
+    assert {f"{score}_{region}" for region in regions for score in scores} < set(rows[0])
     assert {"case", "lesion_f1", "volume_difference_ml", "lesion_count_difference", "seconds"} < set(rows[0])
     assert "mean_dice" in flow.evaluator.state.metrics
