@@ -7,13 +7,15 @@ caches and logs lie in a working folder, by which a training that was stopped go
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.data.datalists import read_datalist
@@ -50,6 +53,8 @@ class Places:
 def run_study(study: Study, places: Places, processes: int = 1, index: int | None = None) -> str:
     """Run all of a study that is not there yet, or one run of it.
 
+    A run that fails does not stop the others, but for those that need it as their teacher.
+
     Args:
         study: what to run.
         places: of the patients and of the work.
@@ -60,32 +65,85 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
         How many runs there are.
 
     Raises:
-        InputError: for a run that failed, with the file that says why, or that was there with other settings.
+        InputError: at the end, for the runs that failed, with the files that say why; at once, for one that was run
+            with other settings.
     """
     if index is not None and not 0 <= index < len(study.runs):
         raise InputError(f"index must be from 0 to {len(study.runs) - 1}, the last run of {study.path}, got {index}")
     chosen = list(study.runs) if index is None else [study.runs[index]]
     left = [run for run in chosen if not is_done(study, run)]
-    start, total = time.monotonic(), len(left)
-    running: dict[Future[None], Run] = {}
-    with ThreadPoolExecutor(processes) as pool:
+    faults: list[str] = []
+    with Programs() as programs, ThreadPoolExecutor(processes) as pool, tqdm(total=len(left), unit="run") as bar:
+        running: dict[Future[None], Run] = {}
         try:
             while left or running:
                 for run in _ready(study, left)[: processes - len(running)]:
                     left.remove(run)
-                    _say(
-                        f"{run.name} begins: {total - len(left)} of {total}{_left(start, total - len(left) - 1, total)}"
-                    )
-                    running[pool.submit(_do, study, run, places, threads=1 if processes > 1 else None)] = run
+                    bar.write(f"{run.name} begins, see {places.work / run.name}")
+                    running[pool.submit(_do, study, run, places, programs, 1 if processes > 1 else None)] = run
                 if not running:
-                    raise InputError(f"{left[0].name} needs {TEACHER}-{left[0].seed}, which is not there: run it first")
+                    faults += [f"{run.name} needs {TEACHER}-{run.seed}, which is not there" for run in left]
+                    break
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    ended.result()
-                    _say(f"{running.pop(ended).name} is done")
+                    del running[ended]
+                    bar.update()
+                    faults += _faults(ended)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            programs.end()
             raise
+    if faults:
+        raise InputError("\n  ".join([f"{len(faults)} runs are missing:", *faults]))
     return f"{sum(is_done(study, run) for run in study.runs)} of {len(study.runs)} runs in {study.results}"
+
+
+def _faults(ended: Future[None]) -> list[str]:
+    """Why a run failed; bugs of ours are raised."""
+    error = ended.exception()
+    if error is None:
+        return []
+    if not isinstance(error, InputError):
+        raise error
+    tqdm.write(str(error))
+    return [str(error)]
+
+
+class Programs:
+    """Programs that run for a study; while there are some, SIGTERM ends the study as Ctrl-C does."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._before: Any = None
+
+    def __enter__(self) -> Programs:
+        """Take SIGTERM over."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _exit)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def __call__(self, words: Sequence[str], log: Path, threads: int | None) -> int:
+        """Run a program, what it says at the end of a file, and return its exit status."""
+        environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        with log.open("a") as file:
+            program = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        self._running.add(program)
+        try:
+            return program.wait()
+        finally:
+            self._running.discard(program)
+
+    def end(self) -> None:
+        """Ask all to end, which trainings do with a checkpoint."""
+        for program in tuple(self._running):
+            program.terminate()
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def is_done(study: Study, run: Run) -> bool:
@@ -117,7 +175,7 @@ def _ready(study: Study, left: Sequence[Run]) -> list[Run]:
     return [run for run in left if run.workflow != "distill" or run.seed in teachers]
 
 
-def _do(study: Study, run: Run, places: Places, threads: int | None) -> None:
+def _do(study: Study, run: Run, places: Places, programs: Programs, threads: int | None) -> None:
     """Train, evaluate and write the two files of a run."""
     folder = places.work / run.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,19 +184,12 @@ def _do(study: Study, run: Run, places: Places, threads: int | None) -> None:
     trained = {**run.settings, "seed": run.seed, "cache_dir": (places.work / "cache").absolute()}
     if run.workflow == "distill":
         trained["teacher_path"] = (places.work / f"{TEACHER}-{run.seed}" / "model.pt").absolute()
-    _call(
-        study,
-        run.workflow,
-        run.training,
-        {**data, **trained, "ckpt_path": model.absolute()},
-        folder,
-        threads,
-        "--resume",
-    )
+    call = functools.partial(_call, study, programs, folder, threads)
+    call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
     shutil.rmtree(output, ignore_errors=True)
     kept = _of_inference(study, run)
     scored = {**data, **kept, "ckpt_path": model.absolute(), "output_dir": output.absolute()}
-    _call(study, "evaluate", run.evaluation, scored, folder, threads)
+    call("evaluate", run.evaluation, scored)
     patient = {case["case"]: case["patient"] for case in read_datalist(places.datalist).cases}
     about = {"method": run.method, "seed": run.seed}
     rows = [{**about, "patient": patient[row["case"]], **row} for row in read_csv(output / "scores.csv")]
@@ -171,14 +222,15 @@ def _network(study: Study, run: Run, settings: Mapping[str, Any]) -> dict[str, f
 
 def _call(
     study: Study,
+    programs: Programs,
+    folder: Path,
+    threads: int | None,
     workflow: str,
     overlays: Sequence[str],
     settings: Mapping[str, Any],
-    folder: Path,
-    threads: int | None,
     *options: str,
 ) -> None:
-    """Run a workflow in a process of its own, what it says in a file.
+    """Run a workflow in a process of its own.
 
     Raises:
         InputError: when it fails.
@@ -186,11 +238,8 @@ def _call(
     words = [sys.executable, "-W", "ignore", "-m", "dcd_components", "run", workflow, str(study.bundle), *options]
     words += ["--dataset_dir", str(settings["dataset_dir"]), *(["--overlay", *overlays] if overlays else [])]
     words += [f"{key}={value}" for key, value in settings.items() if key != "dataset_dir"]
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     log = folder / f"{workflow}.txt"
-    with log.open("a") as file:
-        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
-    if done.returncode:
+    if programs(words, log, threads):
         last = (log.read_text().strip().splitlines() or ["nothing said"])[-1]
         raise InputError(f"{workflow} of {folder.name} failed, see {log}: {last}")
 
@@ -211,15 +260,3 @@ def _commit() -> str:
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def _left(start: float, done: int, total: int) -> str:
-    if not done:
-        return ""
-    minutes = (time.monotonic() - start) / done * (total - done) / 60
-    return f", about {minutes:.0f} min left"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

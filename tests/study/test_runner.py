@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,7 @@ def test_a_study_of_the_phantoms(patients: Path, tmp_path: Path, capsys: pytest.
     cli.main(["study", *words])
     said = capsys.readouterr().out
     assert f"3 of 3 runs in {tmp_path / 'small'}" in said
-    assert "teacher-0 begins: 1 of 3" in said
+    assert f"teacher-0 begins, see {work / 'teacher-0'}" in said
     names = [f"{name}-0" for name in ("dcd", "plain", "teacher")]
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == sorted(
         [f"{name}{kind}" for name in names for kind in (".csv", ".json")]
@@ -61,7 +65,16 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of what is run, which takes no time; the evaluation scores one case."""
     calls: list[str] = []
 
-    def call(study: Any, workflow: str, overlays: Any, settings: Mapping[str, Any], folder: Path, *_: Any) -> None:
+    def call(
+        study: Any,
+        programs: Any,
+        folder: Path,
+        threads: Any,
+        workflow: str,
+        overlays: Any,
+        settings: Mapping[str, Any],
+        *_: str,
+    ) -> None:
         calls.append(f"{folder.name} {workflow}")
         if workflow == "evaluate":
             Path(settings["output_dir"]).mkdir()
@@ -100,7 +113,7 @@ def test_what_is_there_is_not_run_again_and_what_is_half_there_is(
 
 def test_one_run_of_a_number_and_its_teacher_first(called: list[str], places: Places, tmp_path: Path) -> None:
     study = plan.read_study(written(tmp_path))
-    with pytest.raises(InputError, match="dcd-0 needs teacher-0, which is not there: run it first"):
+    with pytest.raises(InputError, match="dcd-0 needs teacher-0, which is not there"):
         runner.run_study(study, places, index=2)
     assert runner.run_study(study, places, index=0) == f"1 of 3 runs in {study.results}"
     runner.run_study(study, places, index=2)
@@ -119,9 +132,50 @@ def test_results_of_other_settings_are_neither_taken_nor_replaced(places: Places
     assert (other.results / "dcd-0.json").read_text() == before
 
 
-def test_a_run_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_named_at_the_end_and_the_others_are_done(
+    called: list[str], places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner._call
+
+    def call(study: Any, programs: Any, folder: Path, *words: Any) -> None:
+        if folder.name in ("teacher-0", "plain-1"):
+            raise InputError(f"{folder.name} fails")
+        whole(study, programs, folder, *words)
+
+    monkeypatch.setattr(runner, "_call", call)
+    study = plan.read_study(written(tmp_path, seeds=[0, 1]))
+    said = "3 runs are missing:\n  teacher-0 fails\n  plain-1 fails\n  dcd-0 needs teacher-0, which is not there"
+    with pytest.raises(InputError, match=f"^{said}$"):
+        runner.run_study(study, places)
+    assert {name.split()[0] for name in called} == {"plain-0", "teacher-1", "dcd-1"}
+
+
+def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     study = plan.read_study(written(tmp_path))
     places = Places(tmp_path / "nowhere", tmp_path / "none.json", tmp_path / "work")
     with pytest.raises(InputError, match=r"teacher of teacher-0 failed, see .*teacher.txt: error: "):
-        runner.run_study(study, places)
+        runner.run_study(study, places, index=0)
     assert not study.results.exists()
+
+
+STUDY = """
+import sys
+from pathlib import Path
+from dcd_components.study import plan, runner
+runner._call = lambda study, programs, folder, *_: programs([sys.executable, "-c", LOOP], folder / "log", None)
+LOOP = "import signal, time; signal.signal(15, lambda *_: exit(print('ended'))); print('begun', flush=True); "
+LOOP += "time.sleep(99)"
+runner.run_study(plan.read_study(Path(sys.argv[1])), runner.Places(Path(), Path(), Path(sys.argv[2])), 2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_is_stopped_stops_its_programs(number: int, tmp_path: Path) -> None:
+    words = [sys.executable, "-W", "ignore", "-c", STUDY, str(written(tmp_path)), str(tmp_path / "work")]
+    study = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    logs = [tmp_path / "work" / name / "log" for name in ("teacher-0", "plain-0")]
+    while study.poll() is None and not all(log.is_file() and log.read_text() for log in logs):
+        time.sleep(0.05)
+    study.send_signal(number)
+    assert study.wait(30) != 0
+    assert [log.read_text() for log in logs] == ["begun\nended\n"] * 2
