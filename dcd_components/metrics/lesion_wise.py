@@ -7,6 +7,7 @@ at commit f1131e3, which is written for images of 1 mm. Here every length is in 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ __all__ = ["lesion_wise_scores"]
 
 Mask = NDArray[np.bool_]
 #: Number of each voxel's lesion, from 1 on; 0 is no lesion.
-Numbers = NDArray[np.int32]
+Numbers = NDArray[np.integer[Any]]
 
 NEIGHBOURS_18 = ndimage.generate_binary_structure(3, 2)
 NEIGHBOURS_26 = ndimage.generate_binary_structure(3, 3)
@@ -102,7 +103,12 @@ def lesion_wise_scores(
 
 def _reached(mask: Mask, spacing_mm: Sequence[float], definition: Definition) -> Numbers:
     """Number the 26-connected components of a mask's dilation: what is within reach of each lesion."""
-    return ndimage.label(_dilated(mask, spacing_mm, definition.reach_mm), NEIGHBOURS_26)[0].astype(np.int32, copy=False)
+    return _compact(ndimage.label(_dilated(mask, spacing_mm, definition.reach_mm), NEIGHBOURS_26)[0])
+
+
+def _compact(numbers: Numbers) -> Numbers:
+    """The same numbers in as few bytes as they need: of a whole image there are many at once."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
 def _dilated(mask: Mask, spacing_mm: Sequence[float], reach_mm: float) -> Mask:
@@ -134,7 +140,7 @@ def _shifted(step: int, size: int) -> tuple[slice, slice]:
 def _large(lesions: Numbers, spacing_mm: Sequence[float], definition: Definition) -> Numbers:
     """Lesions above the volume that is left out."""
     mm3 = np.bincount(lesions.ravel()) * np.prod(spacing_mm)
-    return np.where(mm3 > definition.ignored_mm3 * ROUNDING, np.arange(len(mm3), dtype=np.int32), 0)[lesions]
+    return np.where(mm3 > definition.ignored_mm3 * ROUNDING, np.arange(len(mm3)), 0).astype(lesions.dtype)[lesions]
 
 
 def _joined(region: str, lesions: Mapping[str, Numbers], definition: Definition) -> Numbers:
@@ -142,19 +148,19 @@ def _joined(region: str, lesions: Mapping[str, Numbers], definition: Definition)
 
     One that touches several lesions of the other region goes with the first of them.
     """
-    numbers = np.arange(lesions[region].max() + 1, dtype=np.int32)
+    numbers = np.arange(int(lesions[region].max()) + 1, dtype=lesions[region].dtype)
     for other in definition.joined_by:
         if other in lesions:
             touched = _touched(numbers[lesions[region]], lesions[other])
             joint = np.where(touched < NONE, len(touched) + touched, np.arange(len(touched)))
-            numbers = joint[numbers].astype(np.int32)
+            numbers = _compact(joint[numbers])
     return numbers
 
 
 def _touched(lesions: Numbers, others: Numbers) -> Numbers:
     """Return the first of the other lesions that has a voxel in common with each lesion or its 18 neighbours."""
     at = np.argwhere((lesions > 0) & ndimage.binary_dilation(others > 0, NEIGHBOURS_18))
-    first = np.full(lesions.max() + 1, NONE)
+    first = np.full(int(lesions.max()) + 1, NONE)
     padded = np.pad(others, 1)
     for step in np.argwhere(NEIGHBOURS_18):
         beside = padded[tuple((at + step).T)]
