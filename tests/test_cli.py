@@ -113,7 +113,7 @@ def test_words_become_values(words: str, name: str, value: object) -> None:
         pytest.param("benchmark", "the following arguments are required: WHAT", id="no part"),
         pytest.param("benchmark loss --out O --size 8", "--size; did you mean --sizes?", id="of a part"),
         pytest.param("phantom ixi --out O --cases 1", "invalid choice: 'ixi'", id="choice"),
-        pytest.param("datalists", "invalid choice: 'datalists' (choose from 'datalist', 'check'", id="command"),
+        pytest.param("datalists", "invalid choice: 'datalists' (choose from 'datalist', 'download_data'", id="command"),
         pytest.param("", "the following arguments are required: COMMAND", id="none"),
     ],
 )

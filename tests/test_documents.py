@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, ROOT, TINY
+from tiny import BRATS, HIPPOCAMPUS, ISLES, ROOT, TINY
 from torch import nn
 
 from dcd_components import cli
@@ -36,6 +36,7 @@ FOLLOWED = {
     "library": "examples/test_examples.py",
     "monai_label": "label/test_label.py",
     "multi_gpu": "release/test_multi_gpu_page.py",
+    "studies": "study/test_runner.py",
     "tracking": "release/test_followed.py",
 }
 #: Documents whose commands the tests below run.
@@ -259,7 +260,8 @@ def test_linked_files_exist() -> None:
 
 
 def test_the_configs_that_documents_name_exist() -> None:
-    there = {path.name for folder in ("*/configs", "common/*") for path in BUNDLES.glob(f"{folder}/*.yaml")}
+    places = ("bundles/*/configs", "bundles/common/*", "studies")
+    there = {path.name for place in places for path in ROOT.glob(f"{place}/*.yaml")}
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![*\w])[a-z_]+\.yaml\b", document.read_text(encoding="utf-8")))
         assert named <= there, f"{document} names {named - there}"

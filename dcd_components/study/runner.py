@@ -112,6 +112,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
         self._before: Any = None
 
     def __enter__(self) -> Programs:
@@ -126,7 +127,9 @@ class Programs:
             signal.signal(signal.SIGTERM, self._before)
 
     def __call__(self, words: Sequence[str], log: Path, threads: int | None) -> int:
-        """Run a program, what it says at the end of a file, and return its exit status."""
+        """Run a program, what it says at the end of a file, and return its exit status; none begins after the end."""
+        if self._ended:
+            return -signal.SIGTERM
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         with log.open("a") as file:
             program = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -138,6 +141,7 @@ class Programs:
 
     def end(self) -> None:
         """Ask all to end, which trainings do with a checkpoint."""
+        self._ended = True
         for program in tuple(self._running):
             program.terminate()
 

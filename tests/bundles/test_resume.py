@@ -332,7 +332,9 @@ def test_a_distillation_does_not_go_on_with_another_teacher_or_weight_or_without
         assert f"is of a training with {said}" in student.said
     alone = Training(student.folder, "alone", {**undisturbed["teacher"].settings})
     assert alone.run(resume=True) == 1
-    assert re.search(r"is of a training with distillation::stages \[.*, this one has None: a training goes on", alone.said)
+    assert re.search(
+        r"is of a training with distillation::stages \[.*, this one has None: a training goes on", alone.said
+    )
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(undisturbed: dict[str, Training], tmp_path: Path) -> None:

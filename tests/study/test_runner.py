@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny import BRATS, TINY
+from releases import commands, page
+from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
 
 from dcd_components import cli
 from dcd_components.errors import InputError
@@ -31,33 +33,46 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_study_of_the_phantoms(patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study, work = written(tmp_path), tmp_path / "work"
-    words = [str(study), "--dataset_dir", str(patients), "--work", str(work), "--processes", "2"]
-    cli.main(["study", *words])
+def test_the_page_on_studies_runs(
+    hippocampi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands, in a folder with a smaller study of the same name."""
+    (tmp_path / "studies").mkdir()
+    written(tmp_path, bundle=str(HIPPOCAMPUS)).rename(tmp_path / "studies" / "hippocampus.yaml")
+    (tmp_path / "bundles").symlink_to(BUNDLES)
+    monkeypatch.chdir(tmp_path)
+    work, results = tmp_path / "work", tmp_path / "studies" / "hippocampus"
+    datalist, study, report = (
+        shlex.split(line.replace("DIR", str(hippocampi)).replace("WORK", str(work)).replace("REPORT", "report"))[1:]
+        for line in commands(page("studies"))
+    )
+    cli.main(datalist)
+    cli.main(study)
     said = capsys.readouterr().out
-    assert f"3 of 3 runs in {tmp_path / 'small'}" in said
+    assert f"3 of 3 runs in {Path('studies', 'hippocampus')}" in said
     assert f"teacher-0 begins, see {work / 'teacher-0'}" in said
     names = [f"{name}-0" for name in ("dcd", "plain", "teacher")]
-    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == sorted(
-        [f"{name}{kind}" for name in names for kind in (".csv", ".json")]
-    )
-    rows = {
-        name: read_csv(tmp_path / "small" / f"{name}.csv", ("method", "case", "patient", "weights")) for name in names
+    assert {path.name for path in results.iterdir()} == {
+        f"{name}{kind}" for name in names for kind in (".csv", ".json")
     }
+    text = ("method", "case", "patient", "weights")
+    rows = {name: read_csv(results / f"{name}.csv", text) for name in names}
     assert [len(of) for of in rows.values()] == [2, 2, 2]
     assert {row["method"] for row in rows["dcd-0"]} == {"dcd"}
     assert [row["case"] for row in rows["dcd-0"]] == [row["case"] for row in rows["plain-0"]]
-    assert all(row["case"].startswith(row["patient"]) for row in rows["dcd-0"])
-    records = {name: json.loads((tmp_path / "small" / f"{name}.json").read_text()) for name in names}
+    assert all(row["patient"].startswith("scan_") for row in rows["dcd-0"])
+    records = {name: json.loads((results / f"{name}.json").read_text()) for name in names}
     assert records["dcd-0"]["settings"]["levels"] == 1
     assert records["teacher-0"]["parameters"] > 2 * records["dcd-0"]["parameters"] > 0
     assert "distillation_loss" in records["dcd-0"]["course"][0]
     assert "distillation_loss" not in records["plain-0"]["course"][0]
     assert records["dcd-0"]["weights"] == rows["dcd-0"][0]["weights"] != records["plain-0"]["weights"]
-    before = {path: path.stat().st_mtime_ns for path in [*(tmp_path / "small").iterdir(), *work.rglob("model.pt")]}
-    cli.main(["study", *words])
+    before = {path: path.stat().st_mtime_ns for path in [*results.iterdir(), *work.rglob("model.pt")]}
+    cli.main(study)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    cli.main(report)
+    found = {path.name for path in (tmp_path / "report").iterdir()}
+    assert found == {"index.html", "table.md", "table.csv", "curves.png", "differences.png"}
 
 
 @pytest.fixture
@@ -177,5 +192,8 @@ def test_a_study_that_is_stopped_stops_its_programs(number: int, tmp_path: Path)
     while study.poll() is None and not all(log.is_file() and log.read_text() for log in logs):
         time.sleep(0.05)
     study.send_signal(number)
-    assert study.wait(30) != 0
+    try:
+        assert study.wait(30) != 0
+    finally:
+        study.kill()
     assert [log.read_text() for log in logs] == ["begun\nended\n"] * 2
