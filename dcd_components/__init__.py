@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dcd_components.wavelets.dwt_matmul import dwt3
     from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "BANDS",
