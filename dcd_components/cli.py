@@ -265,6 +265,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     add("--work", type=Path, required=True, help="folder for weights, masks, cache and logs, by which it goes on")
     add("--processes", type=int, help="runs at once, of one thread each; 1 by default, which takes all cores")
     add("--index", type=int, help="only the run of this number, from 0: one job of a cluster")
+    add("--costs", action="store_true", help="only time an iteration of each method, in turns, on a quiet machine")
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:

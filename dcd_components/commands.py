@@ -221,11 +221,16 @@ def study(
     datalist: Path | None = None,
     processes: int = 1,
     index: int | None = None,
+    costs: bool = False,
 ) -> str:
     """Train and score what of a study is not there yet: teachers, then every method and seed; a stopped one goes on."""
     from dcd_components.study import plan, runner
 
     places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
+    if costs:
+        from dcd_components.study.costs import measure_costs
+
+        return measure_costs(plan.read_study(study), places)
     return runner.run_study(plan.read_study(study), places, processes, index)
 
 

@@ -39,7 +39,11 @@ class Training:
 
 
 def seconds(
-    configs: Mapping[str, Sequence[str]], rounds: int, iterations: int = 2, **settings: Any
+    configs: Mapping[str, Sequence[str]],
+    rounds: int,
+    iterations: int = 2,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
 ) -> dict[str, float]:
     """Time an iteration of several trainings: data, augmentation, networks, losses and optimizer.
 
@@ -51,6 +55,7 @@ def seconds(
         configs: files of each training, by its name.
         rounds: turns of which the median is taken.
         iterations: of a turn.
+        own: settings of single trainings, by name and key, over the others.
         settings: of all trainings, by key, over the files.
 
     Returns:
@@ -60,7 +65,8 @@ def seconds(
         places = {"ckpt_path": str(Path(folder, "model.pt")), "log_path": str(Path(folder, "training.csv"))}
         fixed = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": iterations, **places}
         fixed["num_workers"] = 0  # the time of other processes would not count
-        trainings = {name: Training(files, **{**settings, **fixed}) for name, files in configs.items()}
+        each = {name: {**settings, **(own or {}).get(name, {}), **fixed} for name in configs}
+        trainings = {name: Training(files, **each[name]) for name, files in configs.items()}
         clock = time.perf_counter if torch.cuda.is_available() else time.process_time
         turns = timing.seconds({name: one.epoch for name, one in trainings.items()}, rounds, clock=clock)
     return {name: taken / iterations for name, taken in turns.items()}

@@ -46,16 +46,14 @@ def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings:
     Args:
         workflow: a name in :data:`WORKFLOWS`.
         bundle: folder of the bundle, in the repository or unpacked from a release.
-        overlays: names of further configs, the later on top of the earlier. Baselines, of which the bundle has none,
-            come on top of all others: of the quick overlay too, whose weight is that of DCD.
+        overlays: names of further configs, see :func:`workflow_files`.
         settings: text of each config key that is set, such as ``{"trainer::max_epochs": "3"}``.
 
     Raises:
         InputError: for a config that the bundle does not have, and for a setting that no config has.
     """
     chosen, root = WORKFLOWS[workflow], bundle.absolute()
-    files = config_files(root, [*chosen.configs, *overlays], BASELINES if workflow == "distill" else None)
-    files.sort(key=lambda file: file.parent == BASELINES)
+    files = workflow_files(workflow, root, overlays)
     check_settings(files, settings)
     named = f"{files[0]}" if len(files) == 1 else repr([*map(str, files)])
     words = [
@@ -67,6 +65,23 @@ def command_line(workflow: str, bundle: Path, overlays: Sequence[str], settings:
         named,
     ]
     return [*words, *(f"--{key}={_as_text(value)}" for key, value in settings.items())]
+
+
+def workflow_files(workflow: str, bundle: Path, overlays: Sequence[str]) -> list[Path]:
+    """Files of the configs of a workflow, from the lowest up.
+
+    Args:
+        workflow: a name in :data:`WORKFLOWS`.
+        bundle: folder of the bundle.
+        overlays: names of further configs, the later on top of the earlier. Baselines, of which the bundle has none,
+            come on top of all others: of the quick overlay too, whose weight is that of DCD.
+
+    Raises:
+        InputError: for a config that the bundle does not have.
+    """
+    names = [*WORKFLOWS[workflow].configs, *overlays]
+    files = config_files(bundle, names, BASELINES if workflow == "distill" else None)
+    return sorted(files, key=lambda file: file.parent == BASELINES)
 
 
 def _as_text(value: str) -> str:

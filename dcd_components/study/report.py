@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.handlers.pictures import LINE_COLOURS
+from dcd_components.study.costs import read_costs
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.statistics import Comparison, Ratios, compare, ratios
 from dcd_components.tables import markdown_table, read_csv, write_csv
@@ -131,7 +132,7 @@ def write_report(study: Study, results: Results, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     write_csv(_figures(results, compared), out / "table.csv")
     tables = [markdown_table(rows, {key: (key, "" if key == "Method" else "s") for key in rows[0]})]
-    tables.append(_costs(results))
+    tables.append(_costs(results, read_costs(study)))
     caption = CAPTION.format(
         patients=len({row["patient"] for row in results.rows[baseline]}),
         seeds=len(results.records[baseline]),
@@ -194,7 +195,8 @@ def _figures(results: Results, compared: Mapping[tuple[str, str], Comparison]) -
     return rows
 
 
-def _costs(results: Results) -> str:
+def _costs(results: Results, seconds: Mapping[str, float]) -> str:
+    """What each network and training costs; the seconds of an iteration where they were measured in turns."""
     rows = []
     for method, records in results.records.items():
         last = [record["course"][-1] for record in records]
@@ -204,6 +206,7 @@ def _costs(results: Results) -> str:
                 "parameters": records[0]["parameters"],
                 "gmac": records[0]["gmac"],
                 "iterations": fmean(one["iteration"] for one in last),
+                "iteration_seconds": seconds.get(method, math.nan),
                 "minutes": fmean(one["seconds"] for one in last) / 60,
             }
         )
@@ -212,6 +215,7 @@ def _costs(results: Results) -> str:
         "parameters": ("Parameters, M", ".3f"),
         "gmac": ("GMAC per patch", ".2f"),
         "iterations": ("Iterations", ".0f"),
+        "iteration_seconds": ("An iteration, in turns, s", ".3f"),
         "minutes": ("Training, min", ".1f"),
     }
     return markdown_table(rows, columns)

@@ -19,7 +19,7 @@ from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
 
 from dcd_components import cli
 from dcd_components.errors import InputError
-from dcd_components.study import plan, runner
+from dcd_components.study import costs, plan, runner
 from dcd_components.study.runner import Places
 from dcd_components.tables import read_csv
 
@@ -42,7 +42,8 @@ def test_the_page_on_studies_runs(
     (tmp_path / "bundles").symlink_to(BUNDLES)
     monkeypatch.chdir(tmp_path)
     work, results = tmp_path / "work", tmp_path / "studies" / "hippocampus"
-    datalist, study, report = (
+    monkeypatch.setattr(costs, "ROUNDS", 1)
+    datalist, study, timing, report = (
         shlex.split(line.replace("DIR", str(hippocampi)).replace("WORK", str(work)).replace("REPORT", "report"))[1:]
         for line in commands(page("studies"))
     )
@@ -70,7 +71,14 @@ def test_the_page_on_studies_runs(
     before = {path: path.stat().st_mtime_ns for path in [*results.iterdir(), *work.rglob("model.pt")]}
     cli.main(study)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    with pytest.raises(InputError, match=r"no teacher at .*: run the study first, --index 0 is enough"):
+        cli.main([*timing[:-2], str(tmp_path / "elsewhere"), timing[-1]])
+    cli.main(timing)
+    seconds = json.loads((results / "costs.json").read_text())["seconds"]
+    assert list(seconds) == ["plain", "dcd"]
+    assert all(value > 0 for value in seconds.values())
     cli.main(report)
+    assert f"{seconds['dcd']:.3f}" in (tmp_path / "report" / "table.md").read_text()
     found = {path.name for path in (tmp_path / "report").iterdir()}
     assert found == {"index.html", "table.md", "table.csv", "curves.png", "differences.png"}
 

@@ -1,0 +1,60 @@
+"""What an iteration of each method of a study costs, all of them timed in turns in one process."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcd_components.benchmarks import training
+from dcd_components.bundle.running import workflow_files
+from dcd_components.errors import InputError
+from dcd_components.files import whole_file
+from dcd_components.study.plan import TEACHER, Study
+from dcd_components.study.runner import Places, machine
+
+COSTS = "costs.json"
+ROUNDS = 15  # turns of which the median is taken
+
+
+def measure_costs(study: Study, places: Places) -> str:
+    """Time the iterations of the first seed's trainings, and write ``costs.json`` beside the results.
+
+    Args:
+        study: whose methods are timed.
+        places: of the patients, and of the teacher's weights.
+
+    Returns:
+        The seconds by method.
+
+    Raises:
+        InputError: when the first seed's teacher is not there.
+    """
+    seed = study.runs[0].seed
+    teacher = (places.work / f"{TEACHER}-{seed}" / "model.pt").absolute()
+    if not teacher.is_file():
+        raise InputError(f"no teacher at {teacher}: run the study first, --index 0 is enough")
+    runs = {run.method: run for run in study.runs if run.seed == seed and run.method != TEACHER}
+    files = {name: [*map(str, workflow_files(run.workflow, study.bundle, run.training))] for name, run in runs.items()}
+    own = {name: dict(run.settings) for name, run in runs.items()}
+    for name, run in runs.items():
+        own[name] |= {"teacher_path": str(teacher)} if run.workflow == "distill" else {}
+    with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": seed}
+        shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
+        seconds = training.seconds(files, ROUNDS, own=own, **shared)
+    record = {"seconds": seconds, "rounds": ROUNDS, "threads": torch.get_num_threads(), "machine": machine()}
+    with whole_file(study.results / COSTS) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return "\n".join(f"{name}: {value:.3f} s" for name, value in seconds.items())
+
+
+def read_costs(study: Study) -> dict[str, float]:
+    """Seconds of an iteration by method; none where they were not measured."""
+    path = Path(study.results / COSTS)
+    return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
