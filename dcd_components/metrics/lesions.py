@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dcd_components.metrics.surfaces import ROUNDING
+
 __all__ = ["SIZES_MM3", "SMALL_LESION_MM3", "lesion_scores", "size_bins"]
 
 Mask = NDArray[np.bool_]
@@ -57,7 +59,7 @@ def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float]) -> dict[
     false = pred_count - np.unique(pred_lesions[label & pred]).size
     # 2 TP + FN + FP, as TP + FN is the number of true lesions.
     twice_mean = found.sum() + count + false
-    small = mm3 <= SMALL_LESION_MM3
+    small = mm3 <= SMALL_LESION_MM3 * ROUNDING
     scores = {
         "lesions": float(count),
         "tp_lesions": float(found.sum()),
@@ -69,6 +71,6 @@ def lesion_scores(pred: Mask, label: Mask, spacing_mm: Sequence[float]) -> dict[
         "volume_difference_ml": abs(int(pred.sum()) - int(label.sum())) * voxel_mm3 / 1000,
     }
     for name, (low, high) in size_bins().items():
-        inside = (low < mm3) & (mm3 <= high)
+        inside = (low * ROUNDING < mm3) & (mm3 <= high * ROUNDING)
         scores |= {f"lesions_{name}": float(inside.sum()), f"tp_lesions_{name}": float((inside & found).sum())}
     return scores

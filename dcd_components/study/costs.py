@@ -18,6 +18,7 @@ from dcd_components.study.plan import TEACHER, Study
 from dcd_components.study.runner import Places, machine
 
 COSTS = "costs.json"
+CONSTANT = {"_target_": "dcd_components.constant", "maximum": 1.0}
 ROUNDS = 15  # turns of which the median is taken
 
 
@@ -42,7 +43,8 @@ def measure_costs(study: Study, places: Places) -> str:
     files = {name: [*map(str, workflow_files(run.workflow, study.bundle, run.training))] for name, run in runs.items()}
     own = {name: dict(run.settings) for name, run in runs.items()}
     for name, run in runs.items():
-        own[name] |= {"teacher_path": str(teacher)} if run.workflow == "distill" else {}
+        if run.workflow == "distill":  # as while it distils: a ramp begins after the epochs that are timed
+            own[name] |= {"teacher_path": str(teacher), "distillation_weight": CONSTANT}
     with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": seed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class Run:
         seed: of first weights, data order and augmentation.
         workflow: of ``dcd run``: teacher, student or distill.
         overlays: configs on top, the later over the earlier, that its evaluation has too.
-        own: overlays of its training alone, on top of these.
+        own: overlays that make another method of its training, on top of these.
         settings: over the configs, by key.
     """
 
@@ -92,9 +93,11 @@ def read_study(path: Path) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     _check_keys(path, content, KEYS, ("bundle", "seeds", "methods"))
+    if not isinstance(content["bundle"], str):
+        raise InputError(f"{path}: bundle must be a folder, from that of the study, got {content['bundle']!r}")
     bundle = (path.parent / content["bundle"]).resolve()
     study = Study(path, bundle, list(_runs(path, content)))
-    for run in study.runs:
+    for run in study.runs[: len(study.runs) // len(content["seeds"])]:  # those of another seed say the same
         try:  # as the run itself will be checked
             running.command_line(
                 run.workflow, bundle, run.training, {key: str(run.settings[key]) for key in run.settings}
@@ -108,21 +111,42 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
     seeds, methods = content["seeds"], content["methods"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise InputError(f"{path}: seeds must be whole numbers, [0, 1, 2], got {seeds}")
+    if len({*seeds}) < len(seeds):
+        raise InputError(f"{path}: seeds must be different, got {seeds}")
     if not isinstance(methods, Mapping) or not methods:
         raise InputError(f"{path}: methods must be a mapping of names to their settings, got {methods}")
-    shared = content.get("settings") or {}
-    ofs = {TEACHER: {"workflow": TEACHER, "settings": content.get(TEACHER) or {}}, **methods}
+    for name in methods:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name) or name == TEACHER:
+            rule = "a letter, then letters, digits or _, and not teacher"
+            raise InputError(f"{path}: the name of a method must be {rule}, got {name!r}")
+    shared, students, teacher = (_mapping(path, key, content.get(key)) for key in ("settings", "students", TEACHER))
+    overlays = _listed(path, content.get("overlays"))
     for seed in seeds:
-        for method, said in ofs.items():
-            said = said or {}
+        yield Run(TEACHER, seed, TEACHER, overlays, (), {**shared, **teacher})
+        for name, given in methods.items():
+            said = _mapping(path, name, given)
             _check_keys(path, said, METHOD_KEYS, ())
             workflow = said.get("workflow", "distill")
-            if workflow not in ("student", "distill") and method != TEACHER:
-                raise InputError(f"{path}: the workflow of {method} must be student or distill, got {workflow}")
-            students = {} if method == TEACHER else content.get("students") or {}
-            settings = {**shared, **students, **(said.get("settings") or {})}
-            overlays, own = (list(one.get("overlays") or ()) for one in (content, said))
-            yield Run(str(method), seed, workflow, overlays, own, settings)
+            if workflow not in ("student", "distill"):
+                raise InputError(f"{path}: the workflow of {name} must be student or distill, got {workflow}")
+            own = _listed(path, said.get("overlays"))
+            if others := [one for one in own if not (running.BASELINES / f"{one}.yaml").is_file()]:
+                known = ", ".join(sorted(one.stem for one in running.BASELINES.glob("*.yaml")))
+                raise InputError(f"{path}: a method's overlay must be one of {known}, got {others[0]}: it trains alone")
+            settings = {**shared, **students, **_mapping(path, name, said.get("settings"))}
+            yield Run(name, seed, workflow, overlays, own, settings)
+
+
+def _mapping(path: Path, key: str, said: object) -> Mapping[str, Any]:
+    if not isinstance(said, Mapping | None):
+        raise InputError(f"{path}: {key} must be a mapping, got {said!r}")
+    return said or {}
+
+
+def _listed(path: Path, said: object) -> list[str]:
+    if not isinstance(said, list | None) or not all(isinstance(one, str) for one in said or ()):
+        raise InputError(f"{path}: overlays must be a list of names, got {said!r}")
+    return said or []
 
 
 def _check_keys(path: Path, said: object, known: Sequence[str], needed: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import textwrap
 from collections import defaultdict
@@ -21,7 +20,8 @@ from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.handlers.pictures import LINE_COLOURS
 from dcd_components.study.costs import read_costs
-from dcd_components.study.plan import TEACHER, Run, Study
+from dcd_components.study.plan import TEACHER, Study
+from dcd_components.study.records import read_record
 from dcd_components.study.statistics import Comparison, Ratios, compare, ratios
 from dcd_components.tables import markdown_table, read_csv, write_csv
 
@@ -35,6 +35,8 @@ SCORES = (
     ("HD95, mm", "hd95_mm_{}", None, False),
     ("Recall, lesions below 100 mm3", "tp_lesions_0_100mm3", "lesions_0_100mm3", True),
     ("Recall, all lesions", "tp_lesions", "lesions", True),
+    ("Lesion F1", "lesion_f1", None, True),
+    ("False lesions a case", "fp_lesions", None, False),
 )
 PAGE = """\
 <!doctype html>
@@ -50,10 +52,11 @@ img {{ max-width: 100% }}
 </body></html>
 """
 CAPTION = """\
-{patients} patients that no training saw and {seeds} seeds, each with a teacher of its own. A score is the mean over
-labels of the means over cases, {spread} its standard deviation over seeds. Differences are to {baseline}, which has the
-same first weights, data and order; in brackets their 95 % interval by a bootstrap over patients and seeds together.
-"Gap" is the share of the way from {baseline} to the teacher. "Better in" counts seeds.\
+{patients} patients that no training saw and {seeds} seeds, each with a teacher of its own{left_out}. A score is the
+mean over labels of the means over cases, +- its standard deviation over seeds; a case without the label counts where
+the method finds it. Differences are to {baseline}, which has the same first weights, data and order; in brackets their
+95 % interval, by a bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to
+the teacher in Dice, a dash where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
 """
 
 
@@ -73,8 +76,14 @@ class Results:
 
     def ratios(self, method: str, above: str, below: str | None) -> Ratios:
         """Scores of a method as sums."""
-        columns = [above.format(label) for label in self.labels] if "{}" in above else [above]
+        columns = [above.format(label) for label in self.drawn] if "{}" in above else [above]
         return ratios(self.rows[method], columns, None if below is None else [below])
+
+    @property
+    def drawn(self) -> list[str]:
+        """Labels that some case has: where none has, a single false voxel would count as much as a label."""
+        rows = next(iter(self.rows.values()))
+        return [label for label in self.labels if any(row[f"volume_ml_{label}"] for row in rows)]
 
     def scores(self) -> Iterator[tuple[str, str, str | None, bool]]:
         """Those of ``SCORES`` that the cases have, and that are somewhere defined."""
@@ -91,24 +100,35 @@ def read_results(study: Study, labels: Sequence[str]) -> Results:
     Raises:
         InputError: when no seed is complete.
     """
-    ended = [run for run in study.runs if (study.results / f"{run.name}.json").is_file()]
+    found = [(run, record) for run in study.runs if (record := read_record(study, run))]
     of_seed = defaultdict(list)
-    for run in ended:
+    for run, _ in found:
         of_seed[run.seed].append(run.method)
     complete = [seed for seed, methods in of_seed.items() if set(methods) >= {TEACHER, *study.methods}]
     if not complete:
         raise InputError(f"no seed of {study.path} has all of its runs in {study.results}: run the study first")
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for run in ended:
+    for run, record in found:
         if run.seed in complete:
             rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
-            records[run.method].append(_record(study, run))
+            records[run.method].append(record)
+    _check_records(study, records)
     return Results(dict(rows), dict(records), labels)
 
 
-def _record(study: Study, run: Run) -> dict[str, Any]:
-    return dict(json.loads((study.results / f"{run.name}.json").read_text(encoding="utf-8")))
+def _check_records(study: Study, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """All of the same cases, and each student of the teacher that is reported."""
+    if len({record["cases"] for several in records.values() for record in several}) > 1:
+        raise InputError(
+            f"the runs in {study.results} are not all of the same data list: run those of other lists anew"
+        )
+    teachers = {record["seed"]: record["weights"] for record in records[TEACHER]}
+    for method, several in records.items():
+        for record in several:
+            if record.get("teacher", teachers[record["seed"]]) != teachers[record["seed"]]:
+                other = f"{method}-{record['seed']}"
+                raise InputError(f"{other} in {study.results} is of another teacher than that of its seed: run it anew")
 
 
 def write_report(study: Study, results: Results, out: Path) -> str:
@@ -137,7 +157,8 @@ def write_report(study: Study, results: Results, out: Path) -> str:
         patients=len({row["patient"] for row in results.rows[baseline]}),
         seeds=len(results.records[baseline]),
         baseline=baseline,
-        spread="+-",
+        left_out=_left_out(study, results),
+        drawn="patients and seeds together" if len(results.records[baseline]) > 1 else "patients alone: one seed",
     )
     text = "\n\n".join([tables[0], textwrap.fill(caption, 120), tables[1], _provenance(results)])
     with whole_file(out / "table.md") as partial:
@@ -147,6 +168,11 @@ def write_report(study: Study, results: Results, out: Path) -> str:
     with whole_file(out / "index.html") as partial:
         partial.write_text(_page(study, tables, [caption, _provenance(results)]), encoding="utf-8")
     return text
+
+
+def _left_out(study: Study, results: Results) -> str:
+    number = len({run.seed for run in study.runs}) - len(results.records[TEACHER])
+    return f"; {number} more are left out, since not all of their runs are there" if number else ""
 
 
 def _compared(results: Results, method: str, baseline: str, above: str, below: str | None) -> Comparison:
@@ -171,6 +197,8 @@ def _row(results: Results, method: str, compared: Mapping[tuple[str, str], Compa
 
 
 def _interval(value: float, low: float, high: float, digits: int) -> str:
+    if math.isnan(value):
+        return "\N{EN DASH}"
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
@@ -181,7 +209,7 @@ def _figures(results: Results, compared: Mapping[tuple[str, str], Comparison]) -
         for method in results.rows:
             of_seed = results.ratios(method, above, below).of_seed()
             found = compared.get((method, title))
-            compares = ("difference", "low", "high", "share", "share_low", "share_high", "higher")
+            compares = ("difference", "low", "high", "share", "share_low", "share_high")
             rows.append(
                 {
                     "method": method,
@@ -190,6 +218,7 @@ def _figures(results: Results, compared: Mapping[tuple[str, str], Comparison]) -
                     "sd": of_seed.std(ddof=1) if len(of_seed) > 1 else math.nan,
                     "seeds": len(of_seed),
                     **{name: getattr(found, name) if found else math.nan for name in compares},
+                    "seeds_with_more": found.higher if found else math.nan,
                 }
             )
     return rows
@@ -223,7 +252,8 @@ def _costs(results: Results, seconds: Mapping[str, float]) -> str:
 
 def _provenance(results: Results) -> str:
     records = [record for several in results.records.values() for record in several]
-    commits, machines = ({record[key] for record in records} for key in ("commit", "machine"))
+    commits = {commit for record in records for commit in record["commits"]}
+    machines = {record["machine"] for record in records}
     threads = sorted({record["threads"] for record in records})
     return f"Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}; threads a run: {threads}."
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,11 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.data.datalists import read_datalist
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
+from dcd_components.handlers.training_lock import TrainingLock
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import weights_digest
 from dcd_components.study.plan import TEACHER, Run, Study
+from dcd_components.study.records import cases_digest, difference, read_json, read_record, settings_of
 from dcd_components.tables import read_csv, write_csv
 
 
@@ -68,10 +70,13 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
         InputError: at the end, for the runs that failed, with the files that say why; at once, for one that was run
             with other settings.
     """
+    if processes < 1:
+        raise InputError(f"processes must be at least 1, got {processes}")
     if index is not None and not 0 <= index < len(study.runs):
         raise InputError(f"index must be from 0 to {len(study.runs) - 1}, the last run of {study.path}, got {index}")
     chosen = list(study.runs) if index is None else [study.runs[index]]
-    left = [run for run in chosen if not is_done(study, run)]
+    cases = cases_digest(places.datalist)
+    left = [run for run in chosen if read_record(study, run, cases) is None]
     faults: list[str] = []
     with Programs() as programs, ThreadPoolExecutor(processes) as pool, tqdm(total=len(left), unit="run") as bar:
         running: dict[Future[None], Run] = {}
@@ -93,7 +98,8 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
             raise
     if faults:
         raise InputError("\n  ".join([f"{len(faults)} runs are missing:", *faults]))
-    return f"{sum(is_done(study, run) for run in study.runs)} of {len(study.runs)} runs in {study.results}"
+    there = sum((study.results / f"{run.name}.json").is_file() for run in study.runs)
+    return f"{there} of {len(study.runs)} runs in {study.results}"
 
 
 def _faults(ended: Future[None]) -> list[str]:
@@ -150,78 +156,85 @@ def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def is_done(study: Study, run: Run) -> bool:
-    """Whether a run has ended, with the settings that the study says now.
-
-    Raises:
-        InputError: when it was run with others.
-    """
-    path = study.results / f"{run.name}.json"
-    if not path.is_file():
-        return False
-    then, now = json.loads(path.read_text(encoding="utf-8"))["settings"], _said(study, run)
-    if other := sorted(key for key in {*then, *now} if then.get(key) != now.get(key)):
-        raise InputError(
-            f"{path} was run with another {other[0]}, {then.get(other[0])}, than the study says, {now.get(other[0])}: "
-            "take it away, or call the method otherwise"
-        )
-    return True
-
-
-def _said(study: Study, run: Run) -> dict[str, Any]:
-    said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": run.training, **run.settings}
-    return dict(json.loads(json.dumps(said)))
-
-
 def _ready(study: Study, left: Sequence[Run]) -> list[Run]:
     """Runs whose teacher is there, or that need none."""
-    teachers = {run.seed for run in study.runs if run.method == TEACHER and is_done(study, run)}
-    return [run for run in left if run.workflow != "distill" or run.seed in teachers]
+    teachers = {run.seed: run for run in study.runs if run.method == TEACHER}
+    return [run for run in left if run.workflow != "distill" or read_record(study, teachers[run.seed])]
 
 
 def _do(study: Study, run: Run, places: Places, programs: Programs, threads: int | None) -> None:
-    """Train, evaluate and write the two files of a run."""
+    """Train, evaluate and write the two files of a run, in a folder of its own that no other program works in."""
     folder = places.work / run.name
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = TrainingLock(folder)
+    if not lock.take():
+        raise InputError(f"another study is at work in {folder}: wait for its end, or choose another --work")
+    try:
+        _train_and_score(
+            study, run, places, folder, functools.partial(_call, study, programs, folder, threads), threads
+        )
+    finally:
+        lock.release()
+
+
+def _train_and_score(
+    study: Study, run: Run, places: Places, folder: Path, call: Callable[..., None], threads: int | None
+) -> None:
     model, output = folder / "model.pt", folder / "eval"
     data = {"dataset_dir": places.dataset_dir.absolute(), "datalist": places.datalist.absolute()}
     trained = {**run.settings, "seed": run.seed, "cache_dir": (places.work / "cache").absolute()}
+    begun: dict[str, Any] = {"settings": settings_of(study, run), "cases": cases_digest(places.datalist)}
     if run.workflow == "distill":
-        trained["teacher_path"] = (places.work / f"{TEACHER}-{run.seed}" / "model.pt").absolute()
-    call = functools.partial(_call, study, programs, folder, threads)
+        trained["teacher_path"] = _teacher(study, run, places)
+        begun["teacher"] = weights_digest(trained["teacher_path"])
+    begun = _begin(folder / "begun.json", begun)
     call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
     shutil.rmtree(output, ignore_errors=True)
-    kept = _of_inference(study, run)
-    scored = {**data, **kept, "ckpt_path": model.absolute(), "output_dir": output.absolute()}
-    call("evaluate", run.evaluation, scored)
+    parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
+    kept = {key: value for key, value in run.settings.items() if key.partition("::")[0] in parser.get()}
+    call("evaluate", run.evaluation, {**data, **kept, "ckpt_path": model.absolute(), "output_dir": output.absolute()})
     patient = {case["case"]: case["patient"] for case in read_datalist(places.datalist).cases}
     about = {"method": run.method, "seed": run.seed}
     rows = [{**about, "patient": patient[row["case"]], **row} for row in read_csv(output / "scores.csv")]
     write_csv(rows, study.results / f"{run.name}.csv")
+    parser.update(kept)
+    patch = [len(parser["sequences"]), *parser["patch_size"]]
     record = {
-        "settings": _said(study, run),
+        **begun,
         "seed": run.seed,
         "weights": weights_digest(model),
-        **_network(study, run, kept),
+        **cost(parser.get_parsed_content("network_def"), patch),
         "threads": threads or torch.get_num_threads(),
         "machine": machine(),
-        "commit": _commit(),
         "course": [{k: v for k, v in row.items() if v is not None} for row in read_csv(folder / "model_training.csv")],
     }
-    with whole_file(study.results / f"{run.name}.json") as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _write(study.results / f"{run.name}.json", record)
 
 
-def _of_inference(study: Study, run: Run) -> dict[str, Any]:
-    """Those settings of a run that its evaluation has too, such as the widths."""
-    config = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation]).get()
-    return {key: value for key, value in run.settings.items() if key.partition("::")[0] in config}
+def _teacher(study: Study, run: Run, places: Places) -> Path:
+    """The weights of the seed's teacher, which must be those that were scored."""
+    path = (places.work / f"{TEACHER}-{run.seed}" / "model.pt").absolute()
+    record = study.results / f"{TEACHER}-{run.seed}.json"
+    if not path.is_file() or weights_digest(path) != read_json(record)["weights"]:
+        raise InputError(f"{path} is not there, or not the teacher of {record}: take that away to train it anew")
+    return path
 
 
-def _network(study: Study, run: Run, settings: Mapping[str, Any]) -> dict[str, float]:
-    parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
-    parser.update(dict(settings))
-    return cost(parser.get_parsed_content("network_def"), [len(parser["sequences"]), *parser["patch_size"]])
+def _begin(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Note what a training is begun or resumed with, and by which code, so that it goes on as what it was."""
+    commits = [commit()]
+    if path.is_file():
+        before = read_json(path)
+        commits = sorted({*commits, *before.pop("commits")})
+        flat = ({**one, **one["settings"], "settings": None} for one in (before, said))
+        if other := difference(*flat):
+            raise InputError(f"{path.parent} was begun with {other}: delete the folder to train anew")
+    _write(path, content := {**said, "commits": commits})
+    return content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _call(
@@ -259,7 +272,7 @@ def machine() -> str:
     return f"{device}, torch {torch.__version__}, {platform.system()}"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the code, where it is a clone, and whether it was changed since."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

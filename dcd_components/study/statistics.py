@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from dcd_components.errors import InputError
 
@@ -27,6 +29,7 @@ class Ratios:
     Args:
         numerators: a.
         denominators: b.
+        what: seeds and cases that they are of.
 
     Shape:
         both: ``(seeds, patients, labels)``.
@@ -34,6 +37,7 @@ class Ratios:
 
     numerators: Array
     denominators: Array
+    what: object = None
 
     def value(self, seeds: Array | None = None, patients: Array | None = None) -> Array:
         """The score where seeds and patients count as often as said.
@@ -49,8 +53,10 @@ class Ratios:
         seeds = np.ones((1, shape[0])) if seeds is None else seeds
         patients = np.ones((1, shape[1])) if patients is None else patients
         sums = [np.einsum("ds,spl,dp->dl", seeds, x, patients) for x in (self.numerators, self.denominators)]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.nanmean(sums[0] / sums[1], axis=1))
+        known = sums[1] > 0
+        shares = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=known)
+        labels = known.sum(axis=1)
+        return np.asarray(np.divide(shares.sum(axis=1), labels, out=np.full(len(labels), np.nan), where=labels > 0))
 
     def of_seed(self) -> Array:
         """The score of each seed: ``(seeds,)``."""
@@ -81,7 +87,7 @@ def ratios(
         below = np.isfinite(above) * 1.0 if denominators is None else np.array([row[name] for name in denominators])
         sums[0][place] += np.nan_to_num(above)
         sums[1][place] += below
-    return Ratios(*sums)
+    return Ratios(sums[0], sums[1], (seeds, sorted({(str(row["patient"]), str(row["case"])) for row in rows})))
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,12 @@ class Comparison:
 
     Args:
         difference: of their scores.
-        low: 2.5th percentile of the difference over draws of patients and seeds.
-        high: 97.5th percentile.
+        low: lower end of its 95 % interval.
+        high: upper end.
         higher: number of seeds in which the method's score is the higher one.
-        share: part of the way from the baseline to the teacher; NaN without a teacher.
-        share_low: 2.5th percentile.
-        share_high: 97.5th percentile.
+        share: part of the way from the baseline to the teacher; NaN where the teacher is not surely better or worse.
+        share_low: lower end of its 95 % interval.
+        share_high: upper end.
     """
 
     difference: float
@@ -107,10 +113,14 @@ class Comparison:
     share_high: float
 
 
-def compare(method: Ratios, baseline: Ratios, teacher: Ratios | None = None, draws: int = DRAWS) -> Comparison:
+def compare(method: Ratios, baseline: Ratios, teacher: Ratios, *, draws: int = DRAWS) -> Comparison:
     """Compare two methods, seeds and patients drawn together with replacement.
 
-    A draw takes the same seeds and patients for all, since first weights, data order and patients are shared.
+    A draw takes the same seeds and patients for all, since first weights, data order and patients are shared. The
+    interval is the percentiles of the draws, stretched about the difference, since so few seeds vary too little when
+    they are drawn with replacement: to the variance of a mean of as many seeds, and to the quantile of the t
+    distribution whose degrees of freedom follow from both variances by Satterthwaite's formula. With one seed it is of
+    the patients alone.
 
     Args:
         method: its scores.
@@ -119,23 +129,38 @@ def compare(method: Ratios, baseline: Ratios, teacher: Ratios | None = None, dra
         draws: of the bootstrap, whose random numbers are always the same.
 
     Raises:
-        InputError: when they are not of the same numbers of seeds and patients.
+        InputError: when they are not of the same seeds and cases.
     """
-    shapes = {one.numerators.shape for one in (method, baseline, teacher) if one is not None}
-    if len(shapes) > 1:
-        raise InputError(f"methods that are compared must have the same seeds and patients, got {sorted(shapes)}")
+    if not method.what == baseline.what == teacher.what or method.numerators.shape != baseline.numerators.shape:
+        raise InputError("methods that are compared must have the same seeds and the same cases")
     seeds, patients, _ = method.numerators.shape
     generator = np.random.default_rng(0)
     drawn = [
         generator.multinomial(size, np.full(size, 1 / size), size=draws).astype(float) for size in (seeds, patients)
     ]
-    found = method.value() - baseline.value()
-    spread = method.value(*drawn) - baseline.value(*drawn)
-    share, shares = np.full(1, np.nan), np.full(draws, np.nan)
-    if teacher is not None:
-        share = found / (teacher.value() - baseline.value())
-        shares = spread / (teacher.value(*drawn) - baseline.value(*drawn))
-    low, high = np.nanpercentile(spread, [2.5, 97.5]).tolist()
-    share_low, share_high = (np.nanpercentile(shares, [2.5, 97.5]) if teacher is not None else shares[:2]).tolist()
+
+    def difference(one: Ratios, other: Ratios, *weights: Array | None) -> Array:
+        return np.asarray(one.value(*weights) - other.value(*weights))
+
+    found, spread = difference(method, baseline)[0], difference(method, baseline, *drawn)
+    alone = [np.nanvar(difference(method, baseline, *one)) for one in ((drawn[0], None), (None, drawn[1]))]
+    wider = _stretch(float(np.nanvar(spread)), float(alone[0]), float(alone[1]), seeds, patients)
+    low, high = found + wider * (np.nanpercentile(spread, [2.5, 97.5]) - found)
+    gap, gaps = difference(teacher, baseline)[0], difference(teacher, baseline, *drawn)
+    share, share_low, share_high = math.nan, math.nan, math.nan
+    if np.nanpercentile(gaps, 2.5) > 0 or np.nanpercentile(gaps, 97.5) < 0:
+        share = found / gap
+        share_low, share_high = share + wider * (np.nanpercentile(spread / gaps, [2.5, 97.5]) - share)
     higher = int((method.of_seed() > baseline.of_seed()).sum())
-    return Comparison(float(found[0]), low, high, higher, float(share[0]), share_low, share_high)
+    return Comparison(float(found), float(low), float(high), higher, float(share), float(share_low), float(share_high))
+
+
+def _stretch(both: float, of_seeds: float, of_patients: float, seeds: int, patients: int) -> float:
+    """By how much the interval of a bootstrap is too narrow."""
+    if both == 0:
+        return 1.0
+    of_seeds = of_seeds * seeds / (seeds - 1) if seeds > 1 else 0.0
+    terms = [(of_seeds, seeds - 1), (of_patients, patients - 1)]
+    freedom = sum(one for one, _ in terms) ** 2 / (sum(one**2 / n for one, n in terms if n and one) or 1.0)
+    variance = both + (of_seeds / seeds if seeds > 1 else 0.0)
+    return float(stats.t.ppf(0.975, max(freedom, 1.0)) / stats.norm.ppf(0.975) * math.sqrt(variance / both))

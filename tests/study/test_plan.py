@@ -19,7 +19,7 @@ CONTENT = {
     "methods": {
         "plain": {"workflow": "student"},
         "dcd": None,
-        "levels": {"settings": {"levels": 1, "max_epochs": 9}, "overlays": ["tensorboard"]},
+        "levels": {"settings": {"levels": 1, "max_epochs": 9}, "overlays": ["cwd"]},
     },
 }
 
@@ -40,7 +40,7 @@ def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
     assert teacher.settings == {"batch_size": 2, "max_epochs": 5}
     assert plain.settings == dcd.settings == {"batch_size": 2, "max_epochs": 7}
     assert levels.settings == {"batch_size": 2, "max_epochs": 9, "levels": 1}
-    assert (levels.training, levels.evaluation) == (["quick", "tensorboard"], ["quick"])
+    assert (levels.training, levels.evaluation) == (["quick", "cwd"], ["quick"])
     assert teacher.evaluation == ["teacher", "quick"]
 
 
@@ -54,7 +54,21 @@ def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
         ({"methods": {"a": {"epochs": 3}}}, "must have only keys of workflow, overlays, settings, got epochs"),
         ({"methods": {"a": {"workflow": "teacher"}}}, "the workflow of a must be student or distill, got teacher"),
         ({"methods": {"a": {"settings": {"level": 3}}}}, "a: no config has the key level; the nearest is levels"),
-        ({"methods": {"a": {"overlays": ["fast"]}}}, "a: the bundle .* has no config fast"),
+        (
+            {"methods": {"a": {"overlays": ["fast"]}}},
+            "a method's overlay must be one of attention, .*, got fast: it trains alone",
+        ),
+        ({"methods": {"a": {"overlays": ["quick"]}}}, "a method's overlay must be one of attention, .*, got quick"),
+        ({"overlays": ["fast"]}, "teacher: the bundle .* has no config fast"),
+        ({"overlays": "quick"}, "overlays must be a list of names, got 'quick'"),
+        ({"seeds": [0, 0]}, r"seeds must be different, got \[0, 0\]"),
+        ({"methods": {"teacher": None}}, "the name of a method must be a letter, .*, got 'teacher'"),
+        ({"methods": {"../x": None}}, "the name of a method must be a letter, .*, got '../x'"),
+        ({"methods": {1: None}}, "the name of a method must be a letter, .*, got 1"),
+        ({"settings": [1]}, r"settings must be a mapping, got \[1\]"),
+        ({"teacher": 32}, "teacher must be a mapping, got 32"),
+        ({"methods": {"a": {"settings": 5}}}, "a must be a mapping, got 5"),
+        ({"bundle": 3}, "bundle must be a folder, from that of the study, got 3"),
         ({"bundle": "nowhere"}, "has no config train_teacher: there is no folder configs"),
     ],
 )

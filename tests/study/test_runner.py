@@ -19,7 +19,7 @@ from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
 
 from dcd_components import cli
 from dcd_components.errors import InputError
-from dcd_components.study import costs, plan, runner
+from dcd_components.study import costs, plan, records, runner
 from dcd_components.study.runner import Places
 from dcd_components.tables import read_csv
 
@@ -103,6 +103,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             Path(settings["output_dir"]).mkdir()
             (Path(settings["output_dir"]) / "scores.csv").write_text("case,dice_ET,weights\na,0.5,x\n")
         else:
+            (folder / "model.pt").touch()
             (folder / "model_training.csv").write_text("epoch,loss\n1,0.5\n")
 
     monkeypatch.setattr(runner, "_call", call)
@@ -112,8 +113,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    cases = type("List", (), {"cases": [{"case": "a", "patient": "p"}]})
-    monkeypatch.setattr(runner, "read_datalist", lambda path: cases)
+    cases = type("List", (), {"cases": [{"case": "a", "patient": "p", "fold": 0}]})
+    for module in (runner, records):
+        monkeypatch.setattr(module, "read_datalist", lambda path: cases)
     return Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work")
 
 
@@ -150,9 +152,47 @@ def test_results_of_other_settings_are_neither_taken_nor_replaced(places: Places
     runner.run_study(plan.read_study(written(tmp_path)), places)
     other = plan.read_study(written(tmp_path, methods={**METHODS, "dcd": {"settings": {"levels": 2}}}))
     before = (other.results / "dcd-0.json").read_text()
-    with pytest.raises(InputError, match=r"dcd-0.json was run with another levels, 1, than the study says, 2: take it"):
+    with pytest.raises(InputError, match=r"dcd-0.json was run with another levels, 1, than is said now, 2: take it"):
         runner.run_study(other, places)
     assert (other.results / "dcd-0.json").read_text() == before
+    for kind in (".json", ".csv"):
+        (other.results / f"dcd-0{kind}").unlink()
+    with pytest.raises(InputError, match=r"dcd-0 was begun with another levels, 1, than is said now, 2: delete the"):
+        runner.run_study(other, places)
+
+
+@pytest.mark.usefixtures("called")
+def test_runs_of_other_cases_or_of_another_teacher_are_not_taken(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = plan.read_study(written(tmp_path))
+    runner.run_study(study, places, index=0)
+    monkeypatch.setattr(runner, "weights_digest", lambda path: "y")
+    with pytest.raises(InputError, match=r"model.pt is not there, or not the teacher of .*teacher-0.json: take that"):
+        runner.run_study(study, places, index=2)
+    monkeypatch.setattr(runner, "cases_digest", lambda path: "others")
+    with pytest.raises(InputError, match=r"teacher-0.json was run with another cases, \w+, than is said now, others"):
+        runner.run_study(study, places)
+
+
+def test_a_folder_in_which_another_study_works_is_left_alone(called: list[str], places: Places, tmp_path: Path) -> None:
+    words = "import sys, time; from pathlib import Path; from dcd_components.handlers.training_lock import TrainingLock"
+    words += "; TrainingLock(Path(sys.argv[1])).take(); print('taken', flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-W", "ignore", "-c", words, str(places.work / "teacher-0")], stdout=-1)
+    assert other.stdout
+    try:
+        other.stdout.readline()
+        with pytest.raises(InputError, match=r"another study is at work in .*teacher-0: wait for its end"):
+            runner.run_study(plan.read_study(written(tmp_path)), places, index=0)
+    finally:
+        other.kill()
+        other.communicate()
+    assert not called
+
+
+def test_no_process_is_none(places: Places, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="processes must be at least 1, got 0"):
+        runner.run_study(plan.read_study(written(tmp_path)), places, processes=0)
 
 
 def test_a_run_that_fails_is_named_at_the_end_and_the_others_are_done(
@@ -173,9 +213,9 @@ def test_a_run_that_fails_is_named_at_the_end_and_the_others_are_done(
     assert {name.split()[0] for name in called} == {"plain-0", "teacher-1", "dcd-1"}
 
 
-def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_program_that_fails_is_told_with_its_last_words(patients: Path, tmp_path: Path) -> None:
     study = plan.read_study(written(tmp_path))
-    places = Places(tmp_path / "nowhere", tmp_path / "none.json", tmp_path / "work")
+    places = Places(tmp_path / "nowhere", patients / "datalist.json", tmp_path / "work")
     with pytest.raises(InputError, match=r"teacher of teacher-0 failed, see .*teacher.txt: error: "):
         runner.run_study(study, places, index=0)
     assert not study.results.exists()
@@ -185,6 +225,7 @@ STUDY = """
 import sys
 from pathlib import Path
 from dcd_components.study import plan, runner
+runner.cases_digest = lambda path: "x"
 runner._call = lambda study, programs, folder, *_: programs([sys.executable, "-c", LOOP], folder / "log", None)
 LOOP = "import signal, time; signal.signal(15, lambda *_: exit(print('ended'))); print('begun', flush=True); "
 LOOP += "time.sleep(99)"

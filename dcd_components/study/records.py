@@ -1,0 +1,81 @@
+"""What is kept of a run: by what it is known again, and whether it has ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dcd_components.bundle.running import workflow_files
+from dcd_components.data.datalists import read_datalist
+from dcd_components.errors import InputError
+from dcd_components.study.plan import Run, Study
+
+#: What a record must hold, for the report.
+KEYS = ("settings", "cases", "weights", "course", "parameters", "gmac", "threads", "machine", "commits")
+
+
+def settings_of(study: Study, run: Run) -> dict[str, Any]:
+    """What a study says of a run: settings by key, and the overlays with digests of what they say."""
+    files = {path.stem: path for path in workflow_files(run.workflow, study.bundle, run.training)}
+    overlays = {name: _digest(yaml.safe_load(files[name].read_text(encoding="utf-8"))) for name in run.training}
+    said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": overlays, **run.settings}
+    return dict(json.loads(json.dumps(said)))
+
+
+def cases_digest(datalist: Path) -> str:
+    """Digest of the cases of a data list and of their folds."""
+    return _digest([[case["case"], case["patient"], case["fold"]] for case in read_datalist(datalist).cases])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_record(study: Study, run: Run, cases: str | None = None) -> dict[str, Any] | None:
+    """Record of a run that has ended; None for one that has not.
+
+    Args:
+        study: that it belongs to.
+        run: whose record is read.
+        cases: digest of the data list that it must be of; any by default.
+
+    Raises:
+        InputError: for a file that is no record, and one of other settings, overlays or cases than the study's.
+    """
+    path = study.results / f"{run.name}.json"
+    if not path.is_file() or not path.with_suffix(".csv").is_file():
+        return None
+    record = read_json(path)
+    if missing := [key for key in KEYS if key not in record]:
+        raise InputError(f"{path} is no record of a run, it lacks {missing[0]}: take it away")
+    now = {**settings_of(study, run), **({"cases": cases} if cases else {})}
+    then = {**record["settings"], **({"cases": record["cases"]} if cases else {})}
+    if other := difference(then, now):
+        raise InputError(f"{path} was run with {other}: take it and {run.name}.csv away, or call the method otherwise")
+    return record
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what is another setting than before; nothing where none is."""
+    keys = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    return f"another {keys[0]}, {then.get(keys[0])}, than is said now, {now.get(keys[0])}" if keys else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a mapping.
+
+    Raises:
+        InputError: for one that does not.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
