@@ -42,7 +42,7 @@ def read_csv(path: Path, text: Collection[str] | None = ("case", "weights")) -> 
     if not path.is_file():
         raise InputError(f"{path} must be a CSV file, but there is none")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel's begins with a mark of its own
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} must be a CSV file in UTF-8: {error}") from None

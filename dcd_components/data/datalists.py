@@ -73,7 +73,8 @@ def make_datalist(
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     ranked = [case for case in cases if LABEL in case] or cases  # what has no label must not unbalance what trains
     assigned = _folds(ranked, layout, folds, seed, nnunet=nnunet)
-    known = {case["case"]: fold for case, fold in zip(ranked, assigned, strict=True)}
+    known = {name: one.fold for name, one in layout.table.items() if one.fold is not None}
+    known |= {case["case"]: fold for case, fold in zip(ranked, assigned, strict=True)}
     of_patient = {case["patient"]: known[case["case"]] for case in ranked}
     listed_cases = [{**case, "fold": known.get(case["case"], of_patient.get(case["patient"], 0))} for case in cases]
     header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)

@@ -35,12 +35,18 @@ def read_patients(path: Path) -> dict[str, Patient]:
     rows = read_csv(path, text=None)
     if not {CASE, PATIENT} <= set(rows[0]):
         raise InputError(f"{path} must have the columns case and patient, got {', '.join(rows[0])}")
+    if near := [
+        name for name in rows[0] if name.strip().lower() in (CASE, PATIENT, FOLD) and name != name.lower().strip()
+    ]:
+        raise InputError(f"{path} must call its columns case, patient and fold, got {near[0]!r}")
     found: dict[str, Patient] = {}
     fold_of: dict[str, str | None] = {}
     for row in rows:
         case, patient, fold = row[CASE], row[PATIENT], row.get(FOLD)
-        if not case or not patient or not (fold is None or fold.isdecimal()):
-            raise InputError(f"{path} must name case and patient, and a fold as 0, 1, 2 and so on, got {row}")
+        whole = all(one and one == one.strip() for one in (case, patient))
+        if not whole or not (fold is None or fold.isdecimal()):
+            said = "case and patient, without blanks around them, and a fold as 0, 1, 2 and so on"
+            raise InputError(f"{path} must name {said}, got {row}")
         if case in found:
             raise InputError(f"{path} has {case} twice")
         if fold_of.setdefault(patient, fold) != fold:

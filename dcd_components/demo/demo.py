@@ -102,7 +102,7 @@ def run(out: str = "demo", seed: int = 0, task: str = "brats_gli", dataset_dir: 
         known = sorted(path.name.removesuffix("_dcd") for path in BUNDLES.glob("*_dcd"))
         raise InputError(f"unknown task {task!r}; choose {', '.join(known)}")
     if task in DECATHLON and dataset_dir is None:
-        dataset_dir = download(task, folder.absolute() / "data")
+        dataset_dir = download(task, folder.absolute().parent / "data")
     Demo(folder.absolute(), bundle, seed, dataset_dir=dataset_dir).run()
 
 

@@ -55,11 +55,12 @@ class DistillationHandler:
         term = distiller.loss(output[CommonKeys.IMAGE], epoch, self.inferer, output.get(CommonKeys.LABEL))
         output["segmentation_loss"] = output[CommonKeys.LOSS].detach()
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + term
-        if weight := distiller.weight(epoch):
-            output |= {"distillation_loss": distiller.unweighted, "distillation_weight": torch.tensor(weight)}
-        if weight := distiller.output_weight(epoch):
-            output["distillation_output_weight"] = torch.tensor(weight)
+        weights = {"distillation_weight": distiller.weight(epoch)}
+        weights["distillation_output_weight"] = distiller.output_weight(epoch)
+        if weights["distillation_weight"]:
+            output["distillation_loss"] = distiller.unweighted
         output |= {f"distillation_loss/{stage}": value for stage, value in distiller.terms.items()}
+        output |= {name: torch.tensor(weight) for name, weight in weights.items() if weight}
 
     def _start_epoch(self, engine: Engine) -> None:
         self.distiller.open(engine.state.epoch - 1)

@@ -108,9 +108,17 @@ def test_a_table_says_the_folds_of_a_data_set_and_of_its_parts(tmp_path: Path) -
     assert [case["fold"] for case in listed(tmp_path, layout)] == [3, 3, 0]
     (tmp_path / "1.nii.gz").unlink()
     assert [case["fold"] for case in listed(tmp_path, layout)] == [3, 0]
+    marked = table(tmp_path, "\ufeffcase,patient,fold\n2,a,3\n3,b,0\n")
+    assert [case["fold"] for case in listed(tmp_path, marked)] == [3, 0]
     for other in ({"folds": 5}, {"nnunet": True}, {"seed": 1}):
         with pytest.raises(InputError, match=r"patients.csv says in which fold each patient is: leave out the choice"):
             listed(tmp_path, layout, **other)
+
+
+def test_a_case_without_a_label_is_in_the_fold_of_the_table(tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "1_seg.nii.gz"])
+    layout = replace(table(tmp_path, "case,patient,fold\n1,a,3\n2,b,2\n"), label_file="{case}_seg.nii.gz")
+    assert [case["fold"] for case in listed(tmp_path, layout, unlabelled=True)] == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +126,10 @@ def test_a_table_says_the_folds_of_a_data_set_and_of_its_parts(tmp_path: Path) -
     [
         ("case,patient\n1,a\n", "1 faults in .*:\n  2: not in .*patients.csv"),
         ("case,scan\n1,a\n", "must have the columns case and patient, got case, scan"),
-        ("case,patient\n1,\n", "must name case and patient, and a fold as 0, 1, 2 and so on, got .*'patient': ''"),
-        ("case,patient,fold\n1,a,x\n", "must name case and patient, and a fold as 0, 1, 2 and so on, got .*'x'"),
+        ("case,patient\n1,\n", "must name case and patient, without blanks .*, got .*'patient': ''"),
+        ("case,patient\n1,a \n2,a\n", "must name case and patient, without blanks .*, got .*'a '"),
+        ("case,patient,fold\n1,a,x\n", "and a fold as 0, 1, 2 and so on, got .*'x'"),
+        ("case,patient,Fold\n1,a,0\n", "must call its columns case, patient and fold, got 'Fold'"),
         ("case,patient\n1,a\n1,b\n", "has 1 twice"),
         ("case,patient,fold\n1,a,0\n2,a,1\n", "has a in the folds 0 and 1: keep it in one"),
         ("case,patient\n", "must have a header and rows of its length, got 0 rows"),
