@@ -33,11 +33,12 @@ def case(bundle: Path, data: Path, tmp_path: Path) -> dict[str, Path]:
         "label": str(data / listed["label"]),
     }
     reference = nibabel.load(paths[layout.reference])
-    (tmp_path / "cases").mkdir()
+    for folder in ("cases", "labels"):  # a label may be called as its image is
+        (tmp_path / folder).mkdir()
     files, images = {}, []
     for sequence, path in paths.items():
         image = resample_from_to(nibabel.load(path), reference, order=0).slicer[::-1, 2:]
-        files[sequence] = tmp_path / "cases" / Path(path).name
+        files[sequence] = tmp_path / ("labels" if sequence == "label" else "cases") / Path(path).name
         nibabel.save(image, files[sequence])
         images += [image] * (sequence != "label")
     files["whole"] = tmp_path / "cases" / "glioma.nii.gz"
