@@ -172,11 +172,13 @@ class Distiller(nn.Module):
             self._student.forget()
             return self.unweighted
         maps = [_plain(x) for x in self._student.pop()]
-        targets = _run(self._whole_teacher if output_weight > 0 else self._teacher, _plain(image), inferer or _call)
+        recorder = self._whole_teacher if output_weight > 0 else self._teacher
+        targets = _run(recorder, _plain(image), inferer or _call)
         label = None if label is None else _plain(label)
-        compared = [*zip(self._student.stages, self.losses, maps, targets, strict=False)]  # no target, no term
-        first = 0 if weight > 0 else len(self.stages)
-        terms = {path: _compare(loss, ours, theirs, label) for path, loss, ours, theirs in compared[first:]}
+        # Without the output where its weight is 0, and without the stages where theirs is.
+        asked = slice(0 if weight > 0 else len(self.stages), len(targets))
+        compared = zip(*(one[asked] for one in (self._student.stages, [*self.losses], maps, targets)), strict=True)
+        terms = {path: _compare(loss, ours, theirs, label) for path, loss, ours, theirs in compared}
         self.terms = {path: term.detach() for path, term in terms.items()}
         parts = [output_weight * term for path, term in terms.items() if path not in self.stages]
         if weight > 0:

@@ -71,6 +71,15 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tupl
     Raises:
         InputError: for a row that lacks one of the columns.
     """
+    return _table(rows, columns, "pipe")
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+    """Write rows as a table of HTML; see :func:`markdown_table`."""
+    return _table(rows, columns, "html")
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]], kind: str) -> str:
     from tabulate import tabulate  # where scores are only written to CSV files it need not be installed
 
     for number, row in enumerate(rows):
@@ -80,7 +89,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tupl
     table: str = tabulate(
         cells,
         [heading for heading, _ in columns.values()],
-        tablefmt="pipe",
+        tablefmt=kind,
         disable_numparse=True,  # the formats are ours
         colalign=["right" if style else "left" for _, style in columns.values()],
     )

@@ -60,13 +60,13 @@ def extra_megabytes(step: Step) -> float:
     return _status("VmHWM") - before
 
 
-def machine() -> str:
-    """Processor or graphics card, cores in use and version of torch."""
+def machine(threads: int | None = None) -> str:
+    """Processor or graphics card, threads in use (by default of this process) and version of torch."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     names = [line.split(": ")[1] for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{name}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _status(key: str) -> float:

@@ -125,9 +125,10 @@ def _dilated(mask: Mask, spacing_mm: Sequence[float], reach_mm: float) -> Mask:
         rows[-1][..., :-step] |= mask[..., step:]
     dilated = np.zeros_like(mask)
     for offset in product(*(range(-n, n + 1) for n in across)):
-        used_mm = sum(abs(step) * size for step, size in zip(offset, spacing_mm, strict=False))
+        used_mm = sum(abs(step) * size for step, size in zip(offset, spacing_mm[:-1], strict=True))
         row = rows[min(int((2 * reach_mm - used_mm) * ROUNDING / spacing_mm[-1]), along)]
-        to, source = zip(*(_shifted(step, size) for step, size in zip(offset, mask.shape, strict=False)), strict=True)
+        moved = [_shifted(step, size) for step, size in zip(offset, mask.shape[:-1], strict=True)]
+        to, source = zip(*moved, strict=True)
         dilated[to] |= row[source]
     return dilated
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from dcd_components.benchmarks import training
+from dcd_components.benchmarks import timing, training
 from dcd_components.bundle.running import workflow_files
 from dcd_components.errors import InputError
-from dcd_components.files import whole_file
+from dcd_components.files import read_json, write_json
 from dcd_components.study.plan import TEACHER, Study
-from dcd_components.study.runner import Places, machine
+from dcd_components.study.runner import Places
 
 COSTS = "costs.json"
 CONSTANT = {"_target_": "dcd_components.constant", "maximum": 1.0}
@@ -50,13 +46,11 @@ def measure_costs(study: Study, places: Places) -> str:
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": seed}
         shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
         seconds = training.seconds(files, ROUNDS, own=own, **shared)
-    record = {"seconds": seconds, "rounds": ROUNDS, "threads": torch.get_num_threads(), "machine": machine()}
-    with whole_file(study.results / COSTS) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(study.results / COSTS, {"seconds": seconds, "rounds": ROUNDS, "machine": timing.machine()})
     return "\n".join(f"{name}: {value:.3f} s" for name, value in seconds.items())
 
 
 def read_costs(study: Study) -> dict[str, float]:
     """Seconds of an iteration by method; none where they were not measured."""
-    path = Path(study.results / COSTS)
-    return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
+    path = study.results / COSTS
+    return dict(read_json(path)["seconds"]) if path.is_file() else {}

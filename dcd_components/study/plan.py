@@ -62,7 +62,7 @@ class Study:
     Args:
         path: of the file; results lie in the folder of the same name beside it.
         bundle: whose configs are run.
-        runs: the teachers first, then seed by seed, so that a study that is stopped has whole seeds.
+        runs: seed by seed, each with its teacher first, so that a study that is stopped has whole seeds.
     """
 
     path: Path
@@ -99,9 +99,8 @@ def read_study(path: Path) -> Study:
     study = Study(path, bundle, list(_runs(path, content)))
     for run in study.runs[: len(study.runs) // len(content["seeds"])]:  # those of another seed say the same
         try:  # as the run itself will be checked
-            running.command_line(
-                run.workflow, bundle, run.training, {key: str(run.settings[key]) for key in run.settings}
-            )
+            settings = {key: str(value) for key, value in run.settings.items()}
+            running.command_line(run.workflow, bundle, run.training, settings)
         except InputError as error:
             raise InputError(f"{path}: {run.method}: {error}") from None
     return study

@@ -13,10 +13,11 @@ import yaml
 from dcd_components.bundle.running import workflow_files
 from dcd_components.data.datalists import read_datalist
 from dcd_components.errors import InputError
+from dcd_components.files import read_json
 from dcd_components.study.plan import Run, Study
 
 #: What a record must hold, for the report.
-KEYS = ("settings", "cases", "weights", "course", "parameters", "gmac", "threads", "machine", "commits")
+KEYS = ("settings", "cases", "weights", "course", "parameters", "gmac", "machine", "commits")
 
 
 def settings_of(study: Study, run: Run) -> dict[str, Any]:
@@ -64,18 +65,3 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say what is another setting than before; nothing where none is."""
     keys = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     return f"another {keys[0]}, {then.get(keys[0])}, than is said now, {now.get(keys[0])}" if keys else ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds a mapping.
-
-    Raises:
-        InputError: for one that does not.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a mapping, got {type(content).__name__}")
-    return content

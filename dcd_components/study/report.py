@@ -23,7 +23,7 @@ from dcd_components.study.costs import read_costs
 from dcd_components.study.plan import TEACHER, Study
 from dcd_components.study.records import read_record
 from dcd_components.study.statistics import Comparison, Ratios, compare, ratios
-from dcd_components.tables import markdown_table, read_csv, write_csv
+from dcd_components.tables import html_table, markdown_table, read_csv, write_csv
 
 TEXT = ("method", "case", "patient", "weights")
 #: What is compared: title, columns of each label or counts of all, of what they are shares, whether more is better.
@@ -38,6 +38,15 @@ SCORES = (
     ("Lesion F1", "lesion_f1", None, True),
     ("False lesions a case", "fp_lesions", None, False),
 )
+#: Heading and format of the columns of what each method costs.
+COSTS = {
+    "method": ("Method", ""),
+    "parameters": ("Parameters, M", ".3f"),
+    "gmac": ("GMAC per patch", ".2f"),
+    "iterations": ("Iterations", ".0f"),
+    "iteration_seconds": ("An iteration, in turns, s", ".3f"),
+    "minutes": ("Training, min", ".1f"),
+}
 PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -151,8 +160,8 @@ def write_report(study: Study, results: Results, out: Path) -> str:
     rows = [_row(results, method, compared) for method in results.rows]
     out.mkdir(parents=True, exist_ok=True)
     write_csv(_figures(results, compared), out / "table.csv")
-    tables = [markdown_table(rows, {key: (key, "" if key == "Method" else "s") for key in rows[0]})]
-    tables.append(_costs(results, read_costs(study)))
+    scores = rows, {key: (key, "" if key == "Method" else "s") for key in rows[0]}
+    costs = _costs(results, read_costs(study)), COSTS
     caption = CAPTION.format(
         patients=len({row["patient"] for row in results.rows[baseline]}),
         seeds=len(results.records[baseline]),
@@ -160,13 +169,15 @@ def write_report(study: Study, results: Results, out: Path) -> str:
         left_out=_left_out(study, results),
         drawn="patients and seeds together" if len(results.records[baseline]) > 1 else "patients alone: one seed",
     )
-    text = "\n\n".join([tables[0], textwrap.fill(caption, 120), tables[1], _provenance(results)])
+    provenance = _provenance(results)
+    text = "\n\n".join([markdown_table(*scores), textwrap.fill(caption, 120), markdown_table(*costs), provenance])
     with whole_file(out / "table.md") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
     _draw_curves(results, out / "curves.png")
     _draw_differences(study.methods[1:], compared, list(results.scores()), baseline, out / "differences.png")
     with whole_file(out / "index.html") as partial:
-        partial.write_text(_page(study, tables, [caption, _provenance(results)]), encoding="utf-8")
+        tables = html_table(*scores), html_table(*costs)
+        partial.write_text(_page(study, tables, [caption, provenance]), encoding="utf-8")
     return text
 
 
@@ -224,7 +235,7 @@ def _figures(results: Results, compared: Mapping[tuple[str, str], Comparison]) -
     return rows
 
 
-def _costs(results: Results, seconds: Mapping[str, float]) -> str:
+def _costs(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     """What each network and training costs; the seconds of an iteration where they were measured in turns."""
     rows = []
     for method, records in results.records.items():
@@ -239,23 +250,14 @@ def _costs(results: Results, seconds: Mapping[str, float]) -> str:
                 "minutes": fmean(one["seconds"] for one in last) / 60,
             }
         )
-    columns = {
-        "method": ("Method", ""),
-        "parameters": ("Parameters, M", ".3f"),
-        "gmac": ("GMAC per patch", ".2f"),
-        "iterations": ("Iterations", ".0f"),
-        "iteration_seconds": ("An iteration, in turns, s", ".3f"),
-        "minutes": ("Training, min", ".1f"),
-    }
-    return markdown_table(rows, columns)
+    return rows
 
 
 def _provenance(results: Results) -> str:
     records = [record for several in results.records.values() for record in several]
     commits = {commit for record in records for commit in record["commits"]}
     machines = {record["machine"] for record in records}
-    threads = sorted({record["threads"] for record in records})
-    return f"Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}; threads a run: {threads}."
+    return f"Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
 
 
 def _draw_curves(results: Results, path: Path) -> None:
@@ -308,15 +310,7 @@ def _colours(number: int) -> list[str]:
 
 
 def _page(study: Study, tables: Sequence[str], texts: Sequence[str]) -> str:
-    parts = [_html_table(tables[0]), f"<p>{html.escape(texts[0])}</p>"]
+    parts = [tables[0], f"<p>{html.escape(texts[0])}</p>"]
     parts += [f'<p><img src="{name}" alt="{name}"></p>' for name in ("differences.png", "curves.png")]
-    parts += [_html_table(tables[1]), f"<p>{html.escape(texts[1])}</p>"]
+    parts += [tables[1], f"<p>{html.escape(texts[1])}</p>"]
     return PAGE.format(title=html.escape(f"Study: {study.path.stem}"), body="\n".join(parts))
-
-
-def _html_table(table: str) -> str:
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    head, body = lines[0], lines[2:]
-    rows = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
-    rows += ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in body]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"

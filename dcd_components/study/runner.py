@@ -8,9 +8,7 @@ caches and logs lie in a working folder, by which a training that was stopped go
 from __future__ import annotations
 
 import functools
-import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -22,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from dcd_components.benchmarks.timing import machine
 from dcd_components.bundle.configs import read_configs
 from dcd_components.data.datalists import read_datalist
 from dcd_components.errors import InputError
-from dcd_components.files import whole_file
+from dcd_components.files import read_json, write_json
 from dcd_components.handlers.training_lock import TrainingLock
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import weights_digest
 from dcd_components.study.plan import TEACHER, Run, Study
-from dcd_components.study.records import cases_digest, difference, read_json, read_record, settings_of
+from dcd_components.study.records import cases_digest, difference, read_record, settings_of
 from dcd_components.tables import read_csv, write_csv
 
 
@@ -203,11 +201,10 @@ def _train_and_score(
         "seed": run.seed,
         "weights": weights_digest(model),
         **cost(parser.get_parsed_content("network_def"), patch),
-        "threads": threads or torch.get_num_threads(),
-        "machine": machine(),
+        "machine": machine(threads),
         "course": [{k: v for k, v in row.items() if v is not None} for row in read_csv(folder / "model_training.csv")],
     }
-    _write(study.results / f"{run.name}.json", record)
+    write_json(study.results / f"{run.name}.json", record)
 
 
 def _teacher(study: Study, run: Run, places: Places) -> Path:
@@ -228,13 +225,8 @@ def _begin(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
         flat = ({**one, **one["settings"], "settings": None} for one in (before, said))
         if other := difference(*flat):
             raise InputError(f"{path.parent} was begun with {other}: delete the folder to train anew")
-    _write(path, content := {**said, "commits": commits})
+    write_json(path, content := {**said, "commits": commits})
     return content
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _call(
@@ -259,17 +251,6 @@ def _call(
     if programs(words, log, threads):
         last = (log.read_text().strip().splitlines() or ["nothing said"])[-1]
         raise InputError(f"{workflow} of {folder.name} failed, see {log}: {last}")
-
-
-def machine() -> str:
-    """Processor, system and versions that a figure is of."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} cores of {cpu}"
-    return f"{device}, torch {torch.__version__}, {platform.system()}"
 
 
 def commit() -> str:

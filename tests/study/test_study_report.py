@@ -52,7 +52,7 @@ def write_run(folder: Path, method: str, seed: int, said: Mapping[str, Any]) -> 
         rows.append({**about, **volumes, **dice, **hd95, **found})
     write_csv(rows, folder / f"{method}-{seed}.csv")
     course = [{"epoch": n, "iteration": 50 * n, "seconds": 60.0 * n, "val_mean_dice": 0.1 * n} for n in (1, 2)]
-    record = {"settings": said, "parameters": 0.1, "gmac": 1.0, "threads": 1, "machine": "two cores", "seed": seed}
+    record = {"settings": said, "parameters": 0.1, "gmac": 1.0, "machine": "two cores", "seed": seed}
     teacher = {} if method == "teacher" else {"teacher": f"t{seed}"}
     record |= {"cases": "x", "weights": f"t{seed}", "commits": ["abc"], "course": course, **teacher}
     (folder / f"{method}-{seed}.json").write_text(json.dumps(record))
@@ -76,7 +76,7 @@ def test_the_table_has_scores_differences_and_the_share_of_the_gap(
     assert "12 patients" in said
     assert "3 seeds" in said
     assert "1 more are left out, since not all of their runs are there" in " ".join(said.split())
-    assert "Commits abc; two cores; threads a run: [1]." in said
+    assert "Commits abc; two cores." in said
     assert "below 100 mm3" not in said  # of which there are none
     rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score"))
     (recall,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Recall, all lesions")]
@@ -112,7 +112,7 @@ def test_without_a_whole_seed_there_is_no_report(study: Path, tmp_path: Path) ->
         ({"teacher": "t9"}, "dcd-1 in .* is of another teacher than that of its seed"),
         ({"course": None}, "dcd-1.json is no record of a run, it lacks course"),
         ("{", "dcd-1.json cannot be read: "),
-        ("[]", "dcd-1.json must hold a mapping, got list"),
+        ("[]", "dcd-1.json must hold an object, got list"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(change: Any, said: str, study: Path, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dcd_components.errors import InputError
+from dcd_components.files import read_json
 from dcd_components.metrics.summary import region_score_names, summarise
 from dcd_components.tables import read_csv
 
@@ -34,7 +34,7 @@ def fill_metadata(
     Raises:
         InputError: for a version that its changelog does not tell of, and for scores of another task or other weights.
     """
-    metadata = _read(path)
+    metadata = read_json(path)
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         raise InputError(f"{path} must say in its changelog what is new in its version {version}")
@@ -47,16 +47,6 @@ def fill_metadata(
         "training_packages_version": {name: installed(name) for name in TRAINING if is_installed(name)},
     }
     return metadata | ({"eval_metrics": mean_scores(scores, regions, weights)} if scores else {})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path} must hold an object, got {type(metadata).__name__}")
-    return metadata
 
 
 def is_installed(distribution: str) -> bool:
