@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.gradient_clipping import GradientClipping
     from dcd_components.handlers.prepared_cases import PreparedCases
     from dcd_components.handlers.resume import TrainingCheckpoint
+    from dcd_components.handlers.student_start import StudentStart
     from dcd_components.handlers.training_guard import TrainingGuard
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dcd_components.losses.logits import LogitsLoss
     from dcd_components.losses.segmentation import BatchDiceCELoss
     from dcd_components.losses.wavelet_detail import WaveletDetailLoss
+    from dcd_components.networks.narrowing import start_from_teacher
     from dcd_components.networks.stage_recorder import StageRecorder
     from dcd_components.networks.weights import load_frozen
     from dcd_components.wavelets.dwt_matmul import dwt3
@@ -80,6 +82,7 @@ __all__ = [
     "SaveMaskd",
     "SoundCases",
     "StageRecorder",
+    "StudentStart",
     "TrainingCheckpoint",
     "TrainingGuard",
     "TrainingLog",
@@ -103,6 +106,7 @@ __all__ = [
     "outlive_signals",
     "plain_errors",
     "planned_cases",
+    "start_from_teacher",
     "weights_mark",
 ]
 
@@ -132,6 +136,7 @@ MODULES = {
     "handlers.gradient_clipping": ("GradientClipping",),
     "handlers.prepared_cases": ("PreparedCases",),
     "handlers.resume": ("TrainingCheckpoint",),
+    "handlers.student_start": ("StudentStart",),
     "handlers.training_guard": ("TrainingGuard",),
     "handlers.training_log": ("LossesForTrackers", "TrainingLog"),
     "handlers.validation_picture": ("ValidationPicture",),
@@ -149,6 +154,7 @@ MODULES = {
     "losses.logits": ("LogitsLoss",),
     "losses.segmentation": ("BatchDiceCELoss",),
     "losses.wavelet_detail": ("WaveletDetailLoss",),
+    "networks.narrowing": ("start_from_teacher",),
     "networks.stage_recorder": ("StageRecorder",),
     "networks.weights": ("load_frozen",),
     "distillation_schedules": (

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from dcd_components.distillation_schedules import Schedule, constant
 from dcd_components.distributed import all_reduce_mean, broadcast, world_size
 from dcd_components.errors import InputError
+from dcd_components.losses.feature import FeatureLoss
 from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.networks.stage_recorder import StageRecorder, unwrap
@@ -187,6 +188,36 @@ class Distiller(nn.Module):
             parts.insert(0, weight * mean)
         return sum(parts[1:], parts[0])
 
+    @torch.no_grad()
+    def fit(self, images: Iterable[Tensor], inferer: Inferer | None = None) -> None:
+        """Set projections to the best ones for some images, by least squares.
+
+        A loss that is quadratic in its projection, as that of wavelet detail and that of the maps themselves are, is
+        least where its gradient vanishes, and two gradients tell where that is. Other losses are left as they are.
+
+        Args:
+            images: ``(B, C, D, H, W)`` each.
+            inferer: how both networks are run; by default called.
+        """
+        fitted = [(k, loss) for k, loss in enumerate(self.losses) if isinstance(loss, FeatureLoss)]
+        student = StageRecorder(self._student.network, self._student.stages, stop=True)
+        training = [module for module in student.network.modules() if module.training]
+        student.network.eval()  # a pass must not change the statistics of batch norms
+        sums: dict[int, Tensor] = {}
+        for image in images if fitted else ():
+            ours, theirs = (_run(one, _plain(image), inferer or _call) for one in (student, self._whole_teacher))
+            for k, loss in fitted:
+                sums[k] = sums.get(k, torch.zeros(())) + _normal_equations(loss, ours[k].float(), theirs[k].float())
+        for module in training:
+            module.training = True
+        for k, loss in fitted if sums else ():
+            equations = all_reduce_mean(sums[k])
+            size = equations.shape[1]
+            gram, cross = (equations[:size] + equations[:size].T) / 2, equations[size:]
+            ridge = 1e-4 * gram.diagonal().mean() * torch.eye(size, dtype=gram.dtype, device=gram.device)
+            best = torch.linalg.solve(gram + ridge, cross.T).T
+            loss.projection.weight.copy_(best.reshape(loss.projection.weight.shape))
+
     def _channels(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """Channels of student and teacher at each stage, and at the output if there is one."""
         sizes = []
@@ -216,6 +247,24 @@ def _run(recorder: StageRecorder, image: Tensor, inferer: Inferer) -> list[Tenso
     if any(parameter.device != image.device for parameter in teacher.parameters()):
         teacher.to(image.device)  # as a sub-module it would have gone with the student
     return recorder.features(lambda network: inferer(image, network))
+
+
+@torch.enable_grad()
+def _normal_equations(loss: FeatureLoss, ours: Tensor, theirs: Tensor) -> Tensor:
+    """G above C of a loss ``<P G, P> - 2 <P, C> + E`` of its projection P: ``(c + C, c)``, in float64."""
+    weight, (wide, narrow) = loss.projection.weight, loss.projection.weight.shape[:2]
+    before, halves = weight.detach().clone(), []
+    probes = [torch.zeros(wide, narrow), *torch.split(torch.eye(narrow), wide)]  # as many rows of G a probe as P has
+    for probe in probes:
+        with torch.no_grad():
+            weight.zero_()[: len(probe)] = probe.view(len(probe), narrow, 1, 1, 1)
+        (gradient,) = torch.autograd.grad(loss(ours, theirs), weight)
+        halves.append(gradient.view(wide, narrow).double() / 2)
+    with torch.no_grad():
+        weight.copy_(before)
+    cross = -halves[0]
+    rows = [(half + cross)[: len(probe)] for half, probe in zip(halves[1:], probes[1:], strict=True)]
+    return torch.cat([*rows, cross])
 
 
 def _compare(loss: nn.Module, ours: Tensor, theirs: Tensor, label: Tensor | None) -> Tensor:

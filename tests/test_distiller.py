@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dcd_components.distillation_schedules import cosine_ramp
 from dcd_components.distiller import Distiller
 from dcd_components.losses.feature import FeatureLoss
+from dcd_components.losses.frequency import FrequencyLoss
 from dcd_components.losses.intra_class import IntraClassLoss
 from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
@@ -466,3 +467,37 @@ def test_loss_recorder_schedules_and_distiller_need_torch_and_pywavelets_alone(b
     distilled.train(tmp_path / "here")
     with_numba, without = (torch.load(folder / "alone.pt") for folder in (tmp_path / "here", tmp_path))
     torch.testing.assert_close(without, with_numba, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("widths", [(3, 8), (8, 3)], ids=["narrower", "wider"])
+@pytest.mark.parametrize(
+    "loss", [FeatureLoss, partial(WaveletDetailLoss, normalize=True, levels=2, wavelet="haar")], ids=["maps", "detail"]
+)
+def test_projections_are_fitted_to_where_the_loss_is_least(loss: Any, widths: tuple[int, int]) -> None:
+    student, teacher = (
+        nn.Sequential(nn.Conv3d(1, width, 3, padding=1), nn.BatchNorm3d(width), nn.ReLU()) for width in widths
+    )
+    distiller = Distiller(student, teacher, ["2"], image_shape=(1, 8, 8, 8), loss=loss)
+    images = [image() + number for number in range(2)]
+    before = {name: x.clone() for name, x in student.state_dict().items()}
+
+    distiller.fit(images)
+
+    assert student.training
+    assert all(torch.equal(x, before[name]) for name, x in student.state_dict().items())  # statistics too
+    student.eval()
+    with distiller:
+        total = torch.zeros(())
+        for one in images:
+            student(one)
+            total = total + distiller.loss(one, 0)
+    (gradient,) = torch.autograd.grad(total, [*distiller.parameters()])
+    assert total > 0
+    assert gradient.abs().max() < 2e-3  # but for the small ridge
+
+
+def test_losses_that_are_not_quadratic_keep_their_projections() -> None:
+    distiller = Distiller(*networks(), STAGES, image_shape=(1, 8, 8, 8), loss=FrequencyLoss)
+    before = [x.clone() for x in distiller.parameters()]
+    distiller.fit([image()])
+    assert all(torch.equal(one, other) for one, other in zip(before, distiller.parameters(), strict=True))

@@ -157,3 +157,14 @@ def test_the_commands_of_the_page_run(patients: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         assert (bundle / "models" / "model.pt").is_file()
         shutil.rmtree(bundle / "models" / "model_checkpoints")
+
+
+def test_a_student_starts_from_its_teacher_whatever_the_method(workflow: Workflow) -> None:
+    for names in ([], [overlay("logits_by_class")]):
+        flow = workflow("distill", "quick", *names, init="teacher", learning_rate=1e-7)
+        flow.initialize()
+        flow.run()
+        kernel = "input_block.conv1.conv.weight"
+        ours, theirs = (flow.parser.get_parsed_content(x).get_parameter(kernel) for x in ("network", "teacher"))
+        assert len(ours) < len(theirs)
+        assert all(any(torch.allclose(one, other, atol=1e-5) for other in theirs) for one in ours)

@@ -1,0 +1,76 @@
+"""Ignite handler that gives a student its first weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+from dcd_components.distiller import Distiller, Inferer
+from dcd_components.errors import InputError
+from dcd_components.networks.narrowing import start_from_teacher
+from dcd_components.networks.stage_recorder import unwrap
+
+
+class StudentStart:
+    """Start a student as its teacher's most important channels at ``STARTED``, see :func:`.start_from_teacher`.
+
+    The projections of the distiller then start as the best ones for the same batches, see :meth:`.Distiller.fit`:
+    random ones would pull the student away from where it is. Both use the first batches of the training.
+
+    A run that goes on, as later rounds and resumed trainings do, keeps the weights that it has: list it after
+    :class:`.TrainingCheckpoint`.
+
+    Args:
+        init: ``random``, for a student that stays as it was built, or ``teacher``.
+        network: the student.
+        teacher: trained, of the same architecture in other widths.
+        distiller: of both.
+        loss: of logits and label, by which channels are important.
+        inferer: how the networks are run; called by default.
+        number: of batches.
+
+    Raises:
+        InputError: for another word as ``init``; at ``STARTED`` where the student is no narrower copy of the teacher.
+    """
+
+    def __init__(
+        self,
+        init: str,
+        network: nn.Module,
+        teacher: nn.Module,
+        distiller: Distiller,
+        loss: Callable[[Any, Tensor], Tensor],
+        inferer: Inferer | None = None,
+        number: int = 30,
+    ) -> None:
+        if init not in ("random", "teacher"):
+            raise InputError(f"init must be random or teacher, got {init}")
+        self.init = init
+        self.network = unwrap(network)
+        self.teacher = teacher
+        self.distiller = distiller
+        self.loss = loss
+        self.inferer = inferer
+        self.number = number
+
+    def attach(self, engine: Engine) -> None:
+        """Register at the engine's events."""
+        if self.init == "teacher":
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the weights, unless the run goes on."""
+        if engine.state.iteration > 0:
+            return
+        start_from_teacher(self.network, self.teacher, self._batches(engine), self.loss, inferer=self.inferer)
+        self.distiller.fit((batch[CommonKeys.IMAGE] for batch in self._batches(engine)), self.inferer)
+        engine.logger.info("the student starts as the most important channels of its teacher")
+
+    def _batches(self, engine: Engine) -> Iterator[dict[str, Tensor]]:
+        """The first batches, made anew each time: many would not fit into memory."""
+        return itertools.islice(engine.state.dataloader, self.number)
