@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from dcd_components.benchmarks.timing import machine
@@ -30,6 +31,7 @@ from dcd_components.files import read_json, write_json
 from dcd_components.handlers.training_lock import TrainingLock
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import weights_digest
+from dcd_components.study.detail import add_details
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import cases_digest, difference, read_record, settings_of
 from dcd_components.tables import read_csv, write_csv
@@ -53,7 +55,8 @@ class Places:
 def run_study(study: Study, places: Places, processes: int = 1, index: int | None = None) -> str:
     """Run all of a study that is not there yet, or one run of it.
 
-    A run that fails does not stop the others, but for those that need it as their teacher.
+    A run that fails does not stop the others, but for those that need it as their teacher. At the end, the detail that
+    students have of their teachers is added to the records that lack it.
 
     Args:
         study: what to run.
@@ -91,13 +94,25 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
                     del running[ended]
                     bar.update()
                     faults += _faults(ended)
+            unknown = _add_details(study, chosen, places, processes)
         except BaseException:
             programs.end()
             raise
     if faults:
         raise InputError("\n  ".join([f"{len(faults)} runs are missing:", *faults]))
     there = sum((study.results / f"{run.name}.json").is_file() for run in study.runs)
-    return f"{there} of {len(study.runs)} runs in {study.results}"
+    lacking = f"; no weights in {places.work} to measure the detail of {', '.join(unknown)}" if unknown else ""
+    return f"{there} of {len(study.runs)} runs in {study.results}{lacking}"
+
+
+def _add_details(study: Study, runs: Sequence[Run], places: Places, processes: int) -> list[str]:
+    """Measure what ended runs lack of it, with as many threads as there were processes; see :func:`add_details`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(processes if processes > 1 else before)
+    try:
+        return add_details(study, runs, places)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _faults(ended: Future[None]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from releases import commands, page
 from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
@@ -71,6 +72,7 @@ def test_the_page_on_studies_runs(
     before = {path: path.stat().st_mtime_ns for path in [*results.iterdir(), *work.rglob("model.pt")]}
     cli.main(study)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    check_details(study, records, results, work, capsys)
     with pytest.raises(InputError, match=r"no teacher at .*: run the study first, --index 0 is enough"):
         cli.main([*timing[:-2], str(tmp_path / "elsewhere"), timing[-1]])
     cli.main(timing)
@@ -81,6 +83,35 @@ def test_the_page_on_studies_runs(
     assert f"{seconds['dcd']:.3f}" in (tmp_path / "report" / "table.md").read_text()
     found = {path.name for path in (tmp_path / "report").iterdir()}
     assert found == {"index.html", "table.md", "table.csv", "curves.png", "differences.png"}
+
+
+def check_details(
+    study: list[str],
+    records: Mapping[str, Mapping[str, Any]],
+    results: Path,
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Students have theirs, one that lacks it gets it, and without weights the study says so."""
+    assert "detail" not in records["teacher-0"]
+    found = {name: records[name]["detail"] for name in ("plain-0", "dcd-0")}
+    assert found["plain-0"] != found["dcd-0"]
+    for of_stage in (one for stages in found.values() for one in stages.values()):
+        assert set(of_stage["explained"]) == set(of_stage["energy"]["teacher"]) == {"aaa", "directional", "ddd"}
+        assert all(share <= 1 for several in of_stage["explained"].values() for share in several)
+    assert [*found["dcd-0"]] == ["input_block", "downsamples.0", "bottleneck"]
+    older = results / "plain-0.json"
+    older.write_text(json.dumps({key: value for key, value in records["plain-0"].items() if key != "detail"}))
+    before, threads = older.read_text(), torch.get_num_threads()
+    hidden = (work / "teacher-0" / "model.pt").rename(work / "hidden.pt")
+    capsys.readouterr()
+    cli.main(study)
+    assert f"no weights in {work} to measure the detail of plain-0\n" in capsys.readouterr().out
+    assert older.read_text() == before
+    hidden.rename(work / "teacher-0" / "model.pt")
+    cli.main(study)
+    assert json.loads(older.read_text()) == records["plain-0"]
+    assert torch.get_num_threads() == threads
 
 
 @pytest.fixture
@@ -108,6 +139,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(runner, "_call", call)
     monkeypatch.setattr(runner, "weights_digest", lambda path: "x")
+    monkeypatch.setattr(runner, "add_details", lambda *_: [])  # of weights that are none
     return calls
 
 
