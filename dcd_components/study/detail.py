@@ -70,9 +70,10 @@ def measure_detail(
         mode: boundary rule known to PyWavelets.
 
     Returns:
-        By student and stage: ``explained``, the share for each group of sub-bands, and ``energy``, what share of the
-        energy of ``student`` and ``teacher`` each group has. Each is a list over the levels, finest first; the
-        approximation ``aaa`` is of the last alone. Figures have four digits.
+        By student and stage: ``explained``, the share for each group of sub-bands; ``most``, what the mean of it over
+        the levels can be with so few channels, had they been chosen for the tested images; and ``energy``, what share
+        of the energy of ``student`` and ``teacher`` each group has. ``explained`` and ``energy`` are lists over the
+        levels, finest first; the approximation ``aaa`` is of the last alone. Figures have four digits.
     """
     rule = {"wavelet": wavelet, "levels": levels, "mode": mode}
     fitted, tested = (_sums(students, teacher, stages, images, rule) for images in (fitting, testing))
@@ -126,24 +127,34 @@ def _of_stage(fitted: tuple[int, Products], tested: tuple[int, Products]) -> dic
     channels, products = tested[0], _by_group(tested[1])
     explained = {}
     for group, of_levels in _by_group(fitted[1]).items():
-        residual = _residual(of_levels, channels)
+        residual = _residual(_relative(of_levels, channels), channels)
         explained[group] = [_share(residual, x, channels) for x in products[group]]
+    most = {group: _most(_relative(several, channels), channels) for group, several in products.items()}
     student = {group: [x[:channels, :channels] for x in several] for group, several in products.items()}
     teacher = {group: [x[channels:, channels:] for x in several] for group, several in products.items()}
-    return {"explained": explained, "energy": {"student": _spectrum(student), "teacher": _spectrum(teacher)}}
+    energy = {"student": _spectrum(student), "teacher": _spectrum(teacher)}
+    return {"explained": explained, "most": most, "energy": energy}
 
 
 def _by_group(products: Products) -> dict[str, list[Tensor]]:
     return {group: [x.cpu() for key, x in products.items() if key[0] == group] for group in GROUPS}
 
 
-def _residual(products: Sequence[Tensor], channels: int) -> Tensor:
+def _relative(products: Sequence[Tensor], channels: int) -> Tensor:
+    """Mean over levels, each in units of the teacher's energy."""
+    return torch.stack([x / (x[channels:, channels:].trace() or 1.0) for x in products]).mean(0)
+
+
+def _residual(products: Tensor, channels: int) -> Tensor:
     """``(W, -1)``, which makes of the channels of student and teacher what is not explained: ``(C, c + C)``."""
-    whole = torch.zeros_like(products[0])
-    for x in products:
-        whole += x / (x[channels:, channels:].trace() or 1.0)
-    best = whole[channels:, :channels] @ torch.linalg.pinv(whole[:channels, :channels], rtol=NEGLIGIBLE, hermitian=True)
+    inverse = torch.linalg.pinv(products[:channels, :channels], rtol=NEGLIGIBLE, hermitian=True)
+    best = products[channels:, :channels] @ inverse
     return torch.cat([best, -torch.eye(len(best), dtype=best.dtype)], 1)
+
+
+def _most(products: Tensor, channels: int) -> float:
+    """Share of the teacher's energy in as many of its principal components as the student has channels."""
+    return _rounded(torch.linalg.eigvalsh(products[channels:, channels:])[-channels:].sum())
 
 
 def _share(residual: Tensor, products: Tensor, channels: int) -> float:

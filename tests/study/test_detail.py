@@ -64,11 +64,13 @@ def test_a_mixing_of_the_teachers_channels_has_all_of_its_detail(wavelet: str) -
     found = measured(student, teacher, noise(1), noise(2), wavelet=wavelet)
     levels = {"haar": 2, "db4": 1}[wavelet]  # of db4, so small a map supports one
     assert found["explained"] == {"aaa": [1.0], "directional": [1.0] * levels, "ddd": [1.0] * levels}
+    assert set(found["most"].values()) == {1.0}
 
 
 def test_half_of_the_teachers_channels_have_half_of_it() -> None:
     found = measured(np.eye(2, 8), np.eye(4, 8), noise(1), noise(2))
     assert values(found["explained"]) == pytest.approx([0.5] * 5, abs=0.05)
+    assert all(0.5 < most < 0.6 for most in found["most"].values())
 
 
 def test_independent_features_have_nothing_of_it_however_many_channels() -> None:
@@ -127,6 +129,8 @@ def test_it_is_what_pywavelets_and_least_squares_say(wavelet: str, levels: int) 
         pairs = [[coefficients(m, sets[1], bands, level) for m in (student, teacher)] for level in places]
         expected = [1 - np.linalg.norm(s @ best - t) ** 2 / np.linalg.norm(t) ** 2 for s, t in pairs]
         assert found["explained"][group] == pytest.approx(expected, abs=1e-4)
+        singular = np.linalg.svd(np.concatenate([t / np.linalg.norm(t) for _, t in pairs]), compute_uv=False)
+        assert found["most"][group] == pytest.approx((singular[:3] ** 2).sum() / len(pairs), abs=1e-4)
         energies = [np.linalg.norm(t) ** 2 for _, t in pairs]
         assert np.divide(found["energy"]["teacher"][group], energies).std() < 1e-3 / np.mean(energies)
 
