@@ -265,13 +265,16 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     add("--work", type=Path, required=True, help="folder for weights, masks, cache and logs, by which it goes on")
     add("--processes", type=int, help="runs at once, of one thread each; 1 by default, which takes all cores")
     add("--index", type=int, help="only the run of this number, from 0: one job of a cluster")
-    add("--costs", action="store_true", help="only time an iteration of each method, in turns, on a quiet machine")
+    add("--costs", action="store_true", help="only time iterations and patches, in turns, on a quiet machine")
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY.yaml", help="whose results lie in the folder STUDY beside it")
     add("--out", type=Path, required=True, help="folder for tables, pictures and index.html")
+    add("--work", type=Path, help="folder that the study was run with, for pictures of cases")
+    add("--dataset_dir", type=Path, help="the patients, for pictures of cases")
+    add("--datalist", type=Path, help="their list; DATASET_DIR/datalist.json by default")
 
 
 def _benchmark_loss_options(parser: argparse.ArgumentParser) -> None:

@@ -234,15 +234,24 @@ def study(
     return runner.run_study(plan.read_study(study), places, processes, index)
 
 
-def report(study: Path, out: Path) -> str:
+def report(
+    study: Path, out: Path, work: Path | None = None, dataset_dir: Path | None = None, datalist: Path | None = None
+) -> str:
     """Compare the methods of a study by the files of its runs: tables, pictures and a page."""
     from dcd_components.bundle.configs import read_configs
-    from dcd_components.study import plan, report
+    from dcd_components.study import plan, records, report, results, runner
 
+    if (work is None) != (dataset_dir is None):
+        raise InputError("pictures of cases need both --work and --dataset_dir")
     said = plan.read_study(study)
     regions = read_configs(said.bundle, ["inference", "evaluate"])["regions"]
-    labels = [name for name, values in regions.items() if len(values) == 1]
-    return report.write_report(said, report.read_results(said, labels), out)
+    labels = {name: values[0] for name, values in regions.items() if len(values) == 1}
+    places, cases = None, None
+    if work and dataset_dir:
+        places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
+        cases = records.cases_digest(places.datalist)
+    found = results.read_results(said, list(labels), cases)
+    return report.write_report(report.Report(said, found, out, labels, places))
 
 
 def benchmark_loss(**options: Any) -> str:

@@ -21,8 +21,9 @@ from dcd_components.bundle.configs import BUNDLES, read_configs
 from dcd_components.data.datalists import read_datalist, write_datalist
 from dcd_components.data.downloads import DECATHLON, download
 from dcd_components.demo import report
-from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, Patients, file_name
+from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, file_name
 from dcd_components.errors import InputError
+from dcd_components.handlers.case_pictures import Patients
 from dcd_components.handlers.training_log import clock
 
 #: The config that each model is trained with; quick.yaml comes on top.

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import nibabel
-import numpy as np
 from monai.bundle import ConfigParser
-from nibabel.processing import resample_from_to
-from numpy.typing import NDArray
 
-from dcd_components.data.datalists import DataList, read_datalist
+from dcd_components.data.datalists import read_datalist
+from dcd_components.data.masks import mask_path
+from dcd_components.handlers.case_pictures import Patients, load_picture, mean_dice
 from dcd_components.handlers.pictures import CasePicture, case_figure, plot_curves
 from dcd_components.metrics.case_scores import nsd_name
 from dcd_components.metrics.summary import summarise
@@ -63,14 +59,6 @@ Plain and distilled student have the same first weights, the same data in the sa
 iterations. "Plain, equal cost" is the plain student trained for longer, because distillation makes an iteration
 {ratio:.2f} times as dear (measured in turns on this machine); the teacher's training is not counted.\
 """
-
-
-@dataclass(frozen=True)
-class Patients:
-    """Where the cases are: a folder, and the list of what is in it."""
-
-    folder: Path
-    datalist: DataList
 
 
 def file_name(model: str) -> str:
@@ -164,16 +152,11 @@ def _setting(parser: ConfigParser) -> str:
     )
 
 
-def _mean_dice(row: Mapping[str, Any], labels: Sequence[str]) -> float:
-    known = [x for label in labels if not math.isnan(x := row[f"dice_{label}"])]
-    return fmean(known) if known else math.nan
-
-
 def _telling_cases(
     plain: Sequence[Mapping[str, Any]], distilled: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> list[str]:
     """Names of the cases at the 10th, 50th and 90th percentile of what distillation gained, so not the best three."""
-    gains = {p["case"]: _mean_dice(d, labels) - _mean_dice(p, labels) for p, d in zip(plain, distilled, strict=True)}
+    gains = {p["case"]: mean_dice(d, labels) - mean_dice(p, labels) for p, d in zip(plain, distilled, strict=True)}
     ranked = sorted((case for case in gains if not math.isnan(gains[case])), key=gains.__getitem__)
     return [ranked[round(share * (len(ranked) - 1))] for share in (0.1, 0.5, 0.9)]
 
@@ -186,35 +169,13 @@ def _picture(
     scores: Mapping[str, Sequence[Mapping[str, Any]]],
     labels: Sequence[str],
 ) -> CasePicture:
-    images, truth = _images(patients, name)
-    masks = {
-        model: _voxels(nibabel.load(folder / "masks" / file_name(model) / f"{name}_seg.nii.gz")) for model in models
-    }
+    masks = {model: mask_path(folder / "masks" / file_name(model), name) for model in models}
     rows = {model: next(row for row in scores[model] if row["case"] == name) for model in models}
-    captions = {model: f"Dice {_mean_dice(row, labels):.2f}" for model, row in rows.items()}
-    return CasePicture(name, images, {"truth": truth, **masks}, captions)
+    captions = {model: f"Dice {mean_dice(row, labels):.2f}" for model, row in rows.items()}
+    return load_picture(patients, name, masks, captions)
 
 
 def _new_case(folder: Path) -> CasePicture:
     patients = Patients(folder, read_datalist(folder / "datalist.json"))
     (case,) = patients.datalist.cases
-    images, truth = _images(patients, case["case"])
-    mask = _voxels(nibabel.load(folder / f"{case['case']}_seg.nii.gz"))
-    return CasePicture(case["case"], images, {"truth": truth, "student": mask})
-
-
-def _images(patients: Patients, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    """Sequences of a case, on the grid of its label, and the label."""
-    folder, datalist = patients.folder, patients.datalist
-    case = next(case for case in datalist.cases if case["case"] == name)
-    label = nibabel.load(folder / case["label"])
-    paths = zip(datalist.sequences, case["image"], strict=True)
-    images = {sequence: nibabel.load(folder / path) for sequence, path in paths}
-    for sequence in datalist.resampled:
-        images[sequence] = resample_from_to(images[sequence], label, order=1)
-    return {sequence: _voxels(image) for sequence, image in images.items()}, _voxels(label)
-
-
-def _voxels(image: Any) -> NDArray[Any]:
-    """Voxels of an image in RAS orientation."""
-    return np.asarray(nibabel.as_closest_canonical(image).dataobj)
+    return load_picture(patients, case["case"], {"student": mask_path(folder, case["case"])}, {})

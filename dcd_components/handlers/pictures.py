@@ -55,18 +55,20 @@ class CasePicture:
         sequences: images by name, 0 outside the head; the last one lies under the masks.
         masks: label maps by name, the truth first.
         captions: text under a sequence or mask, by its name, for example the Dice of a prediction.
+        level: axial slice that is shown; by default that with most voxels of the first mask that has any.
     """
 
     title: str
     sequences: Mapping[str, NDArray[Any]]
     masks: Mapping[str, NDArray[Any]]
     captions: Mapping[str, str] = field(default_factory=dict)
+    level: int | None = None
 
 
 def case_figure(cases: Sequence[CasePicture], labels: Mapping[str, int]) -> Figure:
     """Draw one axial slice of each case: its sequences, then its masks in colour on the last sequence.
 
-    It is the slice with most voxels of the first mask that has any, anterior up, the patient's right on the left.
+    Anterior is up, the patient's right on the left.
 
     Args:
         cases: what to show, all with the same sequences and masks.
@@ -92,7 +94,7 @@ def case_figure(cases: Sequence[CasePicture], labels: Mapping[str, int]) -> Figu
 
 def _draw_case(case: CasePicture, row: Sequence[Axes], colours: Mapping[int, str]) -> None:
     marked = next((mask for mask in case.masks.values() if mask.any()), next(iter(case.sequences.values())))
-    level = np.count_nonzero(marked, axis=(0, 1)).argmax()
+    level = np.count_nonzero(marked, axis=(0, 1)).argmax() if case.level is None else case.level
     head = np.nonzero(np.any([image != 0 for image in case.sequences.values()], axis=(0, 3)))
     box = tuple(slice(index.min(), index.max() + 1) if len(index) else slice(None) for index in head)
     images = {name: array[box][::-1, ::-1, level].T for name, array in {**case.sequences, **case.masks}.items()}

@@ -1,25 +1,57 @@
-"""What an iteration of each method of a study costs, all of them timed in turns in one process."""
+"""What the methods of a study cost: iterations and patches, timed in turns in one process, and whole trainings."""
 
 from __future__ import annotations
 
+import json
+import math
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from dcd_components.benchmarks import timing, training
+from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.running import workflow_files
 from dcd_components.errors import InputError
 from dcd_components.files import read_json, write_json
-from dcd_components.study.plan import TEACHER, Study
+from dcd_components.study.plan import TEACHER, Run, Study
+from dcd_components.study.records import difference, settings_of
 from dcd_components.study.runner import Places
 
 COSTS = "costs.json"
 CONSTANT = {"_target_": "dcd_components.constant", "maximum": 1.0}
 ROUNDS = 15  # turns of which the median is taken
+#: Settings that say how long is trained, and not what an iteration does.
+LENGTH = ("max_epochs", "epoch_length", "val_interval")
+#: Share by which a plain training may cost less than what it is compared with at equal cost.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured; nothing of what was not.
+
+    Args:
+        iterations: seconds of an iteration by method.
+        patches: seconds of a patch by method, the teacher's too.
+        megabytes: largest extra memory of a patch by method.
+        machine: that it was measured on.
+    """
+
+    iterations: Mapping[str, float]
+    patches: Mapping[str, float]
+    megabytes: Mapping[str, float]
+    machine: str = ""
 
 
 def measure_costs(study: Study, places: Places) -> str:
-    """Time the iterations of the first seed's trainings, and write ``costs.json`` beside the results.
+    """Time iterations and patches of the first seed's runs, and write ``costs.json`` beside the results.
+
+    Runs that differ only in their length are timed once, and so are equal networks.
 
     Args:
         study: whose methods are timed.
@@ -31,26 +63,139 @@ def measure_costs(study: Study, places: Places) -> str:
     Raises:
         InputError: when the first seed's teacher is not there.
     """
-    seed = study.runs[0].seed
-    teacher = (places.work / f"{TEACHER}-{seed}" / "model.pt").absolute()
+    runs = _first_seed(study)
+    teacher = (places.work / runs[TEACHER].name / "model.pt").absolute()
     if not teacher.is_file():
         raise InputError(f"no teacher at {teacher}: run the study first, --index 0 is enough")
-    runs = {run.method: run for run in study.runs if run.seed == seed and run.method != TEACHER}
-    files = {name: [*map(str, workflow_files(run.workflow, study.bundle, run.training))] for name, run in runs.items()}
-    own = {name: dict(run.settings) for name, run in runs.items()}
-    for name, run in runs.items():
+    of_network = _patches(study, runs)
+    of_iteration = _iterations(study, runs, places, str(teacher))
+    measured = {
+        name: {"settings": _timed(study, run), "iteration_seconds": of_iteration.get(name), **of_network[name]}
+        for name, run in runs.items()
+    }
+    write_json(study.results / COSTS, {"methods": measured, "rounds": ROUNDS, "machine": timing.machine()})
+    return "\n".join(f"{name}: {value:.3f} s" for name, value in of_iteration.items())
+
+
+def _first_seed(study: Study) -> dict[str, Run]:
+    return {run.method: run for run in study.runs if run.seed == study.runs[0].seed}
+
+
+def _timed(study: Study, run: Run) -> dict[str, Any]:
+    """What a run is timed with."""
+    return {key: value for key, value in settings_of(study, run).items() if key not in LENGTH}
+
+
+def _same(keys: Mapping[str, str]) -> dict[str, str]:
+    """By name, the first of those with the same key."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(key, name) for name, key in keys.items()}
+
+
+def _iterations(study: Study, runs: Mapping[str, Run], places: Places, teacher: str) -> dict[str, float]:
+    """Seconds of an iteration of each student's training."""
+    students = {name: run for name, run in runs.items() if name != TEACHER}
+    same = _same({name: json.dumps(_timed(study, run), sort_keys=True) for name, run in students.items()})
+    timed = {name: students[name] for name in dict.fromkeys(same.values())}
+    files = {name: [*map(str, workflow_files(run.workflow, study.bundle, run.training))] for name, run in timed.items()}
+    own = {name: dict(run.settings) for name, run in timed.items()}
+    for name, run in timed.items():
         if run.workflow == "distill":  # as while it distils: a ramp begins after the epochs that are timed
-            own[name] |= {"teacher_path": str(teacher), "distillation_weight": CONSTANT}
+            own[name] |= {"teacher_path": teacher, "distillation_weight": CONSTANT}
     with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": seed}
+        shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": study.runs[0].seed}
         shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
         seconds = training.seconds(files, ROUNDS, own=own, **shared)
-    write_json(study.results / COSTS, {"seconds": seconds, "rounds": ROUNDS, "machine": timing.machine()})
-    return "\n".join(f"{name}: {value:.3f} s" for name, value in seconds.items())
+    return {name: seconds[first] for name, first in same.items()}
 
 
-def read_costs(study: Study) -> dict[str, float]:
-    """Seconds of an iteration by method; none where they were not measured."""
+def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float | None]]:
+    """Seconds and extra memory of a patch of each network, as PyTorch runs it in float32, one patch at a time."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    networks, shapes = {}, {}
+    for name, run in runs.items():
+        parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
+        parser.update({key: value for key, value in run.settings.items() if key.partition("::")[0] in parser.get()})
+        networks[name] = parser.get_parsed_content("network_def").to(device).eval()
+        shapes[name] = [1, len(parser["sequences"]), *parser.get_parsed_content("patch_size")]
+    same = _same({name: f"{shapes[name]} {network}" for name, network in networks.items()})
+    steps = {
+        name: _Patch(networks[name], torch.randn(shapes[name], device=device)) for name in dict.fromkeys(same.values())
+    }
+    megabytes = {name: timing.extra_megabytes(step) for name, step in steps.items()}
+    seconds = timing.seconds(steps, ROUNDS)
+    known = {name: None if math.isnan(megabytes[name]) else megabytes[name] for name in steps}  # JSON has no NaN
+    return {name: {"patch_seconds": seconds[one], "patch_megabytes": known[one]} for name, one in same.items()}
+
+
+@dataclass(frozen=True)
+class _Patch:
+    network: nn.Module
+    image: torch.Tensor
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            self.network(self.image)
+
+
+def read_costs(study: Study) -> Costs:
+    """What was measured of a study; nothing where there is no ``costs.json``.
+
+    Raises:
+        InputError: when a method was measured with other settings than the study's.
+    """
     path = study.results / COSTS
-    return dict(read_json(path)["seconds"]) if path.is_file() else {}
+    if not path.is_file():
+        return Costs({}, {}, {})
+    content = read_json(path)
+    measured = {name: content["methods"][name] for name in (TEACHER, *study.methods) if name in content["methods"]}
+    for name, one in measured.items():
+        if other := difference(one["settings"], _timed(study, _first_seed(study)[name])):
+            raise InputError(f"{path}: {name} was measured with {other}: measure anew, by dcd study --costs")
+    iterations, patches, megabytes = (
+        {name: one[key] for name, one in measured.items() if one[key] is not None}
+        for key in ("iteration_seconds", "patch_seconds", "patch_megabytes")
+    )
+    return Costs(iterations, patches, megabytes, content["machine"])
+
+
+def plain_methods(study: Study) -> list[str]:
+    """The first training without a teacher, and those that differ from it only in their length."""
+    students = {name: run for name, run in _first_seed(study).items() if run.workflow == "student"}
+    said = {name: _timed(study, run) for name, run in students.items()}
+    return [name for name in said if said[name] == next(iter(said.values()))]
+
+
+def training_seconds(method: str, course: Sequence[Mapping[str, Any]], costs: Costs, plain: str | None) -> list[float]:
+    """Seconds of a training up to the end of each epoch, by what its iterations cost in turns.
+
+    Those of an epoch without distillation, as before a ramp, cost what the plain training's do.
+
+    Args:
+        method: that was trained.
+        course: rows of the epochs.
+        costs: of the iterations; NaN where this one's was not measured.
+        plain: name of the plain training.
+    """
+    alone = costs.iterations.get(plain or "", math.nan)
+    distils = [any(name.startswith("distillation") and value for name, value in row.items()) for row in course]
+    total, before, found = 0.0, 0.0, []
+    for row, distilled in zip(course, distils, strict=True):
+        seconds = costs.iterations.get(method, math.nan) if distilled or not any(distils) else alone
+        total += (row["iteration"] - before) * seconds
+        before = row["iteration"]
+        found.append(total)
+    return found
+
+
+def equal_cost(method: str, plain: Sequence[str], seconds: Mapping[str, float]) -> str | None:
+    """The cheapest plain training that costs at least what a method does; None where there is none.
+
+    Args:
+        method: that is to be compared.
+        plain: names of the plain trainings.
+        seconds: of each training; NaN where it was not measured.
+    """
+    enough = [one for one in plain if seconds[one] >= seconds[method] * (1 - TOLERANCE)]
+    return min(enough, key=seconds.__getitem__, default=None)

@@ -2,315 +2,493 @@
 
 from __future__ import annotations
 
-import html
 import math
-import textwrap
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from dcd_components.errors import InputError
 from dcd_components.files import whole_file
-from dcd_components.handlers.pictures import LINE_COLOURS
-from dcd_components.study.costs import read_costs
+from dcd_components.study import cases, pictures
+from dcd_components.study.costs import equal_cost, plain_methods, read_costs, training_seconds
+from dcd_components.study.page import Picture, Section, Table, markdown, page
 from dcd_components.study.plan import TEACHER, Study
-from dcd_components.study.records import read_record
-from dcd_components.study.statistics import Comparison, Ratios, compare, ratios
-from dcd_components.tables import html_table, markdown_table, read_csv, write_csv
+from dcd_components.study.results import Results, Score
+from dcd_components.study.runner import Places
+from dcd_components.study.sizes import by_size
+from dcd_components.study.statistics import Comparison, compare
+from dcd_components.tables import write_csv
 
-TEXT = ("method", "case", "patient", "weights")
-#: What is compared: title, columns of each label or counts of all, of what they are shares, whether more is better.
-SCORES = (
-    ("Dice", "dice_{}", None, True),
-    ("NSD 0.5 mm", "nsd_0.5mm_{}", None, True),
-    ("NSD 1 mm", "nsd_1mm_{}", None, True),
-    ("Boundary Dice", "boundary_dice_{}", None, True),
-    ("HD95, mm", "hd95_mm_{}", None, False),
-    ("Recall, lesions below 100 mm3", "tp_lesions_0_100mm3", "lesions_0_100mm3", True),
-    ("Recall, all lesions", "tp_lesions", "lesions", True),
-    ("Lesion F1", "lesion_f1", None, True),
-    ("False lesions a case", "fp_lesions", None, False),
-)
-#: Heading and format of the columns of what each method costs.
-COSTS = {
-    "method": ("Method", ""),
+#: Methods beside the first one that lines and cases show, where there are too many to tell them apart.
+LINES, MASKS = 6, 3
+DASH = "\N{EN DASH}"
+TRAINED = {TEACHER: "the teacher", "student": "alone", "distill": "from the teacher"}
+#: Scores that are compared at equal cost, but for table.csv, which has all.
+AT_EQUAL_COST = ("Dice", "NSD 0.5 mm", "NSD 1 mm", "Recall, lesions below 100 mm3")
+#: Heading and format of the columns of what networks and trainings cost.
+NETWORKS = {
+    "network": ("Network", ""),
     "parameters": ("Parameters, M", ".3f"),
-    "gmac": ("GMAC per patch", ".2f"),
-    "iterations": ("Iterations", ".0f"),
-    "iteration_seconds": ("An iteration, in turns, s", ".3f"),
-    "minutes": ("Training, min", ".1f"),
+    "gmac": ("GMAC a patch", ".2f"),
+    "patch_seconds": ("A patch, s", ".4f"),
+    "seconds_of_teacher": ("of the teacher's", ".2f"),
+    "patch_megabytes": ("Its memory, MB", ".0f"),
+    "megabytes_of_teacher": ("of the teacher's", ".2f"),
 }
-PAGE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }}
-td, th {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-td:first-child, th:first-child {{ text-align: left }}
-img {{ max-width: 100% }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
+TRAININGS = {
+    "method": ("Training", ""),
+    "iterations": ("Iterations", ".0f"),
+    "iteration_seconds": ("An iteration, s", ".3f"),
+    "iteration_of_first": ("of the first's", ".2f"),
+    "training_of_first": ("All, of the first's", ".2f"),
+    "minutes": ("Minutes passed", ".1f"),
+}
+COMPARED = """\
+{patients} patients that no training saw, in {cases} cases, and {seeds} of first weights, data order and augmentation,
+each with a teacher of its own{left_out}. Bundle {bundle}. All runs have {shared}; the table has what is different.\
 """
-CAPTION = """\
-{patients} patients that no training saw and {seeds} seeds, each with a teacher of its own{left_out}. A score is the
-mean over labels of the means over cases, +- its standard deviation over seeds; a case without the label counts where
-the method finds it. Differences are to {baseline}, which has the same first weights, data and order; in brackets their
-95 % interval, by a bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to
-the teacher in Dice, a dash where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
+SCORES = """\
+A score is the mean over labels of the means over cases, +- its standard deviation over seeds; a recall has all found
+lesions over all lesions. A case without the label counts where the method finds it; a label that no case has is left
+out.\
+"""
+DIFFERENCES = """\
+Differences to {baseline}, which has the same first weights, data and order; in brackets their 95 % interval, by a
+bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to the teacher in Dice,
+a dash where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
+"""
+DIFFERENCES_PICTURE = """\
+A dot is the difference to {baseline} at equal iterations, a diamond, where there is one, that to a plain training which
+costs at least as much. The line is the 95 % interval: blue where it lies on the better side of 0, red where on the
+worse one, grey where it holds 0.\
+"""
+EQUAL_COST = """\
+Each method against the cheapest plain training of this study that costs at least as much, or 2 % less, named in the
+column "Against". The cost of a training is its iterations by the seconds of one, measured in turns; the teacher's
+training is not counted. Intervals, "Gap" (from that plain training to the teacher) and "Better in" as above; table.csv
+has all scores.{missing}\
+"""
+NOT_DEAR = """ No plain training is as dear as {methods}: one of {times:.2f} times the iterations of {plain} would be.\
+"""
+NO_COSTS = "What an iteration costs was not measured: dcd study {study} --dataset_dir DIR --work WORK --costs does it."
+NO_PLAIN = "The study has no method that trains without a teacher, to be compared with at equal cost."
+SIZES = """\
+Above, scores against size: of labels in quarters of all cases and labels by their volume in ml{recall}; the line is the
+mean over seeds, the band their range. Below, the differences to {baseline} at equal iterations, from the smallest
+(dark) to the largest (light) in each row; the line is the range over seeds. Where detail is kept, the dark dots lie to
+the right of the light ones.\
+"""
+CURVES = """\
+Mean Dice of the validation cases, by which the weights of a run are chosen; the line is the mean over seeds, the band
+their range.{cost} A line that still rises says that more iterations would help.\
+"""
+CURVES_COST = " On the right, the same against what the training has cost, so that heights compare at equal cost."
+CHOSEN = " Coloured are the {number} others of the highest Dice."
+CASES = """\
+Test cases of seed {seed} in which {others} gain most (above) and lose most (below) against {baseline} in mean Dice, the
+number at the left. They are the extremes, not what is usual. The axial slice is that in which they differ most from
+{baseline}.\
+"""
+NO_CASES = """\
+Pictures of cases need the patients and the masks that the study left:
+dcd report {study} --out REPORT --work WORK --dataset_dir DIR.\
+"""
+COSTS_CAPTION = """\
+Seconds and largest extra memory of a patch (one at a time, float32, PyTorch), and seconds of an iteration, were
+measured in turns{on}, a dash where they were not. The first is {baseline}. "Minutes passed" is the time of the runs as
+it was, beside whatever else ran.\
 """
 
 
 @dataclass(frozen=True)
-class Results:
-    """What the runs of a study left.
-
-    Args:
-        rows: of the cases, by method, the teacher first.
-        records: of the runs, by method.
-        labels: that are scored.
-    """
-
-    rows: Mapping[str, Sequence[Mapping[str, Any]]]
-    records: Mapping[str, Sequence[Mapping[str, Any]]]
-    labels: Sequence[str]
-
-    def ratios(self, method: str, above: str, below: str | None) -> Ratios:
-        """Scores of a method as sums."""
-        columns = [above.format(label) for label in self.drawn] if "{}" in above else [above]
-        return ratios(self.rows[method], columns, None if below is None else [below])
-
-    @property
-    def drawn(self) -> list[str]:
-        """Labels that some case has: where none has, a single false voxel would count as much as a label."""
-        rows = next(iter(self.rows.values()))
-        return [label for label in self.labels if any(row[f"volume_ml_{label}"] for row in rows)]
-
-    def scores(self) -> Iterator[tuple[str, str, str | None, bool]]:
-        """Those of ``SCORES`` that the cases have, and that are somewhere defined."""
-        row = next(iter(self.rows.values()))[0]
-        for title, above, below, more in SCORES:
-            name = above.format(self.labels[0])
-            if name in row and not (below and not sum(one[below] for one in next(iter(self.rows.values())))):
-                yield title, above, below, more
-
-
-def read_results(study: Study, labels: Sequence[str]) -> Results:
-    """Read the files of the runs that have ended; of seeds that all methods have.
-
-    Raises:
-        InputError: when no seed is complete.
-    """
-    found = [(run, record) for run in study.runs if (record := read_record(study, run))]
-    of_seed = defaultdict(list)
-    for run, _ in found:
-        of_seed[run.seed].append(run.method)
-    complete = [seed for seed, methods in of_seed.items() if set(methods) >= {TEACHER, *study.methods}]
-    if not complete:
-        raise InputError(f"no seed of {study.path} has all of its runs in {study.results}: run the study first")
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    records: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for run, record in found:
-        if run.seed in complete:
-            rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
-            records[run.method].append(record)
-    _check_records(study, records)
-    return Results(dict(rows), dict(records), labels)
-
-
-def _check_records(study: Study, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """All of the same cases, and each student of the teacher that is reported."""
-    if len({record["cases"] for several in records.values() for record in several}) > 1:
-        raise InputError(
-            f"the runs in {study.results} are not all of the same data list: run those of other lists anew"
-        )
-    teachers = {record["seed"]: record["weights"] for record in records[TEACHER]}
-    for method, several in records.items():
-        for record in several:
-            if record.get("teacher", teachers[record["seed"]]) != teachers[record["seed"]]:
-                other = f"{method}-{record['seed']}"
-                raise InputError(f"{other} in {study.results} is of another teacher than that of its seed: run it anew")
-
-
-def write_report(study: Study, results: Results, out: Path) -> str:
-    """Write ``table.md``, ``table.csv``, ``curves.png``, ``differences.png`` and ``index.html``.
+class Report:
+    """What the sections are made of.
 
     Args:
         study: what was run; its first method is what the others are compared with.
         results: of its runs.
         out: folder for the files.
+        labels: values of the masks by name.
+        places: of patients and masks, for pictures of cases; None for no such pictures.
+    """
+
+    study: Study
+    results: Results
+    out: Path
+    labels: Mapping[str, int]
+    places: Places | None = None
+
+    @property
+    def baseline(self) -> str:
+        """The first method."""
+        return self.study.methods[0]
+
+    @property
+    def others(self) -> list[str]:
+        """All methods but the first."""
+        return self.study.methods[1:]
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """What is compared."""
+        return list(self.results.scores())
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Methods that are drawn as lines, beside the teacher."""
+        return [self.baseline, *self.results.best(self.others, LINES)]
+
+    @cached_property
+    def costs(self) -> Any:
+        """What iterations and patches cost."""
+        return read_costs(self.study)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """Trainings without a teacher that differ in their length alone."""
+        return plain_methods(self.study)
+
+    @cached_property
+    def spent(self) -> dict[str, list[list[float]]]:
+        """Seconds of the trainings up to each epoch, by method and seed, of those that were measured."""
+        plain = next(iter(self.plain), None)
+        return {
+            method: [training_seconds(method, record["course"], self.costs, plain) for record in records]
+            for method, records in self.results.records.items()
+            if method in self.costs.iterations
+        }
+
+    @cached_property
+    def trainings(self) -> dict[str, float]:
+        """Seconds of the whole trainings, the mean over seeds; NaN for what was not measured."""
+        spent = {method: fmean(of_seed[-1] for of_seed in seeds) for method, seeds in self.spent.items()}
+        return {method: spent.get(method, math.nan) for method in self.study.methods}
+
+    @cached_property
+    def against(self) -> dict[str, str | None]:
+        """By method that is not a plain training, the plain one of equal cost."""
+        return {one: equal_cost(one, self.plain, self.trainings) for one in self.study.methods if one not in self.plain}
+
+    @cached_property
+    def equal_iterations(self) -> dict[tuple[str, str], Comparison]:
+        """All methods against the first, by method and title of the score."""
+        return {
+            (one, score.title): self._compare(one, self.baseline, score) for score in self.scores for one in self.others
+        }
+
+    @cached_property
+    def equal_cost(self) -> dict[tuple[str, str], Comparison]:
+        """Methods against the plain training of equal cost, as far as there is one."""
+        pairs = [(one, other) for one, other in self.against.items() if other]
+        return {(one, score.title): self._compare(one, other, score) for score in self.scores for one, other in pairs}
+
+    def _compare(self, method: str, other: str, score: Score) -> Comparison:
+        return compare(*(self.results.ratios(one, score) for one in (method, other, TEACHER)))
+
+
+def write_report(report: Report) -> str:
+    """Write ``table.md``, ``table.csv``, ``index.html`` and the pictures that it shows.
 
     Returns:
-        The tables in Markdown, with their caption.
+        The tables in Markdown.
     """
-    baseline = study.methods[0]
-    compared = {
-        (method, title): _compared(results, method, baseline, above, below)
-        for title, above, below, _ in results.scores()
-        for method in study.methods[1:]
-    }
-    rows = [_row(results, method, compared) for method in results.rows]
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(_figures(results, compared), out / "table.csv")
-    scores = rows, {key: (key, "" if key == "Method" else "s") for key in rows[0]}
-    costs = _costs(results, read_costs(study)), COSTS
-    caption = CAPTION.format(
-        patients=len({row["patient"] for row in results.rows[baseline]}),
-        seeds=len(results.records[baseline]),
-        baseline=baseline,
-        left_out=_left_out(study, results),
-        drawn="patients and seeds together" if len(results.records[baseline]) > 1 else "patients alone: one seed",
-    )
-    provenance = _provenance(results)
-    text = "\n\n".join([markdown_table(*scores), textwrap.fill(caption, 120), markdown_table(*costs), provenance])
-    with whole_file(out / "table.md") as partial:
+    report.out.mkdir(parents=True, exist_ok=True)
+    write_csv(_figures(report), report.out / "table.csv")
+    sections = [make(report) for make in SECTIONS]
+    text = markdown(sections)
+    with whole_file(report.out / "table.md") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
-    _draw_curves(results, out / "curves.png")
-    _draw_differences(study.methods[1:], compared, list(results.scores()), baseline, out / "differences.png")
-    with whole_file(out / "index.html") as partial:
-        tables = html_table(*scores), html_table(*costs)
-        partial.write_text(_page(study, tables, [caption, provenance]), encoding="utf-8")
+    with whole_file(report.out / "index.html") as partial:
+        partial.write_text(page(f"Study: {report.study.path.stem}", sections), encoding="utf-8")
     return text
 
 
-def _left_out(study: Study, results: Results) -> str:
-    number = len({run.seed for run in study.runs}) - len(results.records[TEACHER])
-    return f"; {number} more are left out, since not all of their runs are there" if number else ""
+def compared_section(report: Report) -> Section:
+    """What the methods are."""
+    seed = report.study.runs[0].seed
+    runs = {run.method: run for run in report.study.runs if run.seed == seed}
+    students = [run for name, run in runs.items() if name != TEACHER]
+    shared = {
+        key: value
+        for key, value in students[0].settings.items()
+        if all(run.settings.get(key) == value for run in runs.values())
+    }
+    rows = [
+        {
+            "method": name,
+            "trained": TRAINED[run.workflow],
+            "overlays": ", ".join(run.own) or DASH,
+            "settings": _settings({key: one for key, one in run.settings.items() if key not in shared}) or DASH,
+        }
+        for name, run in runs.items()
+    ]
+    columns = {
+        "method": ("Method", ""),
+        "trained": ("Trained", ""),
+        "overlays": ("Overlay", ""),
+        "settings": ("Settings", ""),
+    }
+    overlays = [f"the overlay {one}" for one in students[0].overlays]
+    results = report.results
+    text = COMPARED.format(
+        patients=len({row["patient"] for row in results.cases}),
+        cases=len({row["case"] for row in results.cases}),
+        seeds=f"{results.seeds} seeds" if results.seeds > 1 else "1 seed",
+        left_out=_left_out(report),
+        bundle=report.study.bundle.name,
+        shared=", ".join([*overlays, *([_settings(shared)] if shared else [])]) or "the settings of the configs",
+    )
+    return Section("What is compared", [_joined(text), Table(rows, columns)])
 
 
-def _compared(results: Results, method: str, baseline: str, above: str, below: str | None) -> Comparison:
-    ours, theirs, teacher = (results.ratios(one, above, below) for one in (method, baseline, TEACHER))
-    return compare(ours, theirs, teacher)
+def scores_section(report: Report) -> Section:
+    """Scores, and differences at equal iterations."""
+    tables = [Table(*_score_rows(report), _joined(SCORES))]
+    drawn = "patients and seeds together" if report.results.seeds > 1 else "patients alone: one seed"
+    parts: list[str | Table | Picture] = [*tables]
+    if report.others:
+        caption = _joined(DIFFERENCES.format(baseline=report.baseline, drawn=drawn))
+        parts.append(Table(*_difference_rows(report, report.others, report.scores, report.equal_iterations), caption))
+        pictures.draw_differences(
+            report.others,
+            report.scores,
+            report.equal_iterations,
+            report.equal_cost,
+            report.baseline,
+            report.out / "differences.png",
+        )
+        parts.append(Picture("differences.png", _joined(DIFFERENCES_PICTURE.format(baseline=report.baseline))))
+    return Section("Scores", parts)
 
 
-def _row(results: Results, method: str, compared: Mapping[tuple[str, str], Comparison]) -> dict[str, str]:
-    """Cells of a method: each score and its difference; of the first also the share of the gap and the seeds won."""
-    row = {"Method": method}
-    for number, (title, above, below, _) in enumerate(results.scores()):
-        of_seed = results.ratios(method, above, below).of_seed()
-        digits = 2 if "mm" in title and "HD95" in title else 3
-        spread = f" +- {of_seed.std(ddof=1):.{digits}f}" if len(of_seed) > 1 else ""
-        row[title] = f"{of_seed.mean():.{digits}f}{spread}"
-        found = compared.get((method, title))
-        row[f"{title}, difference"] = _interval(found.difference, found.low, found.high, digits) if found else ""
-        if number == 0:
-            row["Gap"] = _interval(found.share, found.share_low, found.share_high, 2) if found else ""
-            row["Better in"] = f"{found.higher} of {len(of_seed)}" if found else ""
-    return row
+def equal_cost_section(report: Report) -> Section:
+    """Differences to a plain training that costs as much."""
+    title = "At equal cost"
+    if not report.plain:
+        return Section(title, [NO_PLAIN])
+    if not report.costs.iterations:
+        return Section(title, [NO_COSTS.format(study=report.study.path)])
+    scores = [score for score in report.scores if score.title in AT_EQUAL_COST]
+    rows, columns = _difference_rows(report, list(report.against), scores, report.equal_cost)
+    of_plain = report.trainings[report.plain[0]]
+    for row in rows:
+        row["cost"] = report.trainings[row["Method"]] / of_plain
+        row["against"] = report.against[row["Method"]] or DASH
+    first = {
+        "Method": columns.pop("Method"),
+        "cost": (f"Cost, of {report.plain[0]}", ".2f"),
+        "against": ("Against", ""),
+    }
+    missing = ""
+    if dear := [one for one, other in report.against.items() if other is None and report.trainings[one] > 0]:
+        times = max(report.trainings[one] for one in dear) / of_plain
+        missing = NOT_DEAR.format(methods=", ".join(dear), times=times, plain=report.plain[0])
+    return Section(title, [Table(rows, {**first, **columns}, _joined(EQUAL_COST.format(missing=missing)))])
 
 
-def _interval(value: float, low: float, high: float, digits: int) -> str:
-    if math.isnan(value):
-        return "\N{EN DASH}"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def sizes_section(report: Report) -> Section:
+    """Scores against size."""
+    sizes = by_size(report.results)
+    pictures.draw_sizes(sizes, report.lines, report.baseline, report.out / "sizes.png")
+    recall = ", of lesions in bins of mm3" if any("Recall" in one.title for one in sizes) else ""
+    caption = SIZES.format(recall=recall, baseline=report.baseline)
+    return Section("Sizes", [Picture("sizes.png", _joined(caption + _chosen(report)))])
 
 
-def _figures(results: Results, compared: Mapping[tuple[str, str], Comparison]) -> list[dict[str, Any]]:
-    """The table as numbers, a row for each method and score."""
+def curves_section(report: Report) -> Section:
+    """The course of the trainings."""
+    of_first = report.trainings[report.baseline]
+    costs = {
+        method: [[one / of_first for one in of_seed] for of_seed in seeds] for method, seeds in report.spent.items()
+    }
+    courses = {name: [record["course"] for record in records] for name, records in report.results.records.items()}
+    costs = costs if of_first > 0 else {}
+    pictures.draw_curves(courses, costs, report.lines, report.baseline, report.out / "curves.png")
+    caption = CURVES.format(cost=CURVES_COST if costs else "") + _chosen(report)
+    return Section("Curves", [Picture("curves.png", _joined(caption))])
+
+
+def cases_section(report: Report) -> Section:
+    """Cases in which the students differ."""
+    if report.places is None:
+        return Section("Cases", [_joined(NO_CASES.format(study=report.study.path))])
+    candidates = [one for one in report.others if one not in report.plain] or report.others
+    if not candidates:
+        return Section("Cases", ["There is one method alone."])
+    others = report.results.best(candidates, MASKS)
+    cases.draw_cases(report.results, report.baseline, others, report.labels, report.places, report.out / "cases.png")
+    seed = report.results.records[TEACHER][0]["seed"]
+    caption = CASES.format(seed=seed, others=" and ".join(others), baseline=report.baseline)
+    return Section("Cases", [Picture("cases.png", _joined(caption))])
+
+
+def costs_section(report: Report) -> Section:
+    """What networks and trainings cost."""
+    on = f" on {report.costs.machine}" if report.costs.machine else ""
+    caption = COSTS_CAPTION.format(on=on, baseline=report.baseline)
+    return Section(
+        "Costs", [Table(_networks(report), NETWORKS), Table(_trainings(report), TRAININGS, _joined(caption))]
+    )
+
+
+def _networks(report: Report) -> list[dict[str, Any]]:
+    """Costs of the networks; methods of equal ones are named together."""
+    costs, found = report.costs, dict[tuple[object, ...], list[str]]()
+    for method, records in report.results.records.items():
+        figures = records[0]["parameters"], records[0]["gmac"], costs.patches.get(method), costs.megabytes.get(method)
+        found.setdefault((method == TEACHER, *figures), []).append(method)
     rows = []
-    for title, above, below, _ in results.scores():
-        for method in results.rows:
-            of_seed = results.ratios(method, above, below).of_seed()
-            found = compared.get((method, title))
-            compares = ("difference", "low", "high", "share", "share_low", "share_high")
-            rows.append(
-                {
-                    "method": method,
-                    "score": title,
-                    "mean": of_seed.mean(),
-                    "sd": of_seed.std(ddof=1) if len(of_seed) > 1 else math.nan,
-                    "seeds": len(of_seed),
-                    **{name: getattr(found, name) if found else math.nan for name in compares},
-                    "seeds_with_more": found.higher if found else math.nan,
-                }
-            )
+    for methods in found.values():
+        first = methods[0]
+        others = f" and {len(methods) - 1} others" if len(methods) > 1 else ""
+        seconds, megabytes = (kind.get(first, math.nan) for kind in (costs.patches, costs.megabytes))
+        rows.append(
+            {
+                "network": "student" if methods == report.study.methods else f"{first}{others}",
+                "parameters": report.results.records[first][0]["parameters"],
+                "gmac": report.results.records[first][0]["gmac"],
+                "patch_seconds": seconds,
+                "seconds_of_teacher": seconds / costs.patches.get(TEACHER, math.nan),
+                "patch_megabytes": megabytes,
+                "megabytes_of_teacher": megabytes / costs.megabytes.get(TEACHER, math.nan),
+            }
+        )
     return rows
 
 
-def _costs(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What each network and training costs; the seconds of an iteration where they were measured in turns."""
-    rows = []
-    for method, records in results.records.items():
+def _trainings(report: Report) -> list[dict[str, Any]]:
+    rows, iterations = [], report.costs.iterations
+    for method, records in report.results.records.items():
         last = [record["course"][-1] for record in records]
+        seconds = iterations.get(method, math.nan)
         rows.append(
             {
                 "method": method,
-                "parameters": records[0]["parameters"],
-                "gmac": records[0]["gmac"],
                 "iterations": fmean(one["iteration"] for one in last),
-                "iteration_seconds": seconds.get(method, math.nan),
+                "iteration_seconds": seconds,
+                "iteration_of_first": seconds / iterations.get(report.baseline, math.nan),
+                "training_of_first": report.trainings.get(method, math.nan) / report.trainings[report.baseline],
                 "minutes": fmean(one["seconds"] for one in last) / 60,
             }
         )
     return rows
 
 
-def _provenance(results: Results) -> str:
-    records = [record for several in results.records.values() for record in several]
+def source_section(report: Report) -> Section:
+    """By which code and machines the runs were made."""
+    records = [record for several in report.results.records.values() for record in several]
     commits = {commit for record in records for commit in record["commits"]}
     machines = {record["machine"] for record in records}
-    return f"Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
+    files = f"{len(records)} runs in {report.study.results.name}, the folder beside {report.study.path.name}."
+    return Section(
+        "Where it comes from", [f"{files} Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."]
+    )
 
 
-def _draw_curves(results: Results, path: Path) -> None:
-    """Mean Dice of the validation against iterations: the mean over seeds, and between which values they lie."""
-    figure = Figure(figsize=(9, 4.5), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for (method, records), colour in zip(results.records.items(), _colours(len(results.records)), strict=True):
-        found: dict[float, list[float]] = defaultdict(list)
-        for record in records:
-            for row in record["course"]:
-                if "val_mean_dice" in row:
-                    found[row["iteration"]].append(row["val_mean_dice"])
-        x = sorted(found)
-        axes.plot(x, [fmean(found[one]) for one in x], "-o", color=colour, markersize=3, label=method)
-        axes.fill_between(x, [min(found[one]) for one in x], [max(found[one]) for one in x], color=colour, alpha=0.12)
-    axes.set(title="Validation: mean Dice, range over seeds", xlabel="iteration")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
-    with whole_file(path) as partial:
-        figure.savefig(partial)
+#: The sections of a report, in their order.
+SECTIONS: Sequence[Callable[[Report], Section]] = (
+    compared_section,
+    scores_section,
+    equal_cost_section,
+    sizes_section,
+    curves_section,
+    cases_section,
+    costs_section,
+    source_section,
+)
 
 
-def _draw_differences(
+def _left_out(report: Report) -> str:
+    number = len({run.seed for run in report.study.runs}) - report.results.seeds
+    return f"; {number} more are left out, since not all of their runs are there" if number else ""
+
+
+def _chosen(report: Report) -> str:
+    return CHOSEN.format(number=len(report.lines) - 1) if len(report.lines) <= len(report.others) else ""
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+Columns = dict[str, tuple[str, str]]
+
+
+def _score_rows(report: Report) -> tuple[list[dict[str, Any]], Columns]:
+    rows = []
+    for method in report.results.rows:
+        row = {"Method": method}
+        for score in report.scores:
+            of_seed = report.results.ratios(method, score).of_seed()
+            spread = f" +- {of_seed.std(ddof=1):.{_digits(score)}f}" if len(of_seed) > 1 else ""
+            row[score.title] = f"{of_seed.mean():.{_digits(score)}f}{spread}"
+        rows.append(row)
+    return rows, _columns(rows)
+
+
+def _difference_rows(
+    report: Report,
     methods: Sequence[str],
+    scores: Sequence[Score],
     compared: Mapping[tuple[str, str], Comparison],
-    scores: Sequence[tuple[str, str, str | None, bool]],
-    baseline: str,
-    path: Path,
-) -> None:
-    """Differences to the baseline with their intervals, a panel a score."""
-    figure = Figure(figsize=(2.6 * len(scores) + 1.5, 0.4 * len(methods) + 1.6), dpi=110, layout="constrained")
-    panels: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(scores), sharey=True)).tolist()
-    for axes, (title, _, _, more) in zip(panels, scores, strict=True):
-        for place, (method, colour) in enumerate(zip(methods, _colours(len(methods)), strict=True)):
-            found = compared[method, title]
-            axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-            axes.plot(found.difference, place, "o", color=colour)
-        axes.axvline(0, color="#888", linewidth=1)
-        axes.set_title(f"{title}\n({'more' if more else 'less'} is better)", fontsize=9)
-        axes.set_yticks(range(len(methods)), methods)
-        axes.tick_params(labelsize=8)
-    panels[0].invert_yaxis()
-    figure.suptitle(f"Difference to {baseline}, with 95 % interval over patients and seeds", fontsize=10)
-    with whole_file(path) as partial:
-        figure.savefig(partial)
+) -> tuple[list[dict[str, Any]], Columns]:
+    """Differences of each score; of the first also the share of the gap and the seeds won; a dash for none."""
+    rows = []
+    for method in methods:
+        row = {"Method": method}
+        for number, score in enumerate(scores):
+            found = compared.get((method, score.title))
+            row[score.title] = _interval(found.difference, found.low, found.high, _digits(score)) if found else DASH
+            if number == 0:
+                row["Gap"] = _interval(found.share, found.share_low, found.share_high, 2) if found else DASH
+                row["Better in"] = f"{found.higher} of {report.results.seeds}" if found else DASH
+        rows.append(row)
+    return rows, _columns(rows)
 
 
-def _colours(number: int) -> list[str]:
-    return [LINE_COLOURS[one % len(LINE_COLOURS)] for one in range(number)]
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    return {key: (key, "" if key == "Method" else "s") for key in rows[0]}
 
 
-def _page(study: Study, tables: Sequence[str], texts: Sequence[str]) -> str:
-    parts = [tables[0], f"<p>{html.escape(texts[0])}</p>"]
-    parts += [f'<p><img src="{name}" alt="{name}"></p>' for name in ("differences.png", "curves.png")]
-    parts += [tables[1], f"<p>{html.escape(texts[1])}</p>"]
-    return PAGE.format(title=html.escape(f"Study: {study.path.stem}"), body="\n".join(parts))
+def _digits(score: Score) -> int:
+    return 3 if score.more else 2
+
+
+def _interval(value: float, low: float, high: float, digits: int) -> str:
+    if math.isnan(value):
+        return DASH
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _figures(report: Report) -> list[dict[str, Any]]:
+    """The tables as numbers, a row for each method and score."""
+    rows = []
+    for score in report.scores:
+        for method in report.results.rows:
+            of_seed = report.results.ratios(method, score).of_seed()
+            rows.append(
+                {
+                    "method": method,
+                    "score": score.title,
+                    "mean": of_seed.mean(),
+                    "sd": of_seed.std(ddof=1) if len(of_seed) > 1 else math.nan,
+                    "seeds": len(of_seed),
+                    **_comparison("", report.equal_iterations.get((method, score.title))),
+                    "equal_cost_against": report.against.get(method) or "",
+                    **_comparison("equal_cost_", report.equal_cost.get((method, score.title))),
+                }
+            )
+    return rows
+
+
+def _comparison(prefix: str, found: Comparison | None) -> dict[str, float]:
+    names = ("difference", "low", "high", "share", "share_low", "share_high")
+    figures = {name: getattr(found, name) if found else math.nan for name in names}
+    figures["seeds_with_more"] = found.higher if found else math.nan
+    return {f"{prefix}{name}": figure for name, figure in figures.items()}

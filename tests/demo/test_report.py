@@ -16,7 +16,8 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.data.datalists import make_datalist, read_datalist, write_datalist
 from dcd_components.demo import report
 from dcd_components.demo.demo import equal_cost_epochs
-from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER, Patients
+from dcd_components.demo.report import DISTILLED, EQUAL_COST, PLAIN, TEACHER
+from dcd_components.handlers.case_pictures import Patients
 from dcd_components.metrics.case_scores import case_scores
 from dcd_components.tables import read_csv, write_csv
 

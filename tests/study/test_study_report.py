@@ -4,92 +4,152 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
 from matplotlib.image import imread
-from tiny import BRATS
+from study_files import METHODS, write_costs, write_study
 
 from dcd_components import cli
 from dcd_components.errors import InputError
-from dcd_components.study.plan import read_study
-from dcd_components.study.records import settings_of
-from dcd_components.tables import read_csv, write_csv
+from dcd_components.tables import read_csv
 
-LABELS = ("NETC", "SNFH", "ET", "RC")
-GAINS = {"teacher": 0.2, "plain": 0.0, "dcd": 0.1, "cwd": -0.02}
+SECTIONS = ("What is compared", "Scores", "At equal cost", "Sizes", "Curves", "Cases", "Costs", "Where it comes from")
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Three seeds of three methods, and a fourth that is not complete."""
-    methods: dict[str, Any] = {"plain": {"workflow": "student"}, "dcd": None, "cwd": {"settings": {"levels": 1}}}
-    content = {"bundle": str(BRATS), "seeds": [0, 1, 2, 3], "methods": methods}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    said = read_study(tmp_path / "small.yaml")
-    for run in said.runs:
-        if run.name != "cwd-3":
-            write_run(tmp_path / "small", run.method, run.seed, settings_of(said, run))
-    return tmp_path / "small.yaml"
+    """Three seeds of four methods, and a fourth that is not complete."""
+    return write_study(tmp_path)
 
 
-def write_run(folder: Path, method: str, seed: int, said: Mapping[str, Any]) -> None:
-    gain = GAINS[method]
-    generator = np.random.default_rng(seed)  # the same for all methods
-    rows = []
-    for case in range(12):
-        volumes = {f"volume_ml_{label}": float(label != "RC") for label in LABELS}
-        dice = {f"dice_{label}": generator.uniform(0.4, 0.6) + gain for label in LABELS}
-        hd95 = {f"hd95_mm_{label}": generator.uniform(5, 9) - 10 * gain for label in LABELS}
-        found = {"lesions": 3.0, "tp_lesions": 2.0 + (gain > 0), "lesions_0_100mm3": 0.0, "tp_lesions_0_100mm3": 0.0}
-        if method == "dcd":
-            dice["dice_RC"] = 0.0  # which no case has: a false voxel
-        about = {"method": method, "seed": seed, "patient": f"p{case}", "case": f"c{case}"}
-        rows.append({**about, **volumes, **dice, **hd95, **found})
-    write_csv(rows, folder / f"{method}-{seed}.csv")
-    course = [{"epoch": n, "iteration": 50 * n, "seconds": 60.0 * n, "val_mean_dice": 0.1 * n} for n in (1, 2)]
-    record = {"settings": said, "parameters": 0.1, "gmac": 1.0, "machine": "two cores", "seed": seed}
-    teacher = {} if method == "teacher" else {"teacher": f"t{seed}"}
-    record |= {"cases": "x", "weights": f"t{seed}", "commits": ["abc"], "course": course, **teacher}
-    (folder / f"{method}-{seed}.json").write_text(json.dumps(record))
+def reported(study: Path) -> str:
+    cli.main(["report", str(study), "--out", str(study.parent / "out")])
+    return (study.parent / "out" / "table.md").read_text()
 
 
-def test_the_table_has_scores_differences_and_the_share_of_the_gap(
+def lines(text: str, section: str, number: int = 0) -> dict[str, dict[str, str]]:
+    """Cells of a table of a section, by its first column and by heading."""
+    part = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    table = [block for block in part.split("\n\n") if block.strip().startswith("|")][number]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()]
+    return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+
+
+def test_the_tables_have_scores_differences_and_the_share_of_the_gap(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["report", str(study), "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
-    assert said.strip() == (tmp_path / "out" / "table.md").read_text().strip()
-    lines = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in said.splitlines()[:6]
-    }
-    assert list(lines)[2:] == ["teacher", "plain", "dcd", "cwd"]
-    dice, difference, gap, better = lines["dcd"][:4]
-    assert re.fullmatch(r"0\.6\d\d \+- 0\.0\d\d", dice)
-    assert (difference, gap, better) == ("+0.100 [+0.100, +0.100]", "+0.50 [+0.50, +0.50]", "3 of 3")
-    assert lines["cwd"][3] == "0 of 3"
-    assert lines["plain"][1] == ""
-    assert "12 patients" in said
-    assert "3 seeds" in said
-    assert "1 more are left out, since not all of their runs are there" in " ".join(said.split())
+    text = reported(study)
+    assert capsys.readouterr().out.strip() == text.strip()
+    scores, differences = lines(text, "Scores"), lines(text, "Scores", 1)
+    assert [*scores] == ["teacher", *METHODS]
+    assert [*differences] == ["plain_longer", "dcd", "cwd"]
+    assert re.fullmatch(r"0\.\d{3} \+- 0\.0\d\d", scores["dcd"]["Dice"])
+    found = {name: differences["dcd"][name] for name in ("Dice", "Gap", "Better in")}
+    assert found == {"Dice": "+0.100 [+0.100, +0.100]", "Gap": "+0.50 [+0.50, +0.50]", "Better in": "3 of 3"}
+    assert differences["cwd"]["Better in"] == "0 of 3"
+    said = " ".join(text.split())
+    assert "12 patients that no training saw, in 12 cases, and 3 seeds" in said
+    assert "1 more are left out, since not all of their runs are there" in said
     assert "Commits abc; two cores." in said
     assert "below 100 mm3" not in said  # of which there are none
-    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score"))
+    assert lines(text, "What is compared")["cwd"]["Settings"] == "levels 1"
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
     (recall,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Recall, all lesions")]
     assert (recall["mean"], recall["difference"], recall["seeds"]) == pytest.approx((1.0, 1 / 3, 3))
 
 
-def test_pictures_and_a_page(study: Path, tmp_path: Path) -> None:
-    cli.main(["report", str(study), "--out", str(tmp_path / "out")])
+def test_each_method_is_compared_at_equal_cost_with_a_plain_training_that_is_dear_enough(
+    study: Path, tmp_path: Path
+) -> None:
+    """An iteration of dcd costs 1.4 times a plain one, the longer plain training 1.5 times."""
+    write_costs(study, {"plain": 0.1, "plain_longer": 0.1, "dcd": 0.14, "cwd": 0.1})
+    text = reported(study)
+    table = lines(text, "At equal cost")
+    assert [*table] == ["dcd", "cwd"]
+    assert {"Cost, of plain": "1.40", "Against": "plain_longer"}.items() <= table["dcd"].items()
+    assert table["dcd"]["Dice"] == "+0.060 [+0.060, +0.060]"
+    assert table["dcd"]["Gap"].startswith("+0.37 [") or table["dcd"]["Gap"].startswith("+0.38 [")  # .06 of .16
+    assert {"Cost, of plain": "1.00", "Against": "plain", "Better in": "0 of 3"}.items() <= table["cwd"].items()
+    assert lines(text, "At equal cost", 1)["dcd"]["NSD 1 mm"] == "+0.120 [+0.120, +0.120]"
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
+    (dice,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Dice")]
+    assert dice["equal_cost_against"] == "plain_longer"
+    figures = [dice[f"equal_cost_{name}"] for name in ("difference", "share", "seeds_with_more")]
+    assert figures == pytest.approx([0.06, 0.375, 3])
+    assert dice["difference"] == pytest.approx(0.1)  # at equal iterations, as before
+    trainings = lines(text, "Costs", 1)
+    assert [trainings["plain_longer"][name] for name in ("Iterations", "of the first's", "All, of the first's")] == [
+        "75000",
+        "1.00",
+        "1.50",
+    ]
+    assert trainings["dcd"]["An iteration, s"] == "0.140"
+
+
+def test_where_no_plain_training_is_as_dear_there_is_a_dash_and_what_is_wanted(study: Path) -> None:
+    write_costs(study, {"plain": 0.1, "plain_longer": 0.1, "dcd": 0.16, "cwd": 0.1})
+    text = reported(study)
+    found = lines(text, "At equal cost")["dcd"]
+    assert (found["Against"], found["Dice"], found["Gap"]) == ("\N{EN DASH}",) * 3
+    said = "No plain training is as dear as dcd: one of 1.60 times the iterations of plain would be."
+    assert said in " ".join(text.split())
+
+
+def test_without_measured_costs_the_report_says_how_to_measure_them(study: Path, tmp_path: Path) -> None:
+    text = " ".join(reported(study).split())
+    assert f"was not measured: dcd study {study} --dataset_dir DIR --work WORK --costs does it." in text
+    assert lines((tmp_path / "out" / "table.md").read_text(), "Costs", 1)["dcd"]["An iteration, s"] == "\N{EN DASH}"
+
+
+def test_networks_have_latency_and_memory(study: Path) -> None:
+    write_costs(study, {"plain": 0.1})
+    rows = lines(reported(study), "Costs")
+    assert [*rows] == ["teacher", "student"]
+    assert (rows["student"]["A patch, s"], rows["teacher"]["Its memory, MB"]) == ("0.0200", "50")
+    assert rows["student"]["Its memory, MB"] == "\N{EN DASH}"
+
+
+def test_costs_of_other_settings_are_refused(study: Path) -> None:
+    write_costs(study, {"plain": 0.1, "cwd": 0.1})
+    content = json.loads((study.with_suffix("") / "costs.json").read_text())
+    content["methods"]["cwd"]["settings"]["levels"] = 2
+    (study.with_suffix("") / "costs.json").write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"costs.json: cwd was measured with another levels, 2, than is said now, 1: me"
+    ):
+        reported(study)
+
+
+def test_pictures_and_a_page_in_sections(study: Path, tmp_path: Path) -> None:
+    write_costs(study, {"plain": 0.1, "plain_longer": 0.1, "dcd": 0.14, "cwd": 0.1})
+    reported(study)
     page = (tmp_path / "out" / "index.html").read_text()
-    for name in re.findall(r'src="(.*?)"', page):
+    assert tuple(re.findall("<h2 id=.*?>(.*?)</h2>", page)) == SECTIONS
+    names = re.findall(r'<img src="(.*?)"', page)
+    assert names == ["differences.png", "sizes.png", "curves.png"]
+    for name in names:
         assert imread(tmp_path / "out" / name).std() > 0.01
-    assert page.count("<table>") == 2
     assert "+0.100 [+0.100, +0.100]" in page
+    assert f"dcd report {study} --out REPORT --work WORK --dataset_dir DIR." in page
+
+
+@pytest.mark.parametrize("number", [0, 26])
+def test_one_seed_of_one_method_or_of_many(number: int, tmp_path: Path) -> None:
+    """Tables as wide as a page, pictures that show all methods, and no word of seeds that vary."""
+    others = {f"method_{one}": {"settings": {"levels": 1}} for one in range(number)}
+    study = write_study(tmp_path, {"plain": {"workflow": "student"}, **others}, seeds=[0], missing=())
+    text = reported(study)
+    assert "+-" not in lines(text, "Scores")["teacher"]["Dice"]
+    assert all(len(line) <= 160 for line in text.splitlines())
+    if number:
+        assert "patients alone: one seed" in " ".join(text.split())
+        assert len(lines(text, "Scores", 1)) == number
+        assert imread(tmp_path / "out" / "differences.png").shape[0] > 20 * number
+        assert "Coloured are the 6 others of the highest Dice." in (tmp_path / "out" / "index.html").read_text()
+    else:
+        assert not (tmp_path / "out" / "differences.png").exists()
 
 
 def test_without_a_whole_seed_there_is_no_report(study: Path, tmp_path: Path) -> None:
@@ -98,7 +158,7 @@ def test_without_a_whole_seed_there_is_no_report(study: Path, tmp_path: Path) ->
     with pytest.raises(
         InputError, match=r"no seed of .*small.yaml has all of its runs in .*small: run the study first"
     ):
-        cli.main(["report", str(study), "--out", str(tmp_path / "out")])
+        reported(study)
 
 
 @pytest.mark.parametrize(
@@ -122,4 +182,4 @@ def test_runs_that_do_not_belong_together_are_refused(change: Any, said: str, st
         change = json.dumps({key: value for key, value in record.items() if value is not None})
     path.write_text(change)
     with pytest.raises(InputError, match=said):
-        cli.main(["report", str(study), "--out", str(tmp_path / "out")])
+        reported(study)

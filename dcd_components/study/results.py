@@ -1,0 +1,131 @@
+"""What the runs of a study left, read and checked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from dcd_components.errors import InputError
+from dcd_components.study.plan import TEACHER, Study
+from dcd_components.study.records import read_record
+from dcd_components.study.statistics import Ratios, ratios
+from dcd_components.tables import read_csv
+
+TEXT = ("method", "case", "patient", "weights")
+
+
+class Score(NamedTuple):
+    """What is compared: columns of each label or counts of all, of what they are shares, whether more is better."""
+
+    title: str
+    above: str
+    below: str | None = None
+    more: bool = True
+
+
+SCORES = (
+    Score("Dice", "dice_{}"),
+    Score("NSD 0.5 mm", "nsd_0.5mm_{}"),
+    Score("NSD 1 mm", "nsd_1mm_{}"),
+    Score("Boundary Dice", "boundary_dice_{}"),
+    Score("HD95, mm", "hd95_mm_{}", more=False),
+    Score("Recall, lesions below 100 mm3", "tp_lesions_0_100mm3", "lesions_0_100mm3"),
+    Score("Recall, all lesions", "tp_lesions", "lesions"),
+    Score("Lesion F1", "lesion_f1"),
+    Score("False lesions a case", "fp_lesions", more=False),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the runs of a study left.
+
+    Args:
+        rows: of the cases, by method, the teacher first.
+        records: of the runs, by method.
+        labels: that are scored.
+    """
+
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    labels: Sequence[str]
+
+    @property
+    def cases(self) -> Sequence[Mapping[str, Any]]:
+        """Rows of one method, for what is the same in all."""
+        return self.rows[TEACHER]
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.records[TEACHER])
+
+    @property
+    def drawn(self) -> list[str]:
+        """Labels that some case has: where none has, a single false voxel would count as much as a label."""
+        return [label for label in self.labels if any(row[f"volume_ml_{label}"] for row in self.cases)]
+
+    def ratios(self, method: str, score: Score) -> Ratios:
+        """Scores of a method as sums."""
+        columns = [score.above.format(label) for label in self.drawn] if "{}" in score.above else [score.above]
+        return ratios(self.rows[method], columns, None if score.below is None else [score.below])
+
+    def scores(self) -> Iterator[Score]:
+        """Those of ``SCORES`` that the cases have, and that are somewhere defined."""
+        for score in SCORES:
+            below = score.below
+            if score.above.format(self.labels[0]) in self.cases[0] and (
+                below is None or sum(row[below] for row in self.cases)
+            ):
+                yield score
+
+    def best(self, methods: Sequence[str], number: int) -> list[str]:
+        """As many of some methods as are wanted, those of the highest Dice, in the order that they are given in."""
+        dice = {method: fmean(self.ratios(method, SCORES[0]).of_seed()) for method in methods}
+        chosen = sorted(dice, key=dice.__getitem__, reverse=True)[:number]
+        return [method for method in methods if method in chosen]
+
+
+def read_results(study: Study, labels: Sequence[str], cases: str | None = None) -> Results:
+    """Read the files of the runs that have ended; of seeds that all methods have.
+
+    Args:
+        study: whose runs they are.
+        labels: that are scored.
+        cases: digest of the data list that they must be of; any by default.
+
+    Raises:
+        InputError: when no seed is complete, and for runs that do not belong together.
+    """
+    found = [(run, record) for run in study.runs if (record := read_record(study, run, cases))]
+    of_seed = defaultdict(list)
+    for run, _ in found:
+        of_seed[run.seed].append(run.method)
+    complete = [seed for seed, methods in of_seed.items() if set(methods) >= {TEACHER, *study.methods}]
+    if not complete:
+        raise InputError(f"no seed of {study.path} has all of its runs in {study.results}: run the study first")
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run, record in found:
+        if run.seed in complete:
+            rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
+            records[run.method].append(record)
+    _check_records(study, records)
+    return Results(dict(rows), dict(records), labels)
+
+
+def _check_records(study: Study, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """All of the same cases, and each student of the teacher that is reported."""
+    if len({record["cases"] for several in records.values() for record in several}) > 1:
+        raise InputError(
+            f"the runs in {study.results} are not all of the same data list: run those of other lists anew"
+        )
+    teachers = {record["seed"]: record["weights"] for record in records[TEACHER]}
+    for method, several in records.items():
+        for record in several:
+            if record.get("teacher", teachers[record["seed"]]) != teachers[record["seed"]]:
+                other = f"{method}-{record['seed']}"
+                raise InputError(f"{other} in {study.results} is of another teacher than that of its seed: run it anew")
