@@ -34,9 +34,6 @@ def download(name: str, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     try:
         download_url(address, archive, DecathlonDataset.md5[task], "md5")
-        with TemporaryDirectory(prefix=".", dir=out) as hidden:
-            extractall(archive, hidden, file_type="tar", has_base=False)
-            (Path(hidden) / task).rename(folder)
     except HashCheckError:
         raise InputError(f"{archive} is not the archive that MONAI knows: delete it, and start again") from None
     except (OSError, RuntimeError) as error:
@@ -44,4 +41,10 @@ def download(name: str, out: Path) -> Path:
             f"{task}.tar cannot be downloaded from {address} ({error}): put it into {out} and start again, "
             f"or unpack it anywhere and use its folder {task}"
         ) from None
+    try:
+        with TemporaryDirectory(prefix=".", dir=out) as hidden:
+            extractall(archive, hidden, file_type="tar", has_base=False)
+            (Path(hidden) / task).rename(folder)
+    except OSError as error:
+        raise InputError(f"{archive} cannot be unpacked into {out}: {error}") from None
     return folder

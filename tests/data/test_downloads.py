@@ -60,3 +60,16 @@ def test_another_archive_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{archive.name} is not the archive that MONAI knows: delete it"):
         cli.main(["download_data", "hippocampus", "--out", str(out)])
     assert [path.name for path in out.iterdir()] == [archive.name]
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_the_archive_alone(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dcd_components.data.downloads.extractall", full)
+    out = tmp_path / "data"
+    with pytest.raises(InputError, match=rf"{archive.name} cannot be unpacked into {out}: .*No space left on device"):
+        cli.main(["download_data", "hippocampus", "--out", str(out)])
+    assert [path.name for path in out.iterdir()] == [archive.name]
