@@ -36,6 +36,9 @@ from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import cases_digest, difference, read_record, settings_of
 from dcd_components.tables import read_csv, write_csv
 
+#: Held while a config is read, for which MONAI walks over all modules: another thread may not import meanwhile.
+READING = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Places:
@@ -202,7 +205,8 @@ def _train_and_score(
     begun = _begin(folder / "begun.json", begun)
     call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
     shutil.rmtree(output, ignore_errors=True)
-    parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
+    with READING:
+        parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
     kept = {key: value for key, value in run.settings.items() if key.partition("::")[0] in parser.get()}
     call("evaluate", run.evaluation, {**data, **kept, "ckpt_path": model.absolute(), "output_dir": output.absolute()})
     patient = {case["case"]: case["patient"] for case in read_datalist(places.datalist).cases}
@@ -211,11 +215,13 @@ def _train_and_score(
     write_csv(rows, study.results / f"{run.name}.csv")
     parser.update(kept)
     patch = [len(parser["sequences"]), *parser["patch_size"]]
+    with READING:
+        network = parser.get_parsed_content("network_def")
     record = {
         **begun,
         "seed": run.seed,
         "weights": weights_digest(model),
-        **cost(parser.get_parsed_content("network_def"), patch),
+        **cost(network, patch),
         "machine": machine(threads),
         "course": [{k: v for k, v in row.items() if v is not None} for row in read_csv(folder / "model_training.csv")],
     }

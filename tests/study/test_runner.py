@@ -76,13 +76,15 @@ def test_the_page_on_studies_runs(
     with pytest.raises(InputError, match=r"no teacher at .*: run the study first, --index 0 is enough"):
         cli.main([*timing[:-2], str(tmp_path / "elsewhere"), timing[-1]])
     cli.main(timing)
-    seconds = json.loads((results / "costs.json").read_text())["seconds"]
-    assert list(seconds) == ["plain", "dcd"]
-    assert all(value > 0 for value in seconds.values())
+    measured = json.loads((results / "costs.json").read_text())["methods"]
+    assert list(measured) == ["teacher", "plain", "dcd"]
+    assert measured["teacher"]["iteration_seconds"] is None
+    assert all(one["patch_seconds"] > 0 for one in measured.values())
     cli.main(report)
-    assert f"{seconds['dcd']:.3f}" in (tmp_path / "report" / "table.md").read_text()
+    assert f"{measured['dcd']['iteration_seconds']:.3f}" in (tmp_path / "report" / "table.md").read_text()
     found = {path.name for path in (tmp_path / "report").iterdir()}
-    assert found == {"index.html", "table.md", "table.csv", "curves.png", "differences.png"}
+    pictures = {f"{name}.png" for name in ("differences", "sizes", "curves", "cases")}
+    assert found == {"index.html", "table.md", "table.csv", *pictures}
 
 
 def check_details(
