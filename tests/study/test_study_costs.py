@@ -1,0 +1,106 @@
+"""What the trainings of a study cost, and which of them are compared at equal cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_files import write_study
+
+from dcd_components.benchmarks import timing, training
+from dcd_components.study import costs
+from dcd_components.study.costs import Costs, equal_cost, plain_methods, training_seconds
+from dcd_components.study.plan import read_study
+from dcd_components.study.runner import Places
+
+MEASURED = Costs({"plain": 0.1, "dcd": 0.3}, {}, {})
+
+
+def course(*weights: float | None) -> list[dict[str, Any]]:
+    rows = [{"epoch": n + 1, "iteration": 10 * (n + 1), "distillation_weight": w} for n, w in enumerate(weights)]
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
+
+def test_an_epoch_without_distillation_costs_what_a_plain_one_does() -> None:
+    ramp = course(None, 0.0, 0.2, 1.0)
+    assert training_seconds("dcd", ramp, MEASURED, "plain") == pytest.approx([1, 2, 5, 8])
+    assert training_seconds("plain", course(None, None), MEASURED, "plain") == pytest.approx([1, 2])
+
+
+def test_a_training_that_was_not_timed_costs_nothing_that_is_known() -> None:
+    assert math.isnan(training_seconds("cwd", course(1.0), MEASURED, "plain")[-1])
+    assert math.isnan(training_seconds("dcd", course(None, 1.0), MEASURED, None)[-1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "found"),
+    [
+        (100.0, "plain"),
+        (102.0, "plain"),  # within 2 %
+        (103.0, "longer"),
+        (150.0, "longer"),  # not the longest, which would do too
+        (205.0, None),
+        (math.nan, None),
+    ],
+)
+def test_the_cheapest_plain_training_that_costs_at_least_as_much(seconds: float, found: str | None) -> None:
+    trainings = {"longest": 200.0, "plain": 100.0, "longer": 150.0, "dcd": seconds, "untimed": math.nan}
+    assert equal_cost("dcd", ["plain", "longest", "longer", "untimed"], trainings) == found
+
+
+def test_plain_is_what_differs_from_the_first_training_without_a_teacher_in_its_length_alone(tmp_path: Path) -> None:
+    methods: dict[str, Any] = {
+        "dcd": None,
+        "plain": {"workflow": "student"},
+        "longer": {"workflow": "student", "settings": {"max_epochs": 2000, "val_interval": 8}},
+        "faster": {"workflow": "student", "settings": {"learning_rate": 0.1}},
+    }
+    assert plain_methods(read_study(write_study(tmp_path, methods, [0], missing=()))) == ["plain", "longer"]
+    assert plain_methods(read_study(write_study(tmp_path, {"dcd": None}, [0], missing=()))) == []
+
+
+def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods: dict[str, Any] = {
+        "plain": {"workflow": "student"},
+        "longer": {"workflow": "student", "settings": {"max_epochs": 2000}},
+        "dcd": None,
+        "small": {"settings": {"width_divisor": 8}},
+    }
+    study = read_study(write_study(tmp_path, methods, [0, 1], missing=()))
+    timed: dict[str, Any] = {}
+
+    def iterations(files: Mapping[str, Sequence[str]], rounds: int, own: Any, **_: Any) -> dict[str, float]:
+        timed["own"] = own
+        return {name: float(number + 1) for number, name in enumerate(files)}
+
+    def patches(steps: Mapping[str, Any], rounds: int) -> dict[str, float]:
+        timed["patches"] = [*steps]
+        return {name: number / 10 for number, name in enumerate(steps)}
+
+    monkeypatch.setattr(training, "seconds", iterations)
+    monkeypatch.setattr(timing, "seconds", patches)
+    monkeypatch.setattr(timing, "extra_megabytes", lambda step: math.nan if step.image.numel() else 0.0)
+    (tmp_path / "work" / "teacher-0").mkdir(parents=True)
+    (tmp_path / "work" / "teacher-0" / "model.pt").touch()
+    costs.measure_costs(study, Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work"))
+    assert [*timed["own"]] == ["plain", "dcd", "small"]
+    assert timed["own"]["dcd"]["distillation_weight"]["maximum"] == 1.0
+    assert "distillation_weight" not in timed["own"]["plain"]
+    assert timed["patches"] == ["teacher", "plain", "small"]
+    found = costs.read_costs(study)
+    assert found.iterations == {"plain": 1.0, "longer": 1.0, "dcd": 2.0, "small": 3.0}
+    assert found.patches == {"teacher": 0.0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "small": 0.2}
+    assert found.megabytes == {}  # not told by the system
+    assert "NaN" not in (study.results / "costs.json").read_text()
+
+
+def test_what_was_not_measured_is_not_there(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path))
+    assert costs.read_costs(study).iterations == {}
+    content: dict[str, Any] = {"methods": {}, "rounds": 15, "machine": "one core"}
+    (study.results / "costs.json").write_text(json.dumps(content))
+    assert costs.read_costs(study) == Costs({}, {}, {}, "one core")
