@@ -23,6 +23,7 @@ from dcd_components.study.records import difference, settings_of
 from dcd_components.study.runner import Places
 
 COSTS = "costs.json"
+MAXIMUM = "distillation_weight::maximum"
 CONSTANT = {"_target_": "dcd_components.constant", "maximum": 1.0}
 ROUNDS = 15  # turns of which the median is taken
 #: Settings that say how long is trained, and not what an iteration does.
@@ -100,8 +101,10 @@ def _iterations(study: Study, runs: Mapping[str, Run], places: Places, teacher: 
     files = {name: [*map(str, workflow_files(run.workflow, study.bundle, run.training))] for name, run in timed.items()}
     own = {name: dict(run.settings) for name, run in timed.items()}
     for name, run in timed.items():
-        if run.workflow == "distill":  # as while it distils: a ramp begins after the epochs that are timed
-            own[name] |= {"teacher_path": teacher, "distillation_weight": CONSTANT}
+        if run.workflow == "distill":
+            own[name] |= {"teacher_path": teacher}
+            if run.settings.get(MAXIMUM, 1.0) > 0:  # as while it distils: a ramp begins after the epochs that are timed
+                own[name] |= {"distillation_weight": CONSTANT}
     with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": study.runs[0].seed}
@@ -167,23 +170,23 @@ def plain_methods(study: Study) -> list[str]:
     return [name for name in said if said[name] == next(iter(said.values()))]
 
 
-def training_seconds(method: str, course: Sequence[Mapping[str, Any]], costs: Costs, plain: str | None) -> list[float]:
+def training_seconds(method: str, record: Mapping[str, Any], costs: Costs, plain: str | None) -> list[float]:
     """Seconds of a training up to the end of each epoch, by what its iterations cost in turns.
 
-    Those of an epoch without distillation, as before a ramp, cost what the plain training's do.
+    Those of an epoch in which a distillation does not distil, as before a ramp, cost what the plain training's do.
 
     Args:
         method: that was trained.
-        course: rows of the epochs.
-        costs: of the iterations; NaN where this one's was not measured.
+        record: of the run.
+        costs: of the iterations; NaN where they were not measured.
         plain: name of the plain training.
     """
-    alone = costs.iterations.get(plain or "", math.nan)
-    distils = [any(name.startswith("distillation") and value for name, value in row.items()) for row in course]
+    own, alone = (costs.iterations.get(name or "", math.nan) for name in (method, plain))
+    alone = alone if record["settings"]["workflow"] == "distill" else own
     total, before, found = 0.0, 0.0, []
-    for row, distilled in zip(course, distils, strict=True):
-        seconds = costs.iterations.get(method, math.nan) if distilled or not any(distils) else alone
-        total += (row["iteration"] - before) * seconds
+    for row in record["course"]:
+        distils = any(value for name, value in row.items() if name.startswith("distillation"))
+        total += (row["iteration"] - before) * (own if distils else alone)
         before = row["iteration"]
         found.append(total)
     return found

@@ -47,7 +47,8 @@ TRAININGS = {
 }
 COMPARED = """\
 {patients} patients that no training saw, in {cases} cases, and {seeds} of first weights, data order and augmentation,
-each with a teacher of its own{left_out}. Bundle {bundle}. All runs have {shared}; the table has what is different.\
+each with a teacher of its own{left_out}. Bundle {bundle}. All runs have {shared}{same}; the table has what is
+different.\
 """
 SCORES = """\
 A score is the mean over labels of the means over cases, +- its standard deviation over seeds; a recall has all found
@@ -155,7 +156,7 @@ class Report:
         """Seconds of the trainings up to each epoch, by method and seed, of those that were measured."""
         plain = next(iter(self.plain), None)
         return {
-            method: [training_seconds(method, record["course"], self.costs, plain) for record in records]
+            method: [training_seconds(method, record, self.costs, plain) for record in records]
             for method, records in self.results.records.items()
             if method in self.costs.iterations
         }
@@ -210,17 +211,16 @@ def compared_section(report: Report) -> Section:
     seed = report.study.runs[0].seed
     runs = {run.method: run for run in report.study.runs if run.seed == seed}
     students = [run for name, run in runs.items() if name != TEACHER]
-    shared = {
-        key: value
-        for key, value in students[0].settings.items()
-        if all(run.settings.get(key) == value for run in runs.values())
+    same = {
+        key: one for key, one in students[0].settings.items() if all(run.settings.get(key) == one for run in students)
     }
     rows = [
+    shared = {key: one for key, one in same.items() if runs[TEACHER].settings.get(key) == one}
         {
             "method": name,
             "trained": TRAINED[run.workflow],
             "overlays": ", ".join(run.own) or DASH,
-            "settings": _settings({key: one for key, one in run.settings.items() if key not in shared}) or DASH,
+            "settings": _settings(run.settings, shared if name == TEACHER else same) or DASH,
         }
         for name, run in runs.items()
     ]
@@ -238,7 +238,8 @@ def compared_section(report: Report) -> Section:
         seeds=f"{results.seeds} seeds" if results.seeds > 1 else "1 seed",
         left_out=_left_out(report),
         bundle=report.study.bundle.name,
-        shared=", ".join([*overlays, *([_settings(shared)] if shared else [])]) or "the settings of the configs",
+        shared=", ".join([*overlays, _settings(shared, {})]).strip(", ") or "the settings of the configs",
+        same=f", all students {_settings(same, shared)}" if len(same) > len(shared) else "",
     )
     return Section("What is compared", [_joined(text), Table(rows, columns)])
 
@@ -409,8 +410,9 @@ def _chosen(report: Report) -> str:
     return CHOSEN.format(number=len(report.lines) - 1) if len(report.lines) <= len(report.others) else ""
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+def _settings(settings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """Settings but for those that were said before."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key not in known)
 
 
 def _joined(text: str) -> str:

@@ -66,13 +66,16 @@ def _quarters(rows: Sequence[Mapping[str, Any]], results: Results, columns: Sequ
 
 
 def _recalls(results: Results) -> list[BySize]:
-    """Recall by lesion size, unless all lesions are of one bin, or every method finds all of them."""
-    present = [name for name in size_bins() if _column(results.cases, [f"lesions_{name}"]).sum()]
+    """Recall by lesion size, unless all lesions are of one bin, or all methods find as many of each."""
+    one_seed = [row for row in results.cases if row["seed"] == results.cases[0]["seed"]]
+    numbers = {name: int(_column(one_seed, [f"lesions_{name}"]).sum()) for name in size_bins()}
+    present = [name for name, number in numbers.items() if number]
     values = {method: _recall(rows, present) for method, rows in results.rows.items()}
-    if len(present) < 2 or all((one == 1).all() for one in values.values()):
+    if len(present) < 2 or len({tuple(one.mean(axis=0)) for one in values.values()}) == 1:
         return []
-    names = [name.replace("over_", "above ").replace("_", " to ").removesuffix("mm3") for name in present]
-    return [BySize("Recall of lesions", "volume of the lesion, mm3", names, values)]
+    texts = {name: name.replace("over_", "above ").replace("_", " to ").removesuffix("mm3") for name in present}
+    bins = [f"{texts[name]}\n({numbers[name]})" for name in present]
+    return [BySize("Recall of lesions", "volume of the lesion, mm3 (number of lesions)", bins, values)]
 
 
 def _recall(rows: Sequence[Mapping[str, Any]], bins: Sequence[str]) -> Array:

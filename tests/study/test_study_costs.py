@@ -20,20 +20,22 @@ from dcd_components.study.runner import Places
 MEASURED = Costs({"plain": 0.1, "dcd": 0.3}, {}, {})
 
 
-def course(*weights: float | None) -> list[dict[str, Any]]:
+def record(workflow: str, *weights: float | None) -> dict[str, Any]:
     rows = [{"epoch": n + 1, "iteration": 10 * (n + 1), "distillation_weight": w} for n, w in enumerate(weights)]
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+    course = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    return {"settings": {"workflow": workflow}, "course": course}
 
 
 def test_an_epoch_without_distillation_costs_what_a_plain_one_does() -> None:
-    ramp = course(None, 0.0, 0.2, 1.0)
+    ramp = record("distill", None, 0.0, 0.2, 1.0)
     assert training_seconds("dcd", ramp, MEASURED, "plain") == pytest.approx([1, 2, 5, 8])
-    assert training_seconds("plain", course(None, None), MEASURED, "plain") == pytest.approx([1, 2])
+    assert training_seconds("dcd", record("distill", None, None), MEASURED, "plain") == pytest.approx([1, 2])
+    assert training_seconds("plain", record("student", None, None), MEASURED, "plain") == pytest.approx([1, 2])
 
 
 def test_a_training_that_was_not_timed_costs_nothing_that_is_known() -> None:
-    assert math.isnan(training_seconds("cwd", course(1.0), MEASURED, "plain")[-1])
-    assert math.isnan(training_seconds("dcd", course(None, 1.0), MEASURED, None)[-1])
+    assert math.isnan(training_seconds("cwd", record("distill", 1.0), MEASURED, "plain")[-1])
+    assert math.isnan(training_seconds("dcd", record("distill", None, 1.0), MEASURED, None)[-1])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "plain": {"workflow": "student"},
         "longer": {"workflow": "student", "settings": {"max_epochs": 2000}},
         "dcd": None,
+        "idle": {"settings": {"distillation_weight::maximum": 0.0}},
         "small": {"settings": {"width_divisor": 8}},
     }
     study = read_study(write_study(tmp_path, methods, [0, 1], missing=()))
@@ -87,13 +90,13 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
     (tmp_path / "work" / "teacher-0").mkdir(parents=True)
     (tmp_path / "work" / "teacher-0" / "model.pt").touch()
     costs.measure_costs(study, Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work"))
-    assert [*timed["own"]] == ["plain", "dcd", "small"]
+    assert [*timed["own"]] == ["plain", "dcd", "idle", "small"]
     assert timed["own"]["dcd"]["distillation_weight"]["maximum"] == 1.0
-    assert "distillation_weight" not in timed["own"]["plain"]
+    assert all("distillation_weight" not in timed["own"][name] for name in ("plain", "idle"))
     assert timed["patches"] == ["teacher", "plain", "small"]
     found = costs.read_costs(study)
-    assert found.iterations == {"plain": 1.0, "longer": 1.0, "dcd": 2.0, "small": 3.0}
-    assert found.patches == {"teacher": 0.0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "small": 0.2}
+    assert found.iterations == {"plain": 1.0, "longer": 1.0, "dcd": 2.0, "idle": 3.0, "small": 4.0}
+    assert found.patches == {"teacher": 0.0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "idle": 0.1, "small": 0.2}
     assert found.megabytes == {}  # not told by the system
     assert "NaN" not in (study.results / "costs.json").read_text()
 
