@@ -214,8 +214,8 @@ def compared_section(report: Report) -> Section:
     same = {
         key: one for key, one in students[0].settings.items() if all(run.settings.get(key) == one for run in students)
     }
-    rows = [
     shared = {key: one for key, one in same.items() if runs[TEACHER].settings.get(key) == one}
+    rows = [
         {
             "method": name,
             "trained": TRAINED[run.workflow],
