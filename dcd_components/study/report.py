@@ -13,6 +13,7 @@ from typing import Any
 from dcd_components.files import whole_file
 from dcd_components.study import cases, pictures
 from dcd_components.study.costs import equal_cost, plain_methods, read_costs, training_seconds
+from dcd_components.study.detail_report import detail_parts
 from dcd_components.study.page import Picture, Section, Table, markdown, page
 from dcd_components.study.plan import TEACHER, Study
 from dcd_components.study.results import Results, Score
@@ -311,6 +312,12 @@ def curves_section(report: Report) -> Section:
     return Section("Curves", [Picture("curves.png", _joined(caption))])
 
 
+def detail_section(report: Report) -> Section:
+    """How much of the teacher's detail the students have."""
+    colours = pictures.line_colours(report.lines, report.baseline)
+    return Section("Detail", detail_parts(report.results.records, colours, report.out / "detail.png"))
+
+
 def cases_section(report: Report) -> Section:
     """Cases in which the students differ."""
     if report.places is None:
@@ -395,6 +402,7 @@ SECTIONS: Sequence[Callable[[Report], Section]] = (
     equal_cost_section,
     sizes_section,
     curves_section,
+    detail_section,
     cases_section,
     costs_section,
     source_section,

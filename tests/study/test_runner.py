@@ -82,8 +82,9 @@ def test_the_page_on_studies_runs(
     assert all(one["patch_seconds"] > 0 for one in measured.values())
     cli.main(report)
     assert f"{measured['dcd']['iteration_seconds']:.3f}" in (tmp_path / "report" / "table.md").read_text()
+    assert "| at most, with as many channels" in (tmp_path / "report" / "table.md").read_text()
     found = {path.name for path in (tmp_path / "report").iterdir()}
-    pictures = {f"{name}.png" for name in ("differences", "sizes", "curves", "cases")}
+    pictures = {f"{name}.png" for name in ("differences", "sizes", "curves", "detail", "cases")}
     assert found == {"index.html", "table.md", "table.csv", *pictures}
 
 

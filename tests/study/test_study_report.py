@@ -15,7 +15,17 @@ from dcd_components import cli
 from dcd_components.errors import InputError
 from dcd_components.tables import read_csv
 
-SECTIONS = ("What is compared", "Scores", "At equal cost", "Sizes", "Curves", "Cases", "Costs", "Where it comes from")
+SECTIONS = (
+    "What is compared",
+    "Scores",
+    "At equal cost",
+    "Sizes",
+    "Curves",
+    "Detail",
+    "Cases",
+    "Costs",
+    "Where it comes from",
+)
 
 
 @pytest.fixture
