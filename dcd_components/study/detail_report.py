@@ -95,11 +95,12 @@ def _draw(details: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
         shown = {name: _values(several, _explained(group)) for name, several in details.items()}
         _draw_lines(axes, shown, colours)
         axes.plot(_values(first, _most(group)).mean(axis=0), "--", color="#444444", linewidth=1)
-        axes.set(title=f"The teacher's {title}: share explained")
-        axes.set_ylim(top=1)
+        axes.set_title(f"The teacher's {title}: share explained", fontsize=10)
+    panels[0].sharey(panels[1])
+    panels[0].set_ylim(top=1)
     own = {name: _values(several, _own("student")) for name, several in details.items()}
     _draw_lines(panels[2], {**own, TEACHER: _values(first, _own("teacher"))}, colours)
-    panels[2].set(title="Directional detail: share of own energy")
+    panels[2].set_title("Directional detail: share of own energy", fontsize=10)
     for axes in panels:
         axes.set_xticks(range(len(first[0])), [*first[0]], fontsize=8)
         axes.grid(alpha=0.3)
@@ -107,7 +108,7 @@ def _draw(details: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
     names |= {"others": OTHERS} if details.keys() - colours.keys() else {}
     handles = [Line2D([], [], color=colour, linewidth=2) for colour in names.values()]
     dashed = Line2D([], [], color="#444444", linestyle="--", linewidth=1)
-    figure.legend([*handles, dashed], [*names, MOST], loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    figure.legend([*handles, dashed], [*names, MOST], loc="outside upper center", ncols=9, frameon=False, fontsize=9)
     with whole_file(path) as partial:
         figure.savefig(partial)
 
