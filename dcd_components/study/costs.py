@@ -114,28 +114,29 @@ def _iterations(study: Study, runs: Mapping[str, Run], places: Places, teacher: 
 
 
 def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float | None]]:
-    """Seconds and extra memory of a patch of each network, as PyTorch runs it in float32, one patch at a time."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    networks, shapes = {}, {}
+    """Seconds of a patch and extra memory of each network, in float32, as many at once as the sliding window takes."""
+    networks, shapes, formats = {}, {}, {}
     for name, run in runs.items():
         parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
         parser.update({key: value for key, value in run.settings.items() if key.partition("::")[0] in parser.get()})
-        networks[name] = parser.get_parsed_content("network_def").to(device).eval()
-        shapes[name] = [1, len(parser["sequences"]), *parser.get_parsed_content("patch_size")]
-    same = _same({name: f"{shapes[name]} {network}" for name, network in networks.items()})
-    steps = {
-        name: _Patch(networks[name], torch.randn(shapes[name], device=device)) for name in dict.fromkeys(same.values())
-    }
+        networks[name] = parser.get_parsed_content("network").eval()
+        at_once = parser["sliding_window"].get("sw_batch_size", 1)
+        shapes[name] = [at_once, len(parser["sequences"]), *parser.get_parsed_content("patch_size")]
+        formats[name] = parser["memory_format"]
+    same = _same({name: f"{shapes[name]} {formats[name]} {network}" for name, network in networks.items()})
+    steps = {name: _Patch(networks[name], shapes[name]) for name in dict.fromkeys(same.values())}
     megabytes = {name: timing.extra_megabytes(step) for name, step in steps.items()}
-    seconds = timing.seconds(steps, ROUNDS)
+    seconds = {name: taken / shapes[name][0] for name, taken in timing.seconds(steps, ROUNDS).items()}
     known = {name: None if math.isnan(megabytes[name]) else megabytes[name] for name in steps}  # JSON has no NaN
     return {name: {"patch_seconds": seconds[one], "patch_megabytes": known[one]} for name, one in same.items()}
 
 
-@dataclass(frozen=True)
 class _Patch:
-    network: nn.Module
-    image: torch.Tensor
+    """A network on a patch of noise."""
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
+        self.network = network
+        self.image = torch.randn(*shape, device=next(network.parameters()).device)
 
     def __call__(self) -> None:
         with torch.inference_mode():

@@ -35,7 +35,7 @@ NETWORKS = {
     "gmac": ("GMAC a patch", ".2f"),
     "patch_seconds": ("A patch, s", ".4f"),
     "seconds_of_teacher": ("of the teacher's", ".2f"),
-    "patch_megabytes": ("Its memory, MB", ".0f"),
+    "patch_megabytes": ("Extra memory, MB", ".0f"),
     "megabytes_of_teacher": ("of the teacher's", ".2f"),
 }
 TRAININGS = {
@@ -98,9 +98,9 @@ Pictures of cases need the patients and the masks that the study left:
 dcd report {study} --out REPORT --work WORK --dataset_dir DIR.\
 """
 COSTS_CAPTION = """\
-Seconds and largest extra memory of a patch (one at a time, float32, PyTorch), and seconds of an iteration, were
-measured in turns{on}, a dash where they were not. The first is {baseline}. "Minutes passed" is the time of the runs as
-it was, beside whatever else ran.\
+Seconds of a patch and largest extra memory (float32, PyTorch, as many patches at once as the sliding window takes), and
+seconds of an iteration, were measured in turns{on}, a dash where they were not. The first is {baseline}. "Minutes
+passed" is the time of the runs as it was, beside whatever else ran.\
 """
 
 

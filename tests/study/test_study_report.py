@@ -117,8 +117,8 @@ def test_networks_have_latency_and_memory(study: Path) -> None:
     write_costs(study, {"plain": 0.1})
     rows = lines(reported(study), "Costs")
     assert [*rows] == ["teacher", "student"]
-    assert (rows["student"]["A patch, s"], rows["teacher"]["Its memory, MB"]) == ("0.0200", "50")
-    assert rows["student"]["Its memory, MB"] == "\N{EN DASH}"
+    assert (rows["student"]["A patch, s"], rows["teacher"]["Extra memory, MB"]) == ("0.0200", "50")
+    assert rows["student"]["Extra memory, MB"] == "\N{EN DASH}"
 
 
 def test_costs_of_other_settings_are_refused(study: Path) -> None:
