@@ -10,8 +10,8 @@ from typing import Any
 
 from dcd_components.tables import html_table, markdown_table
 
-#: Characters of a line of a table, beyond which its columns go into another one.
-WIDTH = 115
+#: Characters of a line of a table, beyond which its columns go into another one, in Markdown and on the page.
+LINE, PAGE_LINE = 115, 160
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { margin-bottom: .2rem } h2 { margin: 2.5rem 0 .5rem; border-bottom: 2px solid #0072b2 }
@@ -51,12 +51,12 @@ class Table:
     columns: Mapping[str, tuple[str, str]]
     caption: str = ""
 
-    def split(self) -> list[Table]:
-        """The same in several tables, each with the first column, where one would be too wide."""
+    def split(self, width: int) -> list[Table]:
+        """The same in several tables, each with the first column, where one would have more characters in a line."""
         first, *others = self.columns
         groups: list[list[str]] = [[]]
         for key in others:
-            if groups[-1] and sum(map(self._width, (first, *groups[-1], key))) > WIDTH:
+            if groups[-1] and sum(map(self._width, (first, *groups[-1], key))) > width:
                 groups.append([])
             groups[-1].append(key)
         tables = [Table(self.rows, {key: self.columns[key] for key in (first, *group)}) for group in groups]
@@ -97,7 +97,7 @@ def _markdown(part: str | Table | Picture) -> Iterator[str]:
     if isinstance(part, str):
         yield textwrap.fill(part, 120, break_long_words=False, break_on_hyphens=False)
     elif isinstance(part, Table):
-        for table in part.split():
+        for table in part.split(LINE):
             yield markdown_table(table.rows, table.columns)
         if part.caption:
             yield from _markdown(part.caption)
@@ -118,7 +118,9 @@ def _html(part: str | Table | Picture) -> Iterator[str]:
     if isinstance(part, str):
         yield f"<p>{html.escape(part)}</p>"
     elif isinstance(part, Table):
-        tables = "".join(f'<div class="table">{html_table(one.rows, one.columns)}</div>' for one in part.split())
+        tables = "".join(
+            f'<div class="table">{html_table(one.rows, one.columns)}</div>' for one in part.split(PAGE_LINE)
+        )
         yield f"<figure>{tables}{_caption(part.caption)}</figure>"
     else:
         image = f'<a href="{part.name}"><img src="{part.name}" alt="{html.escape(part.caption)}"></a>'

@@ -241,7 +241,7 @@ def _legend(
 ) -> None:
     """A legend above or below, in as many columns as there is room for."""
     sizes = [len(name) + 7 for name in handles]
-    room = figure.get_figwidth() * 11  # characters of the legend's size
+    room = figure.get_figwidth() * 13  # characters of the legend's size
     columns = len(sizes) if sum(sizes) <= room else max(int(room / max(sizes)), 1)
     figure.legend([*handles.values()], [*handles], loc=loc, ncols=columns, frameon=False, fontsize=9)
 

@@ -73,7 +73,7 @@ def _recalls(results: Results) -> list[BySize]:
     values = {method: _recall(rows, present) for method, rows in results.rows.items()}
     if len(present) < 2 or len({tuple(one.mean(axis=0)) for one in values.values()}) == 1:
         return []
-    texts = {name: name.replace("over_", "above ").replace("_", " to ").removesuffix("mm3") for name in present}
+    texts = {name: f"to {high:g}" if high < np.inf else f"above {low:g}" for name, (low, high) in size_bins().items()}
     bins = [f"{texts[name]}\n({numbers[name]})" for name in present]
     return [BySize("Recall of lesions", "volume of the lesion, mm3 (number of lesions)", bins, values)]
 

@@ -48,7 +48,7 @@ def test_recall_is_that_of_all_lesions_of_a_bin_together() -> None:
     better = {**lesions, "0_100mm3": (4.0, 2.0)}
     *_, recall = by_size(results(teacher=rows("teacher", 0, better), plain=rows("plain", 0, lesions)))
     assert recall.title == "Recall of lesions"
-    assert recall.bins == ["0 to 100\n(16)", "above 10000\n(8)"]
+    assert recall.bins == ["to 100\n(16)", "above 10000\n(8)"]
     assert recall.values["plain"] == pytest.approx(np.array([[0.25, 1.0]] * 2))
 
 
