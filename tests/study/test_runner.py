@@ -105,7 +105,7 @@ def check_details(
     assert [*found["dcd-0"]] == ["input_block", "downsamples.0", "bottleneck"]
     older = results / "plain-0.json"
     older.write_text(json.dumps({key: value for key, value in records["plain-0"].items() if key != "detail"}))
-    before, threads = older.read_text(), torch.get_num_threads()
+    before = older.read_text()
     hidden = (work / "teacher-0" / "model.pt").rename(work / "hidden.pt")
     capsys.readouterr()
     cli.main(study)
@@ -114,7 +114,6 @@ def check_details(
     hidden.rename(work / "teacher-0" / "model.pt")
     cli.main(study)
     assert json.loads(older.read_text()) == records["plain-0"]
-    assert torch.get_num_threads() == threads
 
 
 @pytest.fixture
@@ -180,6 +179,24 @@ def test_one_run_of_a_number_and_its_teacher_first(called: list[str], places: Pl
     assert called == ["teacher-0 teacher", "teacher-0 evaluate", "dcd-0 distill", "dcd-0 evaluate"]
     with pytest.raises(InputError, match=r"index must be from 0 to 2, the last run of .*, got 3"):
         runner.run_study(study, places, index=3)
+
+
+@pytest.mark.usefixtures("called")
+def test_detail_is_measured_with_as_many_threads_as_processes(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, before = list[int](), torch.get_num_threads()
+
+    def add(*_: object) -> list[str]:
+        seen.append(torch.get_num_threads())
+        return ["dcd-0"]
+
+    monkeypatch.setattr(runner, "add_details", add)
+    study = plan.read_study(written(tmp_path))
+    said = [runner.run_study(study, places, processes) for processes in (1, before + 1)]
+    assert seen == [before, before + 1]
+    assert torch.get_num_threads() == before
+    assert said[0] == f"3 of 3 runs in {study.results}; no weights in {places.work} to measure the detail of dcd-0"
 
 
 @pytest.mark.usefixtures("called")
