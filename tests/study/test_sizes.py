@@ -61,6 +61,12 @@ def test_recall_is_left_out_where_it_shows_nothing(lesions: dict[str, tuple[floa
     assert [one.title for one in found] == ["Dice", "NSD 1 mm"]
 
 
+def test_recall_of_a_single_bin_is_left_out() -> None:
+    """Which the table has already."""
+    all_found, none_found = (rows("one", 0, {"2000_10000mm3": (1.0, found)}) for found in (1.0, 0.0))
+    assert len(by_size(results(teacher=all_found, plain=none_found))) == 2
+
+
 def test_labels_that_no_method_was_asked_for_count_nowhere() -> None:
     """A false voxel of a label that a case lacks scores 0, which says nothing about the size of labels."""
     invented = rows("plain", 0.0, {})

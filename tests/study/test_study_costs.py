@@ -71,6 +71,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "longer": {"workflow": "student", "settings": {"max_epochs": 2000}},
         "dcd": None,
         "idle": {"settings": {"distillation_weight::maximum": 0.0}},
+        "other_format": {"settings": {"memory_format": "$torch.contiguous_format"}},
         "small": {"settings": {"width_divisor": 8, "sliding_window::sw_batch_size": 2}},
     }
     study = read_study(write_study(tmp_path, methods, [0, 1], missing=()))
@@ -90,13 +91,22 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
     (tmp_path / "work" / "teacher-0").mkdir(parents=True)
     (tmp_path / "work" / "teacher-0" / "model.pt").touch()
     costs.measure_costs(study, Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work"))
-    assert [*timed["own"]] == ["plain", "dcd", "idle", "small"]
+    assert [*timed["own"]] == ["plain", "dcd", "idle", "other_format", "small"]
     assert timed["own"]["dcd"]["distillation_weight"]["maximum"] == 1.0
     assert all("distillation_weight" not in timed["own"][name] for name in ("plain", "idle"))
-    assert timed["patches"] == ["teacher", "plain", "small"]
+    assert timed["patches"] == ["teacher", "plain", "other_format", "small"]
     found = costs.read_costs(study)
-    assert found.iterations == {"plain": 1.0, "longer": 1.0, "dcd": 2.0, "idle": 3.0, "small": 4.0}
-    assert found.patches == {"teacher": 0.0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "idle": 0.1, "small": 0.1}
+    assert found.iterations == {
+        "plain": 1.0,
+        "longer": 1.0,
+        "dcd": 2.0,
+        "idle": 3.0,
+        "other_format": 4.0,
+        "small": 5.0,
+    }
+    assert found.patches == pytest.approx(
+        {"teacher": 0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "idle": 0.1, "other_format": 0.2, "small": 0.15}
+    )  # of small, half of what two take
     assert found.megabytes == {}  # not told by the system
     assert "NaN" not in (study.results / "costs.json").read_text()
 
