@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from dcd_components.benchmarks import timing
+from dcd_components.handlers.student_start import StudentStart
 
 #: Epochs so many that neither the last one comes, nor one that validates.
 NEVER = 1_000_000
@@ -31,6 +33,14 @@ class Training:
         parser.update(settings)
         self.trainer = parser.get_parsed_content("train::trainer")
         self.trainer.logger.setLevel("ERROR")
+        self._handlers = parser.get_parsed_content("train::handlers")
+        self._batches = parser.get_parsed_content("train::dataloader")
+
+    def start(self) -> None:
+        """Give a student that starts from its teacher its first weights."""
+        for handler in self._handlers:
+            if isinstance(handler, StudentStart) and handler.init == "teacher":
+                handler.start(self._batches)
 
     def epoch(self) -> None:
         """Run one more epoch."""
@@ -61,12 +71,46 @@ def seconds(
     Returns:
         Seconds an iteration, by name.
     """
+    with _trainings(configs, iterations, own, settings) as trainings:
+        turns = timing.seconds({name: one.epoch for name, one in trainings.items()}, rounds, clock=_clock())
+    return {name: taken / iterations for name, taken in turns.items()}
+
+
+def start_seconds(
+    configs: Mapping[str, Sequence[str]],
+    epoch_length: int,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
+) -> dict[str, float]:
+    """Time what students that start from their teachers take before their first iteration; next to nothing for others.
+
+    Args:
+        configs: files of each training, by its name.
+        epoch_length: iterations of an epoch, of which the first are what a start goes by.
+        own: settings of single trainings, by name and key, over the others.
+        settings: of all trainings, by key, over the files.
+
+    Returns:
+        Seconds of the second of two starts, by name.
+    """
+    with _trainings(configs, epoch_length, own, settings) as trainings:
+        return timing.seconds({name: one.start for name, one in trainings.items()}, 1, clock=_clock())
+
+
+@contextmanager
+def _trainings(
+    configs: Mapping[str, Sequence[str]],
+    epoch_length: int,
+    own: Mapping[str, Mapping[str, Any]] | None,
+    settings: Mapping[str, Any],
+) -> Iterator[dict[str, Training]]:
     with tempfile.TemporaryDirectory() as folder:
         places = {"ckpt_path": str(Path(folder, "model.pt")), "log_path": str(Path(folder, "training.csv"))}
-        fixed = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": iterations, **places}
+        fixed = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": epoch_length, **places}
         fixed["num_workers"] = 0  # the time of other processes would not count
         each = {name: {**settings, **(own or {}).get(name, {}), **fixed} for name in configs}
-        trainings = {name: Training(files, **each[name]) for name, files in configs.items()}
-        clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-        turns = timing.seconds({name: one.epoch for name, one in trainings.items()}, rounds, clock=clock)
-    return {name: taken / iterations for name, taken in turns.items()}
+        yield {name: Training(files, **each[name]) for name, files in configs.items()}
+
+
+def _clock() -> Callable[[], float]:
+    return time.perf_counter if torch.cuda.is_available() else time.process_time

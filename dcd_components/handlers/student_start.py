@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -46,7 +46,7 @@ class StudentStart:
         distiller: Distiller,
         loss: Callable[[Any, Tensor], Tensor],
         inferer: Inferer | None = None,
-        number: int = 30,
+        number: int = 10,
     ) -> None:
         if init not in ("random", "teacher"):
             raise InputError(f"init must be random or teacher, got {init}")
@@ -67,10 +67,12 @@ class StudentStart:
         """Set the weights, unless the run goes on."""
         if engine.state.iteration > 0:
             return
-        start_from_teacher(self.network, self.teacher, self._batches(engine), self.loss, inferer=self.inferer)
-        self.distiller.fit((batch[CommonKeys.IMAGE] for batch in self._batches(engine)), self.inferer)
+        self.start(engine.state.dataloader)
         engine.logger.info("the student starts as the most important channels of its teacher")
 
-    def _batches(self, engine: Engine) -> Iterator[dict[str, Tensor]]:
-        """The first batches, made anew each time: many would not fit into memory."""
-        return itertools.islice(engine.state.dataloader, self.number)
+    def start(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Set the weights by the first of some batches, which are made twice: many would not fit into memory."""
+        first = itertools.islice(batches, self.number)
+        start_from_teacher(self.network, self.teacher, first, self.loss, inferer=self.inferer)
+        images = (batch[CommonKeys.IMAGE] for batch in itertools.islice(batches, self.number))
+        self.distiller.fit(images, self.inferer)

@@ -37,12 +37,14 @@ class Costs:
     """What was measured; nothing of what was not.
 
     Args:
+        starts: seconds of a training before its first iteration by method, where a student starts from its teacher.
         iterations: seconds of an iteration by method.
         patches: seconds of a patch by method, the teacher's too.
         megabytes: largest extra memory of a patch by method.
         machine: that it was measured on.
     """
 
+    starts: Mapping[str, float]
     iterations: Mapping[str, float]
     patches: Mapping[str, float]
     megabytes: Mapping[str, float]
@@ -69,9 +71,14 @@ def measure_costs(study: Study, places: Places) -> str:
     if not teacher.is_file():
         raise InputError(f"no teacher at {teacher}: run the study first, --index 0 is enough")
     of_network = _patches(study, runs)
-    of_iteration = _iterations(study, runs, places, str(teacher))
+    of_start, of_iteration = _trainings(study, runs, places, str(teacher))
     measured = {
-        name: {"settings": _timed(study, run), "iteration_seconds": of_iteration.get(name), **of_network[name]}
+        name: {
+            "settings": _timed(study, run),
+            "start_seconds": of_start.get(name),
+            "iteration_seconds": of_iteration.get(name),
+            **of_network[name],
+        }
         for name, run in runs.items()
     }
     write_json(study.results / COSTS, {"methods": measured, "rounds": ROUNDS, "machine": timing.machine()})
@@ -93,8 +100,10 @@ def _same(keys: Mapping[str, str]) -> dict[str, str]:
     return {name: first.setdefault(key, name) for name, key in keys.items()}
 
 
-def _iterations(study: Study, runs: Mapping[str, Run], places: Places, teacher: str) -> dict[str, float]:
-    """Seconds of an iteration of each student's training."""
+def _trainings(
+    study: Study, runs: Mapping[str, Run], places: Places, teacher: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each student's training before the first iteration, and of an iteration."""
     students = {name: run for name, run in runs.items() if name != TEACHER}
     same = _same({name: json.dumps(_timed(study, run), sort_keys=True) for name, run in students.items()})
     timed = {name: students[name] for name in dict.fromkeys(same.values())}
@@ -110,7 +119,11 @@ def _iterations(study: Study, runs: Mapping[str, Run], places: Places, teacher: 
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": study.runs[0].seed}
         shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
         seconds = training.seconds(files, ROUNDS, own=own, **shared)
-    return {name: seconds[first] for name, first in same.items()}
+        started = [name for name, run in timed.items() if run.settings.get("init") == "teacher"]
+        length = read_configs(study.bundle, ["distill", *runs[TEACHER].overlays])["epoch_length"]
+        of_started = {name: files[name] for name in started}
+        starts = {**dict.fromkeys(timed, 0.0), **training.start_seconds(of_started, length, own=own, **shared)}
+    return {name: starts[first] for name, first in same.items()}, {name: seconds[first] for name, first in same.items()}
 
 
 def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float | None]]:
@@ -151,17 +164,17 @@ def read_costs(study: Study) -> Costs:
     """
     path = study.results / COSTS
     if not path.is_file():
-        return Costs({}, {}, {})
+        return Costs({}, {}, {}, {})
     content = read_json(path)
     measured = {name: content["methods"][name] for name in (TEACHER, *study.methods) if name in content["methods"]}
     for name, one in measured.items():
         if other := difference(one["settings"], _timed(study, _first_seed(study)[name])):
             raise InputError(f"{path}: {name} was measured with {other}: measure anew, by dcd study --costs")
-    iterations, patches, megabytes = (
-        {name: one[key] for name, one in measured.items() if one[key] is not None}
-        for key in ("iteration_seconds", "patch_seconds", "patch_megabytes")
+    starts, iterations, patches, megabytes = (
+        {name: one[key] for name, one in measured.items() if one.get(key) is not None}
+        for key in ("start_seconds", "iteration_seconds", "patch_seconds", "patch_megabytes")
     )
-    return Costs(iterations, patches, megabytes, content["machine"])
+    return Costs(starts, iterations, patches, megabytes, content["machine"])
 
 
 def plain_methods(study: Study) -> list[str]:
@@ -179,12 +192,12 @@ def training_seconds(method: str, record: Mapping[str, Any], costs: Costs, plain
     Args:
         method: that was trained.
         record: of the run.
-        costs: of the iterations; NaN where they were not measured.
+        costs: of the start and of the iterations; NaN where the latter were not measured.
         plain: name of the plain training.
     """
     own, alone = (costs.iterations.get(name or "", math.nan) for name in (method, plain))
     alone = alone if record["settings"]["workflow"] == "distill" else own
-    total, before, found = 0.0, 0.0, []
+    total, before, found = costs.starts.get(method, 0.0), 0.0, []
     for row in record["course"]:
         distils = any(value for name, value in row.items() if name.startswith("distillation"))
         total += (row["iteration"] - before) * (own if distils else alone)

@@ -40,6 +40,7 @@ NETWORKS = {
 }
 TRAININGS = {
     "method": ("Training", ""),
+    "start_seconds": ("Start, s", ".1f"),
     "iterations": ("Iterations", ".0f"),
     "iteration_seconds": ("An iteration, s", ".3f"),
     "iteration_of_first": ("of the first's", ".2f"),
@@ -68,8 +69,9 @@ worse one, grey where it holds 0.\
 """
 EQUAL_COST = """\
 Each method against the cheapest plain training of this study that costs at least as much, or 2 % less, named in the
-column "Against". The cost of a training is its iterations by the seconds of one, measured in turns; the teacher's
-training is not counted. Intervals, "Gap" (from that plain training to the teacher) and "Better in" as above; table.csv
+column "Against". The cost of a training is its iterations by the seconds of one, measured in turns, and the start of
+a student from its teacher; the teacher's training is not counted. Intervals, "Gap" (from that plain training to the
+teacher) and "Better in" as above; table.csv
 has all scores.{missing}\
 """
 NOT_DEAR = """ No plain training is as dear as {methods}: one of {times:.2f} times the iterations of {plain} would be.\
@@ -374,6 +376,7 @@ def _trainings(report: Report) -> list[dict[str, Any]]:
         rows.append(
             {
                 "method": method,
+                "start_seconds": report.costs.starts.get(method, math.nan),
                 "iterations": fmean(one["iteration"] for one in last),
                 "iteration_seconds": seconds,
                 "iteration_of_first": seconds / iterations.get(report.baseline, math.nan),

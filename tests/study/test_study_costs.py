@@ -17,7 +17,7 @@ from dcd_components.study.costs import Costs, equal_cost, plain_methods, trainin
 from dcd_components.study.plan import read_study
 from dcd_components.study.runner import Places
 
-MEASURED = Costs({"plain": 0.1, "dcd": 0.3}, {}, {})
+MEASURED = Costs({"started": 7.0}, {"plain": 0.1, "dcd": 0.3, "started": 0.1}, {}, {})
 
 
 def record(workflow: str, *weights: float | None) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def test_an_epoch_without_distillation_costs_what_a_plain_one_does() -> None:
     assert training_seconds("dcd", ramp, MEASURED, "plain") == pytest.approx([1, 2, 5, 8])
     assert training_seconds("dcd", record("distill", None, None), MEASURED, "plain") == pytest.approx([1, 2])
     assert training_seconds("plain", record("student", None, None), MEASURED, "plain") == pytest.approx([1, 2])
+    assert training_seconds("started", record("distill", None, 0.0), MEASURED, "plain") == pytest.approx([8, 9])
 
 
 def test_a_training_that_was_not_timed_costs_nothing_that_is_known() -> None:
@@ -70,7 +71,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "plain": {"workflow": "student"},
         "longer": {"workflow": "student", "settings": {"max_epochs": 2000}},
         "dcd": None,
-        "idle": {"settings": {"distillation_weight::maximum": 0.0}},
+        "idle": {"settings": {"init": "teacher", "distillation_weight::maximum": 0.0}},
         "other_format": {"settings": {"memory_format": "$torch.contiguous_format"}},
         "small": {"settings": {"width_divisor": 8, "sliding_window::sw_batch_size": 2}},
     }
@@ -85,7 +86,12 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         timed["patches"] = [*steps]
         return {name: number / 10 for number, name in enumerate(steps)}
 
+    def starts(files: Mapping[str, Sequence[str]], epoch_length: int, **_: Any) -> dict[str, float]:
+        assert epoch_length == 150  # as the configs say
+        return dict.fromkeys(files, 7.0)
+
     monkeypatch.setattr(training, "seconds", iterations)
+    monkeypatch.setattr(training, "start_seconds", starts)
     monkeypatch.setattr(timing, "seconds", patches)
     monkeypatch.setattr(timing, "extra_megabytes", lambda step: math.nan if step.image.numel() else 0.0)
     (tmp_path / "work" / "teacher-0").mkdir(parents=True)
@@ -104,6 +110,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "other_format": 4.0,
         "small": 5.0,
     }
+    assert found.starts == {**dict.fromkeys(found.iterations, 0.0), "idle": 7.0}
     assert found.patches == pytest.approx(
         {"teacher": 0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "idle": 0.1, "other_format": 0.2, "small": 0.15}
     )  # of small, half of what two take
@@ -116,4 +123,4 @@ def test_what_was_not_measured_is_not_there(tmp_path: Path) -> None:
     assert costs.read_costs(study).iterations == {}
     content: dict[str, Any] = {"methods": {}, "rounds": 15, "machine": "one core"}
     (study.results / "costs.json").write_text(json.dumps(content))
-    assert costs.read_costs(study) == Costs({}, {}, {}, "one core")
+    assert costs.read_costs(study) == Costs({}, {}, {}, {}, "one core")
