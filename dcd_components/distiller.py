@@ -200,23 +200,23 @@ class Distiller(nn.Module):
             inferer: how both networks are run; by default called.
         """
         fitted = [(k, loss) for k, loss in enumerate(self.losses) if isinstance(loss, FeatureLoss)]
+        sums: dict[int, Tensor] = {}
         student = StageRecorder(self._student.network, self._student.stages, stop=True)
+        device = next((parameter.device for parameter in student.network.parameters()), None)
         training = [module for module in student.network.modules() if module.training]
         student.network.eval()  # a pass must not change the statistics of batch norms
-        sums: dict[int, Tensor] = {}
-        for image in images if fitted else ():
-            ours, theirs = (_run(one, _plain(image), inferer or _call) for one in (student, self._whole_teacher))
-            for k, loss in fitted:
-                sums[k] = sums.get(k, torch.zeros(())) + _normal_equations(loss, ours[k].float(), theirs[k].float())
-        for module in training:
-            module.training = True
+        try:
+            for image in images if fitted else ():
+                recorders, plain = (student, self._whole_teacher), _plain(image).to(device)
+                ours, theirs = (_run(one, plain, inferer or _call) for one in recorders)
+                for k, loss in fitted:
+                    found = _normal_equations(loss, ours[k].float(), theirs[k].float())
+                    sums[k] = sums[k] + found if k in sums else found
+        finally:
+            for module in training:
+                module.training = True
         for k, loss in fitted if sums else ():
-            equations = all_reduce_mean(sums[k])
-            size = equations.shape[1]
-            gram, cross = (equations[:size] + equations[:size].T) / 2, equations[size:]
-            ridge = 1e-4 * gram.diagonal().mean() * torch.eye(size, dtype=gram.dtype, device=gram.device)
-            best = torch.linalg.solve(gram + ridge, cross.T).T
-            loss.projection.weight.copy_(best.reshape(loss.projection.weight.shape))
+            _solve(loss.projection.weight, all_reduce_mean(sums[k]))
 
     def _channels(self, image_shape: Sequence[int]) -> list[tuple[int, int]]:
         """Channels of student and teacher at each stage, and at the output if there is one."""
@@ -265,6 +265,16 @@ def _normal_equations(loss: FeatureLoss, ours: Tensor, theirs: Tensor) -> Tensor
     cross = -halves[0]
     rows = [(half + cross)[: len(probe)] for half, probe in zip(halves[1:], probes[1:], strict=True)]
     return torch.cat([*rows, cross])
+
+
+def _solve(weight: Tensor, equations: Tensor) -> None:
+    """Set a projection to the least squares fit; where a stage has nothing to be fitted by, it stays as it is."""
+    size = equations.shape[1]
+    gram, cross = (equations[:size] + equations[:size].T) / 2, equations[size:]
+    scale = gram.diagonal().mean()
+    if scale > 0 and bool(equations.isfinite().all()):
+        ridge = 1e-4 * scale * torch.eye(size, dtype=gram.dtype, device=gram.device)
+        weight.copy_(torch.linalg.solve(gram + ridge, cross.T).T.reshape(weight.shape))
 
 
 def _compare(loss: nn.Module, ours: Tensor, theirs: Tensor, label: Tensor | None) -> Tensor:

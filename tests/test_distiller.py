@@ -496,6 +496,37 @@ def test_projections_are_fitted_to_where_the_loss_is_least(loss: Any, widths: tu
     assert gradient.abs().max() < 2e-3  # but for the small ridge
 
 
+@pytest.mark.parametrize("dead", [0, 1], ids=["student", "teacher"])
+def test_a_stage_without_anything_to_be_fitted_by_keeps_its_projection(dead: int) -> None:
+    both = networks()
+    for parameter in both[dead].get_submodule(STAGES[1]).parameters():
+        nn.init.zeros_(parameter)
+    loss = partial(WaveletDetailLoss, normalize=True, levels=1, wavelet="haar")
+    distiller = Distiller(*both, STAGES, image_shape=(1, 8, 8, 8), loss=loss)
+    before = [x.detach().clone() for x in distiller.parameters()]
+    distiller.fit([image()])
+    changed = [not torch.equal(one, other) for one, other in zip(before, distiller.parameters(), strict=True)]
+    assert changed == [True, False]
+
+
+def test_images_are_brought_to_the_student_s_device() -> None:
+    """Not the networks to the image's, amid a training."""
+    student, teacher = (network.to("meta") for network in networks())
+    distiller = Distiller(student, teacher, STAGES, image_shape=(1, 8, 8, 8), loss=FeatureLoss)
+    seen: list[str] = []
+
+    def inferer(x: Tensor, network: nn.Module) -> object:
+        seen.append(x.device.type)
+        if network is teacher:
+            raise InterruptedError  # maps without values cannot be fitted
+        return network(x)
+
+    with pytest.raises(InterruptedError):
+        distiller.fit([image()], inferer)
+    assert seen == ["meta", "meta"]
+    assert next(student.parameters()).device.type == "meta"
+
+
 def test_losses_that_are_not_quadratic_keep_their_projections() -> None:
     distiller = Distiller(*networks(), STAGES, image_shape=(1, 8, 8, 8), loss=FrequencyLoss)
     before = [x.clone() for x in distiller.parameters()]

@@ -40,7 +40,7 @@ class Training:
         """Give a student that starts from its teacher its first weights."""
         for handler in self._handlers:
             if isinstance(handler, StudentStart) and handler.init == "teacher":
-                handler.start(self._batches)
+                handler.start(self._batches, epochs=1)
 
     def epoch(self) -> None:
         """Run one more epoch."""
@@ -71,14 +71,13 @@ def seconds(
     Returns:
         Seconds an iteration, by name.
     """
-    with _trainings(configs, iterations, own, settings) as trainings:
+    with _trainings(configs, own, settings, epoch_length=iterations) as trainings:
         turns = timing.seconds({name: one.epoch for name, one in trainings.items()}, rounds, clock=_clock())
     return {name: taken / iterations for name, taken in turns.items()}
 
 
 def start_seconds(
     configs: Mapping[str, Sequence[str]],
-    epoch_length: int,
     own: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> dict[str, float]:
@@ -86,27 +85,26 @@ def start_seconds(
 
     Args:
         configs: files of each training, by its name.
-        epoch_length: iterations of an epoch, of which the first are what a start goes by.
         own: settings of single trainings, by name and key, over the others.
         settings: of all trainings, by key, over the files.
 
     Returns:
-        Seconds of the second of two starts, by name.
+        Median seconds of three starts after a first one, by name.
     """
-    with _trainings(configs, epoch_length, own, settings) as trainings:
-        return timing.seconds({name: one.start for name, one in trainings.items()}, 1, clock=_clock())
+    with _trainings(configs, own, settings) as trainings:
+        return timing.seconds({name: one.start for name, one in trainings.items()}, 3, clock=_clock())
 
 
 @contextmanager
 def _trainings(
     configs: Mapping[str, Sequence[str]],
-    epoch_length: int,
     own: Mapping[str, Mapping[str, Any]] | None,
     settings: Mapping[str, Any],
+    **fixed: Any,
 ) -> Iterator[dict[str, Training]]:
     with tempfile.TemporaryDirectory() as folder:
         places = {"ckpt_path": str(Path(folder, "model.pt")), "log_path": str(Path(folder, "training.csv"))}
-        fixed = {"max_epochs": NEVER, "val_interval": NEVER, "epoch_length": epoch_length, **places}
+        fixed |= {"max_epochs": NEVER, "val_interval": NEVER, **places}
         fixed["num_workers"] = 0  # the time of other processes would not count
         each = {name: {**settings, **(own or {}).get(name, {}), **fixed} for name in configs}
         yield {name: Training(files, **each[name]) for name, files in configs.items()}

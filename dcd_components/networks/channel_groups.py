@@ -19,7 +19,7 @@ NORMS = {"instance_norm", "batch_norm"}
 SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 #: What leaves the channels as they are.
 CHANNELWISE = {
-    *("leaky_relu", "leaky_relu_", "relu", "relu_", "elu", "gelu", "silu", "prelu", "mish", "hardswish", "sigmoid"),
+    *("leaky_relu", "leaky_relu_", "relu", "relu_", "elu", "gelu", "silu", "mish", "hardswish", "sigmoid"),
     *("dropout", "dropout2d", "dropout3d", "interpolate", "pad", "contiguous", "clone", "to", "float", "detach"),
     *(f"{kind}_pool{n}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),
 }
@@ -55,11 +55,13 @@ class Layout:
 
     Args:
         axes: by weight and axis, the groups along it, several where maps were concatenated.
-        makes: weights that make channels, and the axis of these.
+        makes: weights that make channels, and the axis of these: of a norm's channels its own, not what it reads.
+        fixed: groups of the input and the output.
     """
 
     axes: dict[str, dict[int, Groups]] = field(default_factory=dict)
     makes: dict[str, int] = field(default_factory=dict)
+    fixed: set[Group] = field(default_factory=set)
 
 
 def follow_channels(network: nn.Module, image_shape: Sequence[int]) -> Layout:
@@ -73,19 +75,21 @@ def follow_channels(network: nn.Module, image_shape: Sequence[int]) -> Layout:
         image_shape: ``(C, D, H, W)`` of an input.
 
     Raises:
-        InputError: for an operation that is none of these, and for grouped convolutions.
+        InputError: for an operation that is none of these, for grouped convolutions, and for norms without a scale, by
+            which their channels could be told important.
     """
     empty = copy.deepcopy(network).to("meta").eval()
     dtype = next((x.dtype for x in empty.parameters() if x.is_floating_point()), torch.float32)
     image = torch.empty(1, *image_shape, dtype=dtype, device="meta")
     follower = _Follower(empty, image)
     with torch.no_grad(), follower:
-        empty(image)
+        out = empty(image)
+    fixed = {group.root() for x in (image, *_tensors([out])) for group in follower.groups(x)}
     axes = {
         name: {axis: tuple(group.root() for group in groups) for axis, groups in by_axis.items()}
         for name, by_axis in follower.layout.axes.items()
     }
-    return Layout(axes, follower.layout.makes)
+    return Layout(axes, follower.layout.makes, fixed)
 
 
 class _Follower(TorchFunctionMode):
@@ -96,6 +100,7 @@ class _Follower(TorchFunctionMode):
         self.layout = Layout()
         self._names = {id(x): name for name, x in [*network.named_parameters(), *network.named_buffers()]}
         self._groups: dict[int, Groups] = {}
+        self._made_by: dict[int, list[str]] = {}
         self._alive: list[Tensor] = []  # so that no other tensor takes the id of one that is known
         self._know(image, (Group(image.shape[1]),))
 
@@ -109,15 +114,17 @@ class _Follower(TorchFunctionMode):
             self._know(out, self._made(func.__name__, given, read, out))
         return out
 
+    def groups(self, x: Tensor) -> Groups:
+        """Groups of the channels of a tensor."""
+        return self._groups[id(x)]
+
     def _made(self, name: str, given: Mapping[Any, Any], read: Sequence[Tensor], out: Tensor) -> Groups:
         """Groups of the result of a function."""
         groups = [self._groups[id(x)] for x in read]
         if name in CONVOLUTIONS | TRANSPOSED:
             return self._convolved(name, given, groups[0], out)
         if name in NORMS:
-            for weight in (x for x in _tensors(given.values()) if id(x) in self._names):
-                self._note(weight, {0: groups[0]}, 0 if isinstance(weight, nn.Parameter) else None)
-            return groups[0]
+            return self._normalised(name, given, groups[0], read[0])
         if name in SUMS:
             return self._summed(groups, read)
         if name == "cat" and given.get("dim", given.get(1)) == 1 and len(read) == len(given[0]):
@@ -125,6 +132,16 @@ class _Follower(TorchFunctionMode):
         if name in CHANNELWISE and out.shape[:2] == read[0].shape[:2]:
             return groups[0]
         raise InputError(f"channels cannot be followed through {name}: start the student from random weights instead")
+
+    def _normalised(self, name: str, given: Mapping[Any, Any], groups: Groups, read: Tensor) -> Groups:
+        weights = [x for x in _tensors(given.values()) if id(x) in self._names]
+        if not any(isinstance(x, nn.Parameter) for x in weights):
+            raise InputError(f"channels cannot be chosen after {name} without scale and shift (affine: true)")
+        for weight in weights:
+            self._note(weight, {0: groups}, 0 if isinstance(weight, nn.Parameter) else None)
+        for one in self._made_by.get(id(read), ()):  # scaled anew by the norm
+            self.layout.makes.pop(one, None)
+        return groups
 
     def _convolved(self, name: str, given: Mapping[Any, Any], groups: Groups, out: Tensor) -> Groups:
         weight, bias = given.get("weight", given.get(1)), given.get("bias", given.get(2))
@@ -135,6 +152,7 @@ class _Follower(TorchFunctionMode):
         self._note(weight, {to: made, of: groups}, to)
         if bias is not None:
             self._note(bias, {0: made}, 0)
+        self._made_by[id(out)] = [self._names[id(x)] for x in (weight, bias) if x is not None]
         return made
 
     def _summed(self, groups: Sequence[Groups], read: Sequence[Tensor]) -> Groups:

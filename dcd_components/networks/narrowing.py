@@ -65,10 +65,13 @@ def start_from_teacher(
             scored.zero_grad()
             loss(inferer(image, scored) if inferer else scored(image), label).backward()  # type: ignore[no-untyped-call]
             for group, change in _changes(scored, layout).items():
-                scores[group] = scores.get(group, torch.zeros_like(change)) + change.square()
+                square = all_reduce_sum(change).square()
+                scores[group] = scores[group] + square if group in scores else square
     if layout is None:
         raise InputError("to start from a teacher takes at least one batch, got none")
-    _take(student, teacher, layout, {group: all_reduce_sum(score) for group, score in scores.items()})
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise InputError("channels cannot be chosen: the loss of the teacher, or its gradient, is NaN or Inf")
+    _take(student, teacher, layout, scores)
     return student
 
 
@@ -98,6 +101,9 @@ def _take(student: nn.Module, teacher: nn.Module, layout: Layout, scores: Mappin
             starts = itertools.accumulate((group.size for group in groups), initial=0)
             index = torch.cat([start + kept[group] for start, group in zip(starts, groups, strict=False)])
             weight = weight.index_select(axis, index.to(weight.device))
+        if weight.shape != ours[name].shape:
+            shapes = f"{tuple(ours[name].shape)}, not {tuple(weight.shape)} as channels of the teacher have it"
+            raise InputError(f"weight {name} of a student that starts from its teacher is {shapes}")
         ours[name].copy_(weight)
 
 
@@ -116,11 +122,16 @@ def _kept(ours: Mapping[str, Tensor], layout: Layout, scores: Mapping[Group, Ten
     kept = {}
     for group, found in sizes.items():
         if len(found) > 1 or (number := min(found)) > group.size:
+            several = " and ".join(map(str, sorted(found)))
             raise InputError(
-                f"the student must be a narrower copy of its teacher, but has {found} of {group.size} channels"
+                f"the student must be a narrower copy of its teacher, but has {several} of {group.size} channels"
             )
         if number == group.size:
             kept[group] = torch.arange(number)
+        elif group in layout.fixed or group not in scores:
+            raise InputError(
+                f"student and teacher must have the same inputs and classes, but one has {number} of {group.size}"
+            )
         else:
             kept[group] = scores[group].topk(number).indices.sort().values.cpu()
     return kept

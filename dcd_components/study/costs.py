@@ -119,10 +119,7 @@ def _trainings(
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": study.runs[0].seed}
         shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
         seconds = training.seconds(files, ROUNDS, own=own, **shared)
-        started = [name for name, run in timed.items() if run.settings.get("init") == "teacher"]
-        length = read_configs(study.bundle, ["distill", *runs[TEACHER].overlays])["epoch_length"]
-        of_started = {name: files[name] for name in started}
-        starts = {**dict.fromkeys(timed, 0.0), **training.start_seconds(of_started, length, own=own, **shared)}
+        starts = training.start_seconds(files, own=own, **shared)
     return {name: starts[first] for name, first in same.items()}, {name: seconds[first] for name, first in same.items()}
 
 

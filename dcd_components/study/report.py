@@ -58,9 +58,10 @@ lesions over all lesions. A case without the label counts where the method finds
 out.\
 """
 DIFFERENCES = """\
-Differences to {baseline}, which has the same first weights, data and order; in brackets their 95 % interval, by a
-bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to the teacher in Dice,
-a dash where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
+Differences to {baseline}, which has the same data and order, and but for init: teacher the same first weights; in
+brackets their 95 % interval, by a bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way
+from {baseline} to the teacher in Dice, a dash where the teacher is not surely better. "Better in" counts the seeds
+with a higher Dice.\
 """
 DIFFERENCES_PICTURE = """\
 A dot is the difference to {baseline} at equal iterations, a diamond, where there is one, that to a plain training which
@@ -71,12 +72,12 @@ EQUAL_COST = """\
 Each method against the cheapest plain training of this study that costs at least as much, or 2 % less, named in the
 column "Against". The cost of a training is its iterations by the seconds of one, measured in turns, and the start of
 a student from its teacher; the teacher's training is not counted. Intervals, "Gap" (from that plain training to the
-teacher) and "Better in" as above; table.csv
-has all scores.{missing}\
+teacher) and "Better in" as above; table.csv has all scores.{missing}\
 """
 NOT_DEAR = """ No plain training is as dear as {methods}: one of {times:.2f} times the iterations of {plain} would be.\
 """
 NO_COSTS = "What an iteration costs was not measured: dcd study {study} --dataset_dir DIR --work WORK --costs does it."
+ONLY_PLAIN = "All methods are plain trainings, which differ in their length alone."
 NO_PLAIN = "The study has no method that trains without a teacher, to be compared with at equal cost."
 SIZES = """\
 Above, scores against size: of labels in quarters of all cases and labels by their volume in ml{recall}; the line is the
@@ -275,6 +276,8 @@ def equal_cost_section(report: Report) -> Section:
     if not report.costs.iterations:
         return Section(title, [NO_COSTS.format(study=report.study.path)])
     scores = [score for score in report.scores if score.title in AT_EQUAL_COST]
+    if not report.against:
+        return Section(title, [ONLY_PLAIN])
     rows, columns = _difference_rows(report, list(report.against), scores, report.equal_cost)
     of_plain = report.trainings[report.plain[0]]
     for row in rows:

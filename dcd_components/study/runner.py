@@ -97,12 +97,17 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
                     del running[ended]
                     bar.update()
                     faults += _faults(ended)
-            unknown = _add_details(study, chosen, places, processes)
         except BaseException:
             programs.end()
             raise
-    if faults:
-        raise InputError("\n  ".join([f"{len(faults)} runs are missing:", *faults]))
+        unknown, unmeasured = list[str](), list[str]()
+        try:
+            unknown = _add_details(study, chosen, places, processes)
+        except InputError as error:
+            unmeasured = [f"how much of the teacher's detail students have cannot be measured: {error}"]
+    said = [f"{len(faults)} runs are missing:", *faults] if faults else []
+    if said := [*said, *unmeasured]:
+        raise InputError("\n  ".join(said))
     there = sum((study.results / f"{run.name}.json").is_file() for run in study.runs)
     lacking = f"; no weights in {places.work} to measure the detail of {', '.join(unknown)}" if unknown else ""
     return f"{there} of {len(study.runs)} runs in {study.results}{lacking}"

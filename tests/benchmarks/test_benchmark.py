@@ -22,6 +22,7 @@ from dcd_components.benchmarks.inference_setting import Setting
 from dcd_components.benchmarks.published_loss import PublishedLoss
 from dcd_components.deploy import runtimes
 from dcd_components.errors import InputError
+from dcd_components.handlers.student_start import StudentStart
 from dcd_components.tables import read_csv
 
 
@@ -208,3 +209,21 @@ def test_trainings_are_timed_in_turns_by_the_iteration(patients: Path, tmp_path:
     assert set(found) == {"a", "b"}
     assert all(0 < seconds < 60 for seconds in found.values())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+
+
+def test_the_start_of_a_student_from_its_teacher_is_timed(
+    patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"spacing": [4.0, 4.0, 4.0], "patch_size": [16, 16, 16], "teacher_widths": [16, 16, 32]}
+    settings |= {"dataset_dir": str(patients), "cache_dir": str(tmp_path / "cache"), "num_workers": 0, "batch_size": 1}
+    configs = ConfigParser()
+    configs.read_config(config_files("inference", "teacher"))
+    configs.update({"teacher_widths": settings["teacher_widths"]})
+    torch.save(configs.get_parsed_content("network_def").state_dict(), tmp_path / "teacher.pt")
+    started: list[int] = []
+    monkeypatch.setattr(StudentStart, "start", lambda handler, batches, epochs: started.append(handler.number))
+    own = {"started": {"teacher_path": str(tmp_path / "teacher.pt"), "init": "teacher"}}
+    files = {"plain": config_files("train_student"), "started": config_files("distill")}
+    found = training.start_seconds(files, own, **settings)
+    assert set(found) == {"plain", "started"}
+    assert started == [10] * 4  # a first one that does not count, and three of which the median is taken

@@ -31,18 +31,20 @@ def network(width: int) -> nn.Sequential:
 class Training:
     """An engine that does nothing, and all that the handler works on."""
 
-    def __init__(self, init: str) -> None:
+    def __init__(self, init: str, weight: float = 1.0, **settings: Any) -> None:
         torch.manual_seed(0)
         self.student, self.teacher = network(2), network(5)
         nn.init.normal_(self.teacher.get_parameter("1.weight"))
-        self.distiller = Distiller(self.student, self.teacher, ["2"], image_shape=(1, 4, 4, 4), loss=FeatureLoss)
+        self.distiller = Distiller(
+            self.student, self.teacher, ["2"], image_shape=(1, 4, 4, 4), loss=FeatureLoss, weight=weight
+        )
         self.seen: list[Tensor] = []
         self.data = [
             {"image": torch.randn(2, 1, 4, 4, 4), "label": torch.randint(2, (2, 1, 4, 4, 4))} for _ in range(5)
         ]
         self.engine = Engine(lambda engine, batch: None)
         self.handler = StudentStart(
-            init, self.student, self.teacher, self.distiller, self.loss, self.inferer, number=BATCHES
+            init, self.student, self.teacher, self.distiller, self.loss, BATCHES, self.inferer, **settings
         )
         self.handler.attach(self.engine)
 
@@ -89,6 +91,19 @@ def test_other_weights_stay(init: str, epoch: int) -> None:
     training.engine.run(training.data)
     assert all(torch.equal(one, other) for one, other in zip(before, training.weights(), strict=True))
     assert training.seen == []
+
+
+def test_projections_that_no_epoch_uses_are_not_fitted() -> None:
+    training = Training("teacher", weight=0.0)
+    training.engine.run(training.data)
+    assert len(training.seen) == BATCHES
+
+
+@pytest.mark.parametrize("settings", [{"initial_weights": "other.pt"}, {"fl_rounds": 2}])
+def test_weights_from_elsewhere_are_not_thrown_away_in_silence(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"cannot go with {next(iter(settings))} "):
+        Training("teacher", **settings)
+    Training("random", **settings)
 
 
 def test_another_word_is_refused() -> None:

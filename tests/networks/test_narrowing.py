@@ -63,6 +63,11 @@ def batch() -> dict[str, Tensor]:
     return {"image": torch.randn(2, 2, 32, 16, 16, dtype=torch.float64), "label": torch.randint(3, (2, 1, 32, 16, 16))}
 
 
+def norm(width: int, kernel: int = 1, inputs: int = 2, affine: bool = True) -> nn.Sequential:
+    convolution = nn.Conv3d(inputs, width, kernel, padding=kernel // 2)
+    return nn.Sequential(convolution, nn.InstanceNorm3d(width, affine=affine), nn.ReLU(), nn.Conv3d(width, 3, 1))
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return functional.cross_entropy(logits, label[:, 0])
 
@@ -125,15 +130,26 @@ def test_of_equal_widths_the_student_is_the_teacher(kind: str, batch: Mapping[st
     assert all(x.grad is None for x in teacher.parameters())
 
 
-def test_importance_is_the_change_of_the_loss_to_first_order(batch: Mapping[str, Tensor]) -> None:
-    """By a mask on the channels of the sum of norms, rather than by the weights."""
+@pytest.mark.parametrize(
+    ("summed", "stage", "weights"),
+    [
+        (("down", "skip", "same"), 1, ("down.1.weight", "skip.2.bias", "same.0.bias")),
+        (("stem.1",), 0, ("stem.0.weight", "stem.1.bias", "stem.1.running_mean")),
+        (("up",), 0, ("up.bias",)),
+    ],
+    ids=["instance norms", "batch norm", "no norm"],
+)
+def test_importance_is_the_change_of_the_loss_to_first_order(
+    summed: tuple[str, ...], stage: int, weights: tuple[str, ...], batch: Mapping[str, Tensor]
+) -> None:
+    """By a mask on the channels, of the sum where norms are added, rather than by the weights."""
     teacher = random_weights(PooledSkips(WIDE))
-    summed = [teacher.get_submodule(name) for name in ("down", "skip", "same")]
+    modules = [teacher.get_submodule(name) for name in summed]
     batches = [batch, {key: x.flip(2) for key, x in batch.items()}]
-    total = torch.zeros(WIDE[1], dtype=torch.float64)
+    total = torch.zeros(WIDE[stage], dtype=torch.float64)
     for one in batches:
-        mask = torch.ones(WIDE[1], 1, 1, 1, dtype=torch.float64, requires_grad=True)
-        hooks = [module.register_forward_hook(lambda _, __, y, m=mask: y * m) for module in summed]
+        mask = torch.ones(WIDE[stage], 1, 1, 1, dtype=torch.float64, requires_grad=True)
+        hooks = [module.register_forward_hook(lambda _, __, y, m=mask: y * m) for module in modules]
         cross_entropy(teacher(one["image"]), one["label"]).backward()  # type: ignore[no-untyped-call]
         assert mask.grad is not None
         total += mask.grad.flatten().square()
@@ -141,9 +157,9 @@ def test_importance_is_the_change_of_the_loss_to_first_order(batch: Mapping[str,
             hook.remove()
     student = PooledSkips(NARROW).double()
     start_from_teacher(student, teacher, batches, cross_entropy)
-    kept = total.topk(NARROW[1]).indices.sort().values
+    kept = total.topk(NARROW[stage]).indices.sort().values
     ours, theirs = student.state_dict(), teacher.state_dict()
-    assert all(torch.equal(ours[name], theirs[name][kept]) for name in ("down.1.weight", "skip.2.bias", "same.0.bias"))
+    assert all(torch.equal(ours[name], theirs[name][kept]) for name in weights)
 
 
 def test_heads_for_deep_supervision_stay(batch: Mapping[str, Tensor]) -> None:
@@ -167,14 +183,45 @@ def test_what_is_random_later_does_not_change(batch: Mapping[str, Tensor]) -> No
         (lambda: PooledSkips(NARROW), lambda: dynunet(WIDE), "must be built as it is, but has no "),
         (lambda: dynunet(NARROW), lambda: SegResNet(in_channels=2, out_channels=3), "through group_norm"),
         (lambda: nn.Conv3d(2, 2, 1), lambda: nn.Conv3d(2, 4, 1, groups=2), "grouped convolutions"),
+        (lambda: norm(3, affine=False), lambda: norm(5, affine=False), "instance_norm without scale and shift"),
+        (
+            lambda: nn.Sequential(nn.Conv3d(2, 2, 1)),
+            lambda: nn.Sequential(nn.Conv3d(2, 3, 1)),
+            "same inputs and classes",
+        ),
+        (lambda: norm(3, inputs=1), lambda: norm(5), "same inputs and classes, but one has 1 of 2"),
+        (
+            lambda: norm(3, kernel=3),
+            lambda: norm(5),
+            "weight 0.weight of a student that starts from its teacher is (3, 2, 3",
+        ),
+        (lambda: norm(3), lambda: nn.Sequential(*norm(5), nn.PReLU()), "through prelu"),
     ],
-    ids=["wider", "another architecture", "group norm", "grouped"],
+    ids=[
+        *(
+            "wider",
+            "another architecture",
+            "group norm",
+            "grouped",
+            "no scale",
+            "classes",
+            "inputs",
+            "kernels",
+            "prelu",
+        ),
+    ],
 )
 def test_what_cannot_be_narrowed_is_said(
     student: Callable[[], nn.Module], teacher: Callable[[], nn.Module], words: str, batch: Mapping[str, Tensor]
 ) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         start_from_teacher(student(), teacher().double(), [batch], cross_entropy)
+
+
+def test_a_teacher_that_gives_no_number_is_refused(batch: Mapping[str, Tensor]) -> None:
+    batch = {**batch, "image": batch["image"] * torch.nan}
+    with pytest.raises(InputError, match="the loss of the teacher, or its gradient, is NaN or Inf"):
+        start_from_teacher(dynunet(NARROW), dynunet(WIDE).double(), [batch], cross_entropy)
 
 
 def test_without_batches_there_is_nothing_to_choose_by() -> None:
