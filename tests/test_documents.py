@@ -53,6 +53,7 @@ NOT_RUN = {
     r"python3 -m venv .*|\. .*activate": "environments; those of the tests are made by make",
     r"make .*": "runs the tests, or what they run at its full length; that the targets exist is tested",
     r"dcd download_data .*": "takes the network; data/test_downloads.py has an archive of its own",
+    r"dcd run segment bundles/hippocampus_dcd .*": "real patients; release/test_published_student.py runs it",
     r"tensorboard .*|mlflow ui .*": "a server that goes on until it is stopped",
     r"dcd benchmark .*|dcd phantom .* --size 240 .*": "minutes at this size; the tests in benchmarks/ run small ones",
 }

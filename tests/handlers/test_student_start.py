@@ -107,5 +107,5 @@ def test_weights_from_elsewhere_are_not_thrown_away_in_silence(settings: dict[st
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(InputError, match="init must be random or teacher, got techer"):
-        Training("techer")
+    with pytest.raises(InputError, match="init must be random or teacher, got student"):
+        Training("student")

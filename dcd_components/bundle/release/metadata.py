@@ -38,7 +38,8 @@ def fill_metadata(
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         raise InputError(f"{path} must say in its changelog what is new in its version {version}")
-    metadata.pop("eval_metrics", None)  # of other weights
+    for name in ("eval_metrics", "weights_origin"):
+        metadata.pop(name, None)  # of other weights
     metadata |= {
         "monai_version": installed("monai"),
         "pytorch_version": installed("torch"),
@@ -65,7 +66,7 @@ def mean_scores(path: Path, regions: Mapping[str, Sequence[int]], weights: str) 
     Raises:
         InputError: when it lacks a region's scores, holds what is none, or scores of other weights.
     """
-    rows = read_csv(path)
+    rows = read_csv(path, ("case", "weights", "method", "patient"))  # the latter two in the rows of a study
     scores = region_score_names(rows[0])
     columns = [f"{score}_{name}" for name in regions for score in scores]
     if missing := [name for name in ("case", "weights", *columns) if name not in rows[0]]:
