@@ -13,6 +13,7 @@ PUBLIC_NAMES = {
     *("DistributedReplacementSampler", "case_sampler"),
     *("constant", "linear_ramp", "cosine_ramp"),
     *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage", "average_of"),
+    *("StudentStart", "start_from_teacher"),
     *("AutocastInferer", "MirrorInferer"),
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen"),

@@ -59,7 +59,7 @@ def cases() -> set[str]:
 
 def test_the_page_has_the_scores_of_the_study() -> None:
     page = (HIPPOCAMPUS / "docs" / "README.md").read_text()
-    for run in ("teacher-0", "plain-0", RUN):
+    for run in ("teacher-0", "plain-0", "dcd-0", "started-0", RUN):
         means = mean_scores(STUDY / f"{run}.csv", REGIONS, json.loads((STUDY / f"{run}.json").read_text())["weights"])
         figures = [f"{means[name]:.3f}" for name in ("dice_anterior", "dice_posterior", "mean_dice", "mean_nsd_1mm")]
         assert re.search(r" \| ".join(map(re.escape, figures)), page), f"{run}: {figures}"
