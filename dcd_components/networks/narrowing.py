@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -98,8 +97,8 @@ def _take(student: nn.Module, teacher: nn.Module, layout: Layout, scores: Mappin
     kept = _kept(ours, layout, scores)
     for name, weight in theirs.items():
         for axis, groups in layout.axes.get(name, {}).items():
-            starts = itertools.accumulate((group.size for group in groups), initial=0)
-            index = torch.cat([start + kept[group] for start, group in zip(starts, groups, strict=False)])
+            places = torch.split(torch.arange(weight.shape[axis]), [group.size for group in groups])
+            index = torch.cat([place[kept[group]] for place, group in zip(places, groups, strict=True)])
             weight = weight.index_select(axis, index.to(weight.device))
         if weight.shape != ours[name].shape:
             shapes = f"{tuple(ours[name].shape)}, not {tuple(weight.shape)} as channels of the teacher have it"

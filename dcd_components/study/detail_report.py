@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from dcd_components.files import whole_file
 from dcd_components.study.page import Picture, Table
+from dcd_components.study.pictures import OTHERS_COLOUR
 from dcd_components.study.plan import TEACHER
 
 Record = Mapping[str, Any]
-OTHERS = "#c8c8c8"
 MOST = "at most, with as many channels"
 NO_DETAIL = "It was not measured: dcd study does it, where the weights of the runs still are in its folder WORK."
 TABLE = """\
@@ -89,9 +89,8 @@ def _draw(details: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
     figure = Figure(figsize=(12.5, 4.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, 3)
     first = next(iter(details.values()))
-    for axes, group, title in zip(
-        panels, ("directional", "aaa"), ("directional detail", "approximation"), strict=False
-    ):
+    groups = {"directional": "directional detail", "aaa": "approximation"}
+    for axes, (group, title) in zip(panels[:2], groups.items(), strict=True):
         shown = {name: _values(several, _explained(group)) for name, several in details.items()}
         _draw_lines(axes, shown, colours)
         axes.plot(_values(first, _most(group)).mean(axis=0), "--", color="#444444", linewidth=1)
@@ -105,7 +104,7 @@ def _draw(details: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
         axes.set_xticks(range(len(first[0])), [*first[0]], fontsize=8)
         axes.grid(alpha=0.3)
     names = {name: colours[name] for name in (TEACHER, *details) if name in colours}
-    names |= {"others": OTHERS} if details.keys() - colours.keys() else {}
+    names |= {"others": OTHERS_COLOUR} if details.keys() - colours.keys() else {}
     handles = [Line2D([], [], color=colour, linewidth=2) for colour in names.values()]
     dashed = Line2D([], [], color="#444444", linestyle="--", linewidth=1)
     figure.legend([*handles, dashed], [*names, MOST], loc="outside upper center", ncols=9, frameon=False, fontsize=9)
@@ -117,6 +116,6 @@ def _draw_lines(axes: Axes, shown: Mapping[str, NDArray[np.float64]], colours: M
     """A line a method over the stages, each a little aside of the others, the grey ones below."""
     for number, (name, values) in enumerate(sorted(shown.items(), key=lambda item: item[0] in colours)):
         x = np.arange(values.shape[1]) + 0.24 * (number / max(len(shown) - 1, 1) - 0.5)
-        mean, colour = values.mean(axis=0), colours.get(name, OTHERS)
+        mean, colour = values.mean(axis=0), colours.get(name, OTHERS_COLOUR)
         spread = [mean - values.min(axis=0), values.max(axis=0) - mean]
         axes.errorbar(x, mean, spread, color=colour, marker="o", markersize=3.5, linewidth=1.4)

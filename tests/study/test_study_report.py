@@ -121,6 +121,13 @@ def test_networks_have_latency_and_memory(study: Path) -> None:
     assert rows["student"]["Extra memory, MB"] == "\N{EN DASH}"
 
 
+def test_plain_trainings_of_several_lengths_are_reported_without_a_comparison_at_equal_cost(tmp_path: Path) -> None:
+    methods = {"plain": {"workflow": "student"}, "longer": {"workflow": "student", "settings": {"max_epochs": 1500}}}
+    study = write_study(tmp_path, methods, seeds=[0], missing=())
+    write_costs(study, {"plain": 0.1, "longer": 0.1})
+    assert "All methods are plain trainings, which differ in their length alone." in reported(study)
+
+
 def test_costs_of_other_settings_are_refused(study: Path) -> None:
     write_costs(study, {"plain": 0.1, "cwd": 0.1})
     content = json.loads((study.with_suffix("") / "costs.json").read_text())
