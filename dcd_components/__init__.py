@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from dcd_components.data.label_maps import LabelMapd
     from dcd_components.data.masks import SaveMaskd, check_output, check_overwrite, planned_cases, weights_mark
     from dcd_components.data.memory import MemoryLimit
+    from dcd_components.data.nnunet_plan import NnunetPlan
+    from dcd_components.data.nnunet_transforms import NnunetImaged, NnunetLabeld, NnunetLabelMapd
     from dcd_components.data.registration import RigidRegistrationd
     from dcd_components.data.samplers import DistributedReplacementSampler, case_sampler
-    from dcd_components.data.transforms import nonzero_or_all
+    from dcd_components.data.transforms import RegionMasksd, nonzero_or_all
     from dcd_components.data.unlabelled_cases import SoundCases, inference_cases
     from dcd_components.data.workers import outlive_signals
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
     from dcd_components.handlers.weight_average import WeightAverage, average_of
-    from dcd_components.inferers import AutocastInferer, MirrorInferer
+    from dcd_components.inferers import AutocastInferer, MirrorInferer, NnunetInferer
     from dcd_components.losses.attention import AttentionLoss
     from dcd_components.losses.channel_wise import ChannelWiseLoss
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
     from dcd_components.losses.frequency import FrequencyLoss
     from dcd_components.losses.intra_class import IntraClassLoss
     from dcd_components.losses.logits import LogitsLoss
-    from dcd_components.losses.segmentation import BatchDiceCELoss
+    from dcd_components.losses.segmentation import BatchDiceCELoss, RegionDiceBCELoss
     from dcd_components.losses.wavelet_detail import WaveletDetailLoss
     from dcd_components.networks.narrowing import start_from_teacher
+    from dcd_components.networks.nnunet_student import NnunetUNet
     from dcd_components.networks.stage_recorder import StageRecorder
     from dcd_components.networks.weights import load_frozen
     from dcd_components.wavelets.dwt_matmul import dwt3
@@ -76,7 +79,15 @@ __all__ = [
     "LossesForTrackers",
     "MemoryLimit",
     "MirrorInferer",
+    "NnunetImaged",
+    "NnunetInferer",
+    "NnunetLabelMapd",
+    "NnunetLabeld",
+    "NnunetPlan",
+    "NnunetUNet",
     "PreparedCases",
+    "RegionDiceBCELoss",
+    "RegionMasksd",
     "RigidRegistrationd",
     "SafeCheckpointLoader",
     "SaveMaskd",
@@ -120,7 +131,9 @@ MODULES = {
     "data.label_maps": ("LabelMapd",),
     "data.masks": ("SaveMaskd", "check_output", "check_overwrite", "planned_cases", "weights_mark"),
     "data.memory": ("MemoryLimit",),
-    "data.transforms": ("nonzero_or_all",),
+    "data.nnunet_plan": ("NnunetPlan",),
+    "data.nnunet_transforms": ("NnunetImaged", "NnunetLabelMapd", "NnunetLabeld"),
+    "data.transforms": ("RegionMasksd", "nonzero_or_all"),
     "data.workers": ("outlive_signals",),
     "data.registration": ("RigidRegistrationd",),
     "data.samplers": (
@@ -144,6 +157,7 @@ MODULES = {
     "inferers": (
         "AutocastInferer",
         "MirrorInferer",
+        "NnunetInferer",
     ),
     "losses.attention": ("AttentionLoss",),
     "losses.channel_wise": ("ChannelWiseLoss",),
@@ -152,8 +166,9 @@ MODULES = {
     "losses.frequency": ("FrequencyLoss",),
     "losses.intra_class": ("IntraClassLoss",),
     "losses.logits": ("LogitsLoss",),
-    "losses.segmentation": ("BatchDiceCELoss",),
+    "losses.segmentation": ("BatchDiceCELoss", "RegionDiceBCELoss"),
     "losses.wavelet_detail": ("WaveletDetailLoss",),
+    "networks.nnunet_student": ("NnunetUNet",),
     "networks.narrowing": ("start_from_teacher",),
     "networks.stage_recorder": ("StageRecorder",),
     "networks.weights": ("load_frozen",),

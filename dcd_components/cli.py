@@ -24,6 +24,7 @@ EXTRAS = {
     **dict.fromkeys(("nilearn",), "simulate"),
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),
+    **dict.fromkeys(("dynamic_network_architectures",), "nnunet"),
 }
 SETTINGS = "key=value sets a key of the configs, max_epochs=3, nested ones as train::trainer::max_epochs=3"
 WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
@@ -206,6 +207,27 @@ def _new_bundle_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="folder to put the new one into; this one by default")
 
 
+def _from_nnunet_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("result_folder", type=Path, help="of the trained network, TRAINER__PLANS__CONFIGURATION")
+    add("name", help="of the bundle and its new folder")
+    add("--fold", help="whose network is the teacher; the first one by default")
+    add("--splits", type=Path, help="splits_final.json of the training, so that the folds are the same")
+    add("--out", type=Path, help="folder to put the new one into; this one by default")
+
+
+def _to_nnunet_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("bundle", type=Path, help="its folder, made by from_nnunet, with models/model.pt")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="new folder, such as nnUNetTrainer__PLANS__CONFIGURATION",
+    )
+    _overlay_option(parser)
+
+
 def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "dcd run WORKFLOW BUNDLE --dataset_dir DIR [options] [key=value ...]"
     parser.epilog = SETTINGS
@@ -319,6 +341,8 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("download_data", commands.download_data, "download a public data set, or say how", _download_data_options),
     ("check", commands.check, "read every case and say what would break a training", _check_options),
     ("new_bundle", commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
+    ("from_nnunet", commands.from_nnunet, "write a bundle whose teacher is an nnU-Net", _from_nnunet_options),
+    ("to_nnunet", commands.to_nnunet, "write a student as a result folder of nnU-Net", _to_nnunet_options),
     ("run", commands.run, "train a teacher, distil, evaluate or segment", _run_options),
     ("pack", commands.pack, "pack a bundle and its weights into a zip", _pack_options),
     ("export", commands.export, "write a network as ONNX, checked against PyTorch", _export_options),

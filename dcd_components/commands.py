@@ -127,6 +127,24 @@ def new_bundle(
     return f"{folder}: patches of {patch} voxels of {mm} mm; its docs/README.md says what is still to be written"
 
 
+def from_nnunet(
+    result_folder: Path, name: str, fold: str | None = None, splits: Path | None = None, out: Path = Path(".")
+) -> str:
+    """Write a bundle that distils a network of nnU-Net v2, with nnU-Net's own steps before and after the network."""
+    from dcd_components.bundle.nnunet import importing
+
+    folder = importing.bundle_from_nnunet(result_folder, name, out, fold, splits)
+    return f"{folder}: the teacher is in models/teacher; docs/README.md says what is still to be written"
+
+
+def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:
+    """Write the student of a bundle, made by from_nnunet, as a result folder that nnU-Net runs as it is."""
+    from dcd_components.bundle.nnunet import exporting
+
+    folder = exporting.bundle_to_nnunet(bundle, out, overlay)
+    return f"{folder}: nnUNetv2_predict_from_modelfolder -m {folder} -f 0 -i IMAGES -o MASKS"
+
+
 def run(
     workflow: str,
     bundle: Path,

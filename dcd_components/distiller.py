@@ -68,9 +68,10 @@ class Distiller(nn.Module):
             label as well.
         weight: a number, or epoch, counted from 0, to weight; see :mod:`dcd_components.distillation_schedules`.
         teacher_stages: module paths in the teacher; those of the student by default.
-        output: module path in both networks of one map more, such as the logits, if that too is to be matched.
+        output: module path in the student of one map more, such as the logits, if that too is to be matched.
         output_loss: makes its loss, as ``loss`` does.
         output_weight: its weight, as ``weight``.
+        teacher_output: module path of that map in the teacher; that in the student by default.
 
     Attributes:
         stages: as given.
@@ -99,6 +100,7 @@ class Distiller(nn.Module):
         output: str | None = None,
         output_loss: LossMaker = LogitsLoss,
         output_weight: float | Schedule = 1.0,
+        teacher_output: str | None = None,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
@@ -106,16 +108,18 @@ class Distiller(nn.Module):
         if len(self.stages) != len(theirs):
             raise InputError(f"{len(self.stages)} stages of the student cannot match {len(theirs)} of the teacher")
         last = () if output is None else (output,)
+        their_last = () if output is None else (teacher_output or output,)
         if len({*self.stages, *last}) < len(self.stages) + len(last):
             raise InputError(f"a map is to be matched twice: stages {', '.join(self.stages)}, output {output}")
         teacher.eval().requires_grad_(False)
         self._student = StageRecorder(student, [*self.stages, *last])
         self._teacher = StageRecorder(teacher, theirs, stop=True)
-        self._whole_teacher = StageRecorder(teacher, [*theirs, *last], stop=True)
+        self._whole_teacher = StageRecorder(teacher, [*theirs, *their_last], stop=True)
         self.weight = _schedule(weight)
         self.output_weight = _schedule(0.0 if output is None else output_weight)
         self.settings = {"stages": [*self.stages], "teacher_stages": [*theirs], "loss": _described(loss)}
         self.settings |= {} if output is None else {"output": output, "output_loss": _described(output_loss)}
+        self.settings |= {} if their_last == last else {"teacher_output": str(teacher_output)}
         self.terms: dict[str, Tensor] = {}
         self.unweighted = torch.zeros(())
         makers = [*[loss] * len(self.stages), *[output_loss] * len(last)]

@@ -1,14 +1,18 @@
-"""Inferers that wrap another one: automatic mixed precision off the GPU, and mirrored predictions."""
+"""Inferers: automatic mixed precision off the GPU, mirrored predictions, and the windows of nnU-Net."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
+from scipy import ndimage
 from torch import Tensor
 
 from dcd_components.errors import InputError
@@ -58,19 +62,89 @@ class MirrorInferer(Inferer):  # type: ignore[misc]
 
     def __init__(self, inferer: Inferer, axes: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
-        if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
-            raise InputError(f"axes must be among 0, 1 and 2, each at most once, got {list(axes)}")
         self.inferer = inferer
-        self.axes = tuple(axes)
+        self.flips = _flips(axes)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Return the mean prediction of shape ``(B, C, D, H, W)``."""
-        flips = [
-            [axis + 2 for axis in axes]
-            for count in range(len(self.axes) + 1)
-            for axes in itertools.combinations(self.axes, count)
-        ]
         total = torch.zeros(())
-        for flip in flips:
+        for flip in self.flips:
             total = total + self.inferer(inputs.flip(flip), network, *args, **kwargs).flip(flip)
-        return total / len(flips)
+        return total / len(self.flips)
+
+
+class NnunetInferer(Inferer):  # type: ignore[misc]
+    """Predict in the windows of nnU-Net v2, with its weights and to its rounding.
+
+    MONAI's ``SlidingWindowInferer`` lets the last window of an axis overlap its neighbour as far as it must; nnU-Net
+    spaces all of them evenly, see its ``compute_steps_for_sliding_window``. Weights are a Gaussian of an eighth of the
+    patch; logits and weights are summed up in half precision.
+
+    Args:
+        patch_size: of a window in voxels.
+        axes: spatial axes over which each window is mirrored, 0 for D to 2 for W, in all their combinations.
+        overlap: share of a window that at least overlaps the next one.
+    """
+
+    def __init__(self, patch_size: Sequence[int], axes: Sequence[int] = (), overlap: float = 0.5) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.flips = _flips(axes)
+        self.overlap = overlap
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Return logits ``(B, K, D, H, W)`` in half precision.
+
+        Args:
+            inputs: images ``(B, C, D, H, W)`` of any size; smaller ones are padded with 0.
+            network: returns logits of the size of its input.
+            args: further ones of the network.
+            kwargs: further ones of the network.
+        """
+        image, shape = torch.as_tensor(inputs.detach()).as_subclass(Tensor), inputs.shape[2:]
+        lacking = [max(patch - size, 0) for patch, size in zip(self.patch_size, shape, strict=True)]
+        pads = [(lack // 2, lack - lack // 2) for lack in lacking]
+        image = torch.nn.functional.pad(image, [one for pair in reversed(pads) for one in pair])
+        gaussian = _gaussian(self.patch_size).to(image.device)
+        weights, sums = image.new_zeros(image.shape[2:], dtype=torch.half), image.new_zeros(0)
+        for window in _windows(image.shape[2:], self.patch_size, 1 - self.overlap):
+            within: Any = (..., *window)
+            patch, logits = image[within], torch.zeros(())
+            for flip in self.flips:
+                logits = logits + network(patch.flip(flip), *args, **kwargs).flip(flip)
+            if not len(sums):
+                sums = image.new_zeros((*logits.shape[:2], *image.shape[2:]), dtype=torch.half)
+            sums[within] += logits / len(self.flips) * gaussian
+            weights[window] += gaussian
+        sums /= weights
+        inner: Any = (..., *(slice(low, low + size) for (low, _), size in zip(pads, shape, strict=True)))
+        return sums[inner]
+
+
+def _flips(axes: Sequence[int]) -> list[list[int]]:
+    """Axes of a batch to flip, none of them first, in all combinations."""
+    if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
+        raise InputError(f"axes must be among 0, 1 and 2, each at most once, got {list(axes)}")
+    return [[axis + 2 for axis in one] for n in range(len(axes) + 1) for one in itertools.combinations(axes, n)]
+
+
+def _windows(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[tuple[slice, ...]]:
+    """Windows that cover an image, evenly spread along each axis."""
+    starts = []
+    for size, patch in zip(shape, patch_size, strict=True):
+        number = math.ceil((size - patch) / (patch * step)) + 1
+        apart = (size - patch) / max(number - 1, 1)
+        starts.append([round(apart * one) for one in range(number)])
+    several = itertools.product(*starts)
+    return [tuple(slice(at, at + n) for at, n in zip(corner, patch_size, strict=True)) for corner in several]
+
+
+@lru_cache(maxsize=4)
+def _gaussian(patch_size: Sequence[int]) -> Tensor:
+    """Weights of a window, at most 10 and above 0, in half precision."""
+    impulse = np.zeros(patch_size)
+    impulse[tuple(size // 2 for size in patch_size)] = 1
+    spread = torch.from_numpy(ndimage.gaussian_filter(impulse, [size / 8 for size in patch_size], mode="constant"))
+    weights = (spread / (spread.max() / 10)).half()
+    weights[weights == 0] = weights[weights > 0].min()
+    return weights

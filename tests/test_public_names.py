@@ -8,19 +8,20 @@ import dcd_components
 
 PUBLIC_NAMES = {
     *("BANDS", "DIRECTIONAL_BANDS", "dwt3"),
-    *("FeatureLoss", "WaveletDetailLoss", "DeepSupervisionLoss", "BatchDiceCELoss"),
+    *("FeatureLoss", "WaveletDetailLoss", "DeepSupervisionLoss", "BatchDiceCELoss", "RegionDiceBCELoss"),
     *("AttentionLoss", "ChannelWiseLoss", "FrequencyLoss", "IntraClassLoss", "LogitsLoss"),
     *("DistributedReplacementSampler", "case_sampler"),
     *("constant", "linear_ramp", "cosine_ramp"),
     *("Distiller", "StageRecorder", "DistillationHandler", "GradientClipping", "WeightAverage", "average_of"),
     *("StudentStart", "start_from_teacher"),
-    *("AutocastInferer", "MirrorInferer"),
+    *("AutocastInferer", "MirrorInferer", "NnunetInferer"),
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
     *("Layout", "LoadCased", "LoadLabeld", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
     *("check_task", "check_training"),
     *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_overwrite", "weights_mark", "MemoryLimit"),
+    *("NnunetPlan", "NnunetImaged", "NnunetLabeld", "NnunetLabelMapd", "RegionMasksd", "NnunetUNet"),
     *("LossesForTrackers", "PreparedCases", "TrainingCheckpoint", "TrainingGuard", "outlive_signals"),
 }
 

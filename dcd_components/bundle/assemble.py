@@ -39,10 +39,10 @@ def assembled(config: Path) -> str:
         if part is None:
             raise InputError(f"{config}: no file {name}, expected a config beside it or a part below {COMMON}")
         theirs = head(part.read_text(encoding="utf-8"))
-        title = _title(theirs) if part.is_relative_to(COMMON) else ""
+        above = title(theirs) if part.is_relative_to(COMMON) else ""
         new = [(key, block) for key, block in blocks(theirs) if key not in known and wanted in ("", key)]
         known |= {key for key, _ in new}
-        whole += f"{mark(name, wanted)}{title}{''.join(block for _, block in new).strip()}\n\n"
+        whole += f"{mark(name, wanted)}{above}{''.join(block for _, block in new).strip()}\n\n"
     return whole.rstrip() + "\n"
 
 
@@ -62,14 +62,15 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
     The title is the comment that the text begins with.
     """
-    rest = text[len(_title(text)) :]
+    rest = text[len(title(text)) :]
     found = list(KEY.finditer(rest))
     begins = [_with_comments(rest, match.start()) for match in found]
     for match, begin, end in zip(found, begins, [*begins[1:], len(rest)][: len(found)], strict=True):
         yield match[2], rest[begin:end]
 
 
-def _title(text: str) -> str:
+def title(text: str) -> str:
+    """The comment that a text begins with."""
     return TITLE.match(text)[0]  # type: ignore[index]  # which fits an empty text too
 
 
@@ -97,7 +98,7 @@ def laid_over(config: str, overlay: str) -> str:
     if both := [key for key, _ in ours if key in replaced and key.startswith("+")]:
         raise InputError(f"an overlay and a config that it lies over both add to {both[0][1:]}: leave the overlay out")
     kept = "".join(block for key, block in ours if key not in replaced)
-    return f"{_title(config)}\n{kept.strip()}\n\n{''.join(block for _, block in laid).strip()}\n"
+    return f"{title(config)}\n{kept.strip()}\n\n{''.join(block for _, block in laid).strip()}\n"
 
 
 def _root(key: str) -> str:

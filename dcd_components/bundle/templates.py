@@ -1,22 +1,24 @@
-"""The files of a new bundle: those of the bundle for BraTS, with another task."""
+"""The files of a new bundle: those of the bundle for BraTS, with another task, or with the steps of an nnU-Net."""
 
 from __future__ import annotations
 
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dcd_components.bundle.assemble import MARK, blocks, head, mark, wanted_files
+from dcd_components.bundle.assemble import MARK, blocks, head, mark, title, wanted_files
 from dcd_components.bundle.configs import BUNDLES
 from dcd_components.data.case_files import Layout
 
 TEMPLATE = BUNDLES / "brats_gli_dcd"
+PARTS, NNUNET = "bundles/common/parts/", BUNDLES / "common" / "nnunet"
 NETWORK = "A residual U-Net a quarter as wide as its teacher"
 README = """\
 # {name}
@@ -56,6 +58,23 @@ mean for weights trained on them, which are derived from them. The data set is n
 
 
 @dataclass(frozen=True)
+class Nnunet:
+    """What a bundle has of an nnU-Net.
+
+    Args:
+        plan: settings of ``bundles/common/nnunet/plan.yaml``.
+        teacher_def: the network, as configs write it.
+        widths: of its stages.
+        outputs: labels of each of its outputs by name, without the background.
+    """
+
+    plan: Mapping[str, Any]
+    teacher_def: Mapping[str, Any]
+    widths: Sequence[int]
+    outputs: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
 class Task:
     """What a bundle segments.
 
@@ -63,11 +82,13 @@ class Task:
         layout: how the files are named, and the values of the labels.
         spacing: mm along each axis in RAS.
         patch_size: voxels along each axis in RAS.
+        nnunet: of a bundle with an nnU-Net as teacher, whose spacing and patch have the axes of nnU-Net.
     """
 
     layout: Layout
     spacing: Sequence[float]
     patch_size: Sequence[int]
+    nnunet: Nnunet | None = None
 
     @property
     def halvings(self) -> int:
@@ -76,13 +97,17 @@ class Task:
 
     @property
     def teacher_widths(self) -> list[int]:
-        """As many of the widths in the bundle for BraTS as the patch can be halved, and one."""
+        """As many of the widths in the bundle for BraTS as the patch can be halved, and one; or the nnU-Net's."""
+        if self.nnunet:
+            return list(self.nnunet.widths)
         widths = yaml.safe_load(head(_theirs("configs/inference.yaml")))["teacher_widths"]
         return list(widths[: self.halvings + 1])
 
     @property
     def classes(self) -> dict[str, str]:
         """What the channels of the output mean, those without a label included."""
+        if self.nnunet and self.nnunet.plan["painted"]:
+            return {str(n): name for n, name in enumerate(self.nnunet.outputs)}
         names = {0: "background", **{value: name for name, value in self.layout.labels.items()}}
         return {str(value): names.get(value, "unused") for value in range(max(names) + 1)}
 
@@ -94,7 +119,10 @@ def write_files(folder: Path, task: Task) -> None:
         made.mkdir()
     for name, settings in _settings(task).items():
         path = configs / f"{name}.yaml"
-        path.write_text(_head(name, task, settings) + _marks(name), encoding="utf-8")
+        path.write_text(_head(name, task, settings) + _marks(name, task), encoding="utf-8")
+    for name, settings in _overlays(task).items():
+        text = (NNUNET / f"{name}.yaml").read_text(encoding="utf-8")
+        (configs / f"{name}.yaml").write_text(_with_settings(text, settings), encoding="utf-8")
     texts = {
         configs / "metadata.json": _metadata(folder.name, task),
         docs / "README.md": _readme(folder.name, task),
@@ -110,8 +138,32 @@ def _theirs(path: str) -> str:
     return (TEMPLATE / path).read_text(encoding="utf-8")
 
 
-def _marks(name: str) -> str:
-    return "\n".join(mark(*found) for found in MARK.findall(_theirs(f"configs/{name}.yaml")))
+def _marks(name: str, task: Task) -> str:
+    """Lines for the parts of a config, those of the bundle for BraTS; and of nnU-Net's parts of the same names."""
+    found = MARK.findall(_theirs(f"configs/{name}.yaml"))
+    several = (_nnunet_marks(name, key, task) if task.nnunet else [mark(name, key)] for name, key in found)
+    return "\n".join(chain.from_iterable(several))
+
+
+def _nnunet_marks(name: str, key: str, task: Task) -> Iterator[str]:
+    part = NNUNET / Path(name).name
+    replaces = name.startswith(PARTS) and part.is_file()
+    if part.name == "distillation.yaml":
+        yield mark("teacher.yaml", "teacher_def")
+    if replaces:
+        yield mark(part.relative_to(BUNDLES.parent).as_posix())
+    if not (replaces and part.name == "images.yaml"):
+        yield mark(name, key)
+    if replaces and part.name == "training.yaml" and task.nnunet and task.nnunet.plan["painted"]:
+        yield mark((NNUNET / "regions.yaml").relative_to(BUNDLES.parent).as_posix())
+
+
+def _overlays(task: Task) -> dict[str, dict[str, Any]]:
+    """Settings of the overlays that a bundle with an nnU-Net has of its own."""
+    if not task.nnunet:
+        return {}
+    grid = {"spacing": list(task.spacing), "patch_size": list(task.patch_size), "teacher_widths": task.teacher_widths}
+    return {"teacher": {"teacher_def": task.nnunet.teacher_def}, "quick": grid, "mirror": {}}
 
 
 def _settings(task: Task) -> dict[str, dict[str, Any]]:
@@ -127,12 +179,13 @@ def _settings(task: Task) -> dict[str, dict[str, Any]]:
             "spacing": list(task.spacing),
             "patch_size": list(task.patch_size),
             "teacher_widths": task.teacher_widths,
+            **(task.nnunet.plan if task.nnunet else {}),
         },
         "train_student": {"patient_regex": layout.patient_regex},
-        "train_teacher": {},
+        **({} if task.nnunet else {"train_teacher": {}}),
         "distill": {},
         "evaluate": {
-            "regions": {name: [value] for name, value in labels.items()},
+            "regions": task.nnunet.outputs if task.nnunet else {name: [value] for name, value in labels.items()},
             "lesion_labels": sorted(labels.values()),
         },
     }
@@ -149,11 +202,20 @@ def _head(name: str, task: Task, settings: Mapping[str, Any]) -> str:
     if name == "inference":
         what = f"# Segment {_listing(task.layout.labels)} in {_listing(task.layout.sequences)}.\n"
         theirs = what + theirs.partition("\n")[2]
-    text, _, _ = theirs.partition("\n\n")
-    parts = [f"{text}\n\n"]
-    for key, block in blocks(theirs):
-        parts.append(_changed(key, block, settings[key]) if key in settings else block)
-    return "".join(parts)
+    if name == "inference" and task.nnunet:
+        plan = dict(blocks((NNUNET / "plan.yaml").read_text(encoding="utf-8")))
+        kept = "".join(block for key, block in blocks(theirs) if key not in plan)
+        theirs = f"{title(theirs)}\n{kept.strip()}\n\n{''.join(plan.values())}\n"
+    return _with_settings(theirs, settings)
+
+
+def _with_settings(text: str, settings: Mapping[str, Any]) -> str:
+    """Text of a head with other values; its comments stay."""
+    above = title(text)
+    gap = "\n" * text[len(above) :].startswith("\n")
+    changed = (_changed(key, block, settings[key]) if key in settings else block for key, block in blocks(head(text)))
+    marks = "\n".join(mark(*one) for one in MARK.findall(text))
+    return f"{above}{gap}{''.join(changed)}{marks}"
 
 
 def _changed(key: str, block: str, value: Any) -> str:
@@ -165,12 +227,17 @@ def _changed(key: str, block: str, value: Any) -> str:
 
 def _yaml(value: Any) -> str:
     """Write a value in YAML's flow style, quoted only where it must be."""
-    if isinstance(value, Mapping):
-        text = "{" + ", ".join(f"{_yaml(key)}: {_yaml(one)}" for key, one in value.items()) + "}"
-        return textwrap.fill(text, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w-]+", value) and yaml.safe_load(value) == value else json.dumps(value)
-    return "[" + ", ".join(map(_yaml, value)) + "]" if isinstance(value, Sequence) else str(value)
+    if isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{_yaml(key)}: {_yaml(one)}" for key, one in value.items()) + "}"
+    elif isinstance(value, Sequence):
+        text = "[" + ", ".join(map(_yaml, value)) + "]"
+    else:
+        return str(yaml.safe_dump(value)).partition("\n")[0]
+    glued = text.replace(": ", ":\0")  # so that no line ends behind a key
+    lines = textwrap.fill(glued, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\0", " ")
 
 
 def _listing(words: Iterable[str]) -> str:
@@ -206,7 +273,7 @@ def _metadata(name: str, task: Task) -> str:
 
 def _readme(name: str, task: Task) -> str:
     layout = task.layout
-    _, title, commands = _theirs("docs/README.md").partition("## Commands")
+    _, heading, commands = _theirs("docs/README.md").partition("## Commands")
     files = {**layout.sequences, "label": layout.label_file}
     return README.format(
         name=name,
@@ -216,5 +283,5 @@ def _readme(name: str, task: Task) -> str:
         files="\n".join(f"    {key}: {' or '.join(patterns)}" for key, patterns in files.items()),
         spacing=" x ".join(map(str, task.spacing)),
         values=_values(layout),
-        commands=title + commands.partition("## Settings")[0].rstrip(),
+        commands=heading + commands.partition("## Settings")[0].rstrip(),
     )

@@ -21,6 +21,8 @@ from dcd_components.networks.weights import weights_digest
 
 Config = dict[str, Any]
 WORKFLOWS = ("inference", "train_teacher", "train_student", "distill")
+#: Of these, what a bundle lacks whose teacher was trained elsewhere.
+OPTIONAL = ("train_teacher",)
 #: Overlays of a release; the others are for the making of weights.
 OVERLAYS = ("evaluate", "mirror", "multi_gpu", "teacher", "tensorboard")
 #: Paths that are said at the command line, and so are no part of a release.
@@ -90,10 +92,11 @@ def config_texts(bundle: Path, overlays: Sequence[str] = ()) -> dict[str, str]:
         InputError: for a config that is not there.
     """
     folder = bundle / "configs"
-    names = [*WORKFLOWS, *(name for name in OVERLAYS if (folder / f"{name}.yaml").is_file())]
+    there = {path.stem for path in folder.glob("*.yaml")}
+    workflows = [name for name in WORKFLOWS if name in there or name not in OPTIONAL]
     laid = [_text(folder / f"{name}.yaml") for name in overlays]
-    texts = {name: _text(folder / f"{name}.yaml") for name in names}
-    for name in (*WORKFLOWS, "evaluate"):
+    texts = {name: _text(folder / f"{name}.yaml") for name in [*workflows, *(one for one in OVERLAYS if one in there)]}
+    for name in (*workflows, "evaluate"):
         for overlay in laid:
             texts[name] = laid_over(texts[name], overlay)
     return texts

@@ -1,0 +1,130 @@
+"""The student of a bundle as a result folder that nnU-Net runs as it is.
+
+``dcd to_nnunet`` calls :func:`bundle_to_nnunet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, READERS
+from dcd_components.errors import InputError
+from dcd_components.files import write_json
+from dcd_components.networks.nnunet import ARCHITECTURES, USUAL
+from dcd_components.networks.nnunet_student import nnunet_weights
+from dcd_components.networks.weights import load_frozen
+
+#: Of nnU-Net's own: what is trained by a trainer of another name can be run where that trainer is installed alone.
+TRAINER = "nnUNetTrainer"
+#: Names of the plans and of their configuration where the folder does not say them.
+PLANS, CONFIGURATION = "StudentPlans", "3d_fullres"
+IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
+
+
+def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> Path:
+    """Write a result folder, or nothing.
+
+    Args:
+        bundle: that :func:`.bundle_from_nnunet` wrote, with a trained student, in the repository or from a release.
+        out: the result folder. Where ``nnUNetv2_predict`` is to find it, it is called
+            ``nnUNetTrainer__PLANS__CONFIGURATION`` and lies in the folder of a data set below ``nnUNet_results``.
+        overlays: configs that the student was trained with.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: for a bundle without nnU-Net's steps, a student that nnU-Net has no class for, and a folder that is
+            there already.
+    """
+    parser = read_configs(bundle, ["inference", *overlays])
+    if "plan" not in parser.get():
+        raise InputError(f"{bundle} does not have nnU-Net's steps: only bundles of dcd from_nnunet do")
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out} exists: name another folder")
+    plans_name, configuration = _names(out)
+    network = load_frozen(parser.get_parsed_content("network_def"), parser.get_parsed_content("ckpt_path"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as hidden:
+        built = Path(hidden) / out.name
+        (built / "fold_0").mkdir(parents=True)
+        write_json(built / "plans.json", _plans(parser, plans_name, configuration))
+        write_json(built / "dataset.json", _dataset(parser))
+        checkpoint = {
+            "network_weights": nnunet_weights(network.state_dict()),
+            "trainer_name": TRAINER,
+            "init_args": {"configuration": configuration},
+            "inference_allowed_mirroring_axes": tuple(parser["mirror_axes"]) or None,
+        }
+        torch.save(checkpoint, built / "fold_0" / CHECKPOINTS[0])
+        built.rename(out)
+    return out
+
+
+def _names(out: Path) -> tuple[str, str]:
+    """Names of plans and configuration, as the folder's own name has them."""
+    trainer, *rest = out.name.split("__")
+    if not rest:
+        return PLANS, CONFIGURATION
+    if len(rest) != 2 or trainer != TRAINER or not all(rest):
+        raise InputError(f"nnU-Net looks for folders called {TRAINER}__PLANS__CONFIGURATION, got {out.name}")
+    return rest[0], rest[1]
+
+
+def _plans(parser: ConfigParser, name: str, configuration: str) -> dict[str, Any]:
+    order = [*parser["transpose"]]
+    stages = len(parser["strides"])
+    arguments = {
+        "n_stages": stages,
+        "features_per_stage": parser.get_parsed_content("widths"),
+        "kernel_sizes": parser["kernel_size"],
+        "strides": parser["strides"],
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+        **USUAL,
+        "dropout_op_kwargs": None,
+    }
+    return {
+        "plans_name": name,
+        "image_reader_writer": READERS[0],
+        "transpose_forward": order,
+        "transpose_backward": [order.index(axis) for axis in range(3)],
+        "label_manager": "LabelManager",
+        # nnU-Net looks for every channel's, also where it does not use them.
+        "foreground_intensity_properties_per_channel": {
+            str(channel): parser["intensities"].get(str(channel), {}) for channel in range(len(parser["sequences"]))
+        },
+        "configurations": {
+            configuration: {
+                "patch_size": parser["patch_size"],
+                "spacing": parser["spacing"],
+                "normalization_schemes": parser["normalization"],
+                "use_mask_for_norm": parser["masked"],
+                **KNOWN,
+                "architecture": {
+                    "network_class_name": ARCHITECTURES["PlainConvUNet"],
+                    "arch_kwargs": arguments,
+                    "_kw_requires_import": [*IMPORTED],
+                },
+            }
+        },
+    }
+
+
+def _dataset(parser: ConfigParser) -> dict[str, Any]:
+    """What nnU-Net asks of the data set; regions are in the order of the network's outputs."""
+    named = parser["region_labels"] or parser["labels"]
+    regions = {"regions_class_order": parser["painted"]} if parser["painted"] else {}
+    return {
+        "channel_names": {str(channel): name for channel, name in enumerate(parser["sequences"])},
+        "labels": {BACKGROUND: 0, **named},
+        **regions,
+        "file_ending": ENDING,
+    }

@@ -1,0 +1,178 @@
+"""The result folder of an nnU-Net v2 training: what its plans and its data set say, in current and older forms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcd_components.data.case_files import RESERVED
+from dcd_components.data.nnunet_plan import SCHEMES
+from dcd_components.errors import InputError
+from dcd_components.files import read_json
+from dcd_components.networks.nnunet import architecture, read_checkpoint
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+#: What plans say of steps that are written here, and the only values of it that are.
+KNOWN = {
+    "preprocessor_name": "DefaultPreprocessor",
+    **{f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")},
+    "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+    "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+    "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
+}
+READERS = ("SimpleITKIO", "NibabelIO")
+BACKGROUND, IGNORED = "background", "ignore"
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """A network that nnU-Net has trained, and what it needs.
+
+    Args:
+        folder: with ``plans.json``, ``dataset.json`` and a folder for each fold.
+        dataset: content of ``dataset.json``.
+        plans: content of ``plans.json``.
+        configuration: of the plans, with what it inherits.
+        name: of the configuration.
+        checkpoint: of the fold.
+    """
+
+    folder: Path
+    dataset: Mapping[str, Any]
+    plans: Mapping[str, Any]
+    configuration: Mapping[str, Any]
+    name: str
+    checkpoint: Mapping[str, Any]
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels, in their order, as names that configs can hold."""
+        named = self.dataset.get("channel_names") or self.dataset.get("modality") or {}
+        return _words([str(named[str(number)]) for number in range(len(named))], "channel")
+
+    @property
+    def outputs(self) -> dict[str, list[int]]:
+        """Labels that each output of the network stands for, by its name, in their order; without the background."""
+        named = [(name, value) for name, value in self.dataset["labels"].items() if name != IGNORED]
+        found = [(name, [*map(int, value)] if isinstance(value, list) else [int(value)]) for name, value in named]
+        found = [(name, values) for name, values in found if {*values} != {0}]
+        words = _words([name for name, _ in found], "label")
+        return dict(zip(words, (values for _, values in found), strict=True))
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether outputs are regions of several labels, which may overlap."""
+        return any(isinstance(value, list) and len(value) > 1 for value in self.dataset["labels"].values())
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Values of the labels by name; of one that only regions of several name, by its number."""
+        single = {values[0]: name for name, values in self.outputs.items() if len(values) == 1}
+        values = sorted({value for several in self.outputs.values() for value in several})
+        return {single.get(value, f"label_{value}"): value for value in values}
+
+    @property
+    def painted(self) -> list[int] | None:
+        """Label that each region paints in the mask."""
+        return [int(label) for label in self.dataset["regions_class_order"]] if self.has_regions else None
+
+    @property
+    def intensities(self) -> dict[str, dict[str, float]]:
+        """Statistics of the channels that are normalised as CT."""
+        known = self.plans.get("foreground_intensity_properties_per_channel", {})
+        wanted = ("mean", "std", "percentile_00_5", "percentile_99_5")
+        schemes = enumerate(self.configuration["normalization_schemes"])
+        return {
+            str(channel): {key: float(known[str(channel)][key]) for key in wanted}
+            for channel, scheme in schemes
+            if scheme == "CTNormalization"
+        }
+
+    @cached_property
+    def network(self) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of the network, see :func:`.architecture`."""
+        return architecture(self.configuration)
+
+
+def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFolder:
+    """Read a result folder, the one that nnU-Net calls ``TRAINER__PLANS__CONFIGURATION``.
+
+    Args:
+        folder: the result folder.
+        fold: whose network is read; ``all`` for that of all cases; the first one by default.
+
+    Raises:
+        InputError: for what is missing, and what of nnU-Net is not written here: networks for slices, cascades, other
+            preprocessors, readers, resamplings and networks, and labels to ignore.
+    """
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: missing, expected the result folder of an nnU-Net v2 training")
+    plans, dataset = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    checkpoint = read_checkpoint(_checkpoint(folder, fold))
+    name = str(checkpoint["init_args"]["configuration"])
+    try:
+        found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, checkpoint)
+        wrong = next(_not_written(found), None)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = "plans.json and dataset.json are not as nnU-Net v2 writes them"
+        raise InputError(f"{folder}: {said}: {error!r}") from None
+    if wrong:
+        raise InputError(f"{folder}: {wrong}")
+    return found
+
+
+def _checkpoint(folder: Path, fold: int | str | None) -> Path:
+    folds = sorted(path.name for path in folder.glob("fold_*") if path.is_dir())
+    wanted = [f"fold_{fold}"] if fold is not None else folds[:1]
+    found = [folder / one / name for one in wanted for name in CHECKPOINTS if (folder / one / name).is_file()]
+    if not found:
+        raise InputError(f"{folder} has no {CHECKPOINTS[0]} in {wanted[0] if wanted else 'a folder fold_0'}")
+    return found[0]
+
+
+def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    several = plans["configurations"]
+    if name not in several:
+        raise InputError(f"plans.json has no configuration {name}, only {', '.join(several)}")
+    own = dict(several[name])
+    return _configuration(plans, own["inherits_from"]) | own if "inherits_from" in own else own
+
+
+def _not_written(found: ResultFolder) -> Iterator[str]:
+    """What of nnU-Net is asked for that is not written here."""
+    configuration, axes = found.configuration, len(found.configuration["patch_size"])
+    if axes != 3:
+        yield f"configuration {found.name} is of {axes}D patches, expected 3D"
+    if configuration.get("previous_stage"):
+        yield f"configuration {found.name} is a stage of a cascade, expected a network that needs images alone"
+    if found.plans["image_reader_writer"] not in READERS or found.dataset["file_ending"] != ENDING:
+        said = f"{found.dataset['file_ending']} read by {found.plans['image_reader_writer']}"
+        yield f"images are {said}, expected {ENDING} read by {' or '.join(READERS)}"
+    for key, value in KNOWN.items():
+        if configuration[key] != value:
+            yield f"{key} is {configuration[key]!r}, expected {value!r}"
+    if unknown := [scheme for scheme in configuration["normalization_schemes"] if scheme not in SCHEMES]:
+        yield f"normalization scheme {unknown[0]}, expected one of {', '.join(SCHEMES)}"
+    if IGNORED in found.dataset["labels"]:
+        yield "dataset.json has a label to ignore, with which no student can be trained yet"
+    values = [*found.labels.values()]
+    if values != [*range(1, len(values) + 1)]:
+        yield f"labels must be 0, 1, 2 and so on, got {values}"
+    if found.has_regions and len(found.painted or []) != len(found.outputs):
+        yield f"regions_class_order must have a label for each of {', '.join(found.outputs)}"
+
+
+def _words(names: Sequence[str], kind: str) -> list[str]:
+    """Names as words of letters, digits, _ and -, all different and none that a case uses for something else."""
+    words = [re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") for name in names]
+    fits = [bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", word)) and word not in RESERVED for word in words]
+    numbered = [word if fit else f"{kind}_{number}" for number, (word, fit) in enumerate(zip(words, fits, strict=True))]
+    if len({*numbered}) < len(numbered):
+        return [f"{kind}_{number}" for number in range(len(names))]
+    return numbered

@@ -1,0 +1,147 @@
+"""What nnU-Net does with images before the network and with logits after it, in its order and to its rounding.
+
+MONAI has transforms for each of the steps, of which none gives the same: with all of them nnU-Net's own networks find
+another segmentation. References are to nnU-Net v2, Isensee et al., Nature Methods 18 (2021), as of nnunetv2 2.8.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from dcd_components.data.resampling import Order, new_shape, resampled, resampled_labels
+from dcd_components.errors import InputError
+
+Array = NDArray[Any]
+
+#: Splines of the images; logits are interpolated linearly.
+IMAGES: Order = 3
+LOGITS: Order = 1
+#: What nnU-Net calls the ways to normalise a channel.
+SCHEMES = (
+    *("ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"),
+)
+#: Least standard deviation, and least range, that is divided by.
+LEAST = 1e-8
+
+
+@dataclass(frozen=True)
+class NnunetPlan:
+    """The part of an nnU-Net's plans that says how its images are prepared and its logits become labels.
+
+    Axes are those of the network: of the file in reverse, z y x, and then in the order of ``transpose``.
+
+    Args:
+        spacing: of the network's grid in mm.
+        normalization: how each channel is normalised, one of :data:`SCHEMES`.
+        masked: whether the statistics of each channel are those of its voxels other than 0, with holes filled, and the
+            others are left as they are.
+        intensities: of each channel that is normalised as CT, by its number: ``mean``, ``std``, ``percentile_00_5`` and
+            ``percentile_99_5`` of the foreground of the training cases.
+        transpose: order of the axes z y x.
+        painted: label that each output of the network paints, in the order of the outputs, later ones over earlier
+            ones; none where the outputs are one label each, of which the most probable one is taken.
+
+    Raises:
+        InputError: for a scheme that is not known, or one for too many or too few channels.
+    """
+
+    spacing: Sequence[float]
+    normalization: Sequence[str]
+    masked: Sequence[bool]
+    intensities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    transpose: Sequence[int] = (0, 1, 2)
+    painted: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if unknown := [scheme for scheme in self.normalization if scheme not in SCHEMES]:
+            raise InputError(f"normalization must be of {', '.join(SCHEMES)}, got {unknown[0]!r}")
+        if len(self.masked) != len(self.normalization):
+            raise InputError(f"masked must say yes or no for {len(self.normalization)} channels, got {self.masked!r}")
+        if sorted(self.transpose) != [0, 1, 2]:
+            raise InputError(f"transpose must be an order of 0, 1 and 2, got {self.transpose!r}")
+        for channel, scheme in enumerate(self.normalization):
+            if scheme == "CTNormalization" and str(channel) not in self.intensities:
+                raise InputError(f"intensities must have channel {channel}, which is normalised as CT")
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Axis of the file for each axis of the network."""
+        return tuple(2 - axis for axis in self.transpose)
+
+    def crop_box(self, images: Array) -> Array:
+        """Bounds of the voxels other than 0 in any channel, ``(3, 2)``; of all where there are none.
+
+        Args:
+            images: ``(C, D, H, W)``.
+        """
+        mask = (images != 0).any(0)
+        bounds = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        if not all(map(len, bounds)):
+            return np.array([(0, length) for length in mask.shape])
+        return np.array([(found[0], found[-1] + 1) for found in bounds])
+
+    def prepared(self, images: Array, spacing: Sequence[float]) -> Array:
+        """Normalise cropped images and resample them onto the network's grid.
+
+        Args:
+            images: ``(C, D, H, W)`` in float32; they are changed.
+            spacing: of their voxels in mm.
+        """
+        mask = ndimage.binary_fill_holes((images != 0).any(0)) if any(self.masked) else None
+        for channel, (image, masked) in enumerate(zip(images, self.masked, strict=True)):
+            self._normalize(channel, image, mask if masked else None)
+        return resampled(images, new_shape(images.shape[1:], spacing, self.spacing), spacing, self.spacing, IMAGES)
+
+    def _normalize(self, channel: int, image: Array, mask: Array | None) -> None:
+        scheme = self.normalization[channel]
+        if scheme == "ZScoreNormalization":
+            inside = ... if mask is None else mask
+            values = image[inside]
+            image[inside] = (values - values.mean()) / max(values.std(), LEAST)
+        elif scheme == "CTNormalization":
+            known = self.intensities[str(channel)]
+            np.clip(image, known["percentile_00_5"], known["percentile_99_5"], out=image)
+            image -= known["mean"]
+            image /= max(known["std"], LEAST)
+        elif scheme == "RescaleTo01Normalization":
+            image -= image.min()
+            image /= max(image.max(), LEAST)
+        elif scheme == "RGBTo01Normalization":
+            image /= 255.0
+
+    def prepared_labels(self, labels: Array, spacing: Sequence[float]) -> Array:
+        """Resample a cropped label map onto the network's grid.
+
+        Args:
+            labels: ``(D, H, W)``.
+            spacing: of its voxels in mm.
+        """
+        return resampled_labels(labels, new_shape(labels.shape, spacing, self.spacing), spacing, self.spacing)
+
+    def label_map(self, logits: Tensor, shape: Sequence[int], spacing: Sequence[float]) -> Array:
+        """Labels of the cropped image, from logits on the network's grid.
+
+        Args:
+            logits: ``(C, D, H, W)``.
+            shape: of the cropped image.
+            spacing: of its voxels in mm.
+        """
+        half = logits.half().numpy(force=True)  # in which nnU-Net holds logits
+        whole = resampled(half, shape, self.spacing, spacing, LOGITS)
+        kind = np.uint8 if max([len(whole), *(self.painted or [])]) < 256 else np.uint16
+        if self.painted is None:
+            labels: Array = whole.argmax(0).astype(kind)
+            return labels
+        made = np.zeros(whole.shape[1:], kind)
+        for label, output in zip(self.painted, whole, strict=True):
+            made[torch.from_numpy(output).float().sigmoid().numpy() > 0.5] = label
+        return made
