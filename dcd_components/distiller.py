@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from dcd_components.distillation_schedules import Schedule, constant
 from dcd_components.distributed import all_reduce_mean, broadcast, world_size
@@ -17,7 +16,10 @@ from dcd_components.errors import InputError
 from dcd_components.losses.feature import FeatureLoss
 from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
-from dcd_components.networks.stage_recorder import StageRecorder, unwrap
+from dcd_components.networks.stage_pairs import empty_copy, empty_images, named_stages
+from dcd_components.networks.stage_recorder import StageRecorder
+
+logger = logging.getLogger(__name__)
 
 #: How a network is run on an image; MONAI's inferers are such functions.
 Inferer = Callable[[Tensor, nn.Module], object]
@@ -60,21 +62,23 @@ class Distiller(nn.Module):
     Args:
         student: network in training, on its device.
         teacher: trained network. It follows the image's device.
-        stages: module paths in the student, such as ``encoder.0``.
+        stages: module paths in the student, such as ``encoder.0``; or ``auto``, for the stages of the two encoders
+            whose maps are of the same size, see :func:`.stage_pairs`.
         image_shape: ``(C, D, H, W)`` of an input. The channels of the stages are those of a pass of copies without
             weights and values, which costs next to nothing and changes nothing.
         loss: makes the loss of a stage of the channels of the student's and of the teacher's map, such as
             ``functools.partial(WaveletDetailLoss, levels=2)``. A loss with a true ``needs_label`` is called with the
             label as well.
         weight: a number, or epoch, counted from 0, to weight; see :mod:`dcd_components.distillation_schedules`.
-        teacher_stages: module paths in the teacher; those of the student by default.
+        teacher_stages: module paths in the teacher; those of the student by default. Where its map is of another size
+            than the student's, it is brought to it: a finer one by means, a coarser one by linear interpolation.
         output: module path in the student of one map more, such as the logits, if that too is to be matched.
         output_loss: makes its loss, as ``loss`` does.
         output_weight: its weight, as ``weight``.
         teacher_output: module path of that map in the teacher; that in the student by default.
 
     Attributes:
-        stages: as given.
+        stages: as given or found.
         weight: epoch to weight.
         output_weight: epoch to weight, 0 without an output.
         terms: the losses of the stages and of the output of the last call by the student's paths, detached; without
@@ -83,30 +87,27 @@ class Distiller(nn.Module):
         settings: what is compared and by which losses with which arguments, as a record.
 
     Raises:
-        InputError: for an unknown path or one that is named twice, unequally many stages, or stages whose maps differ
-            in spatial size.
+        InputError: for an unknown path or one that is named twice, unequally many stages, networks without stages of
+            one size where these are to be found, or outputs of different size.
     """
 
     def __init__(
         self,
         student: nn.Module,
         teacher: nn.Module,
-        stages: Iterable[str],
+        stages: Iterable[str] | str,
         *,
         image_shape: Sequence[int],
         loss: LossMaker = WaveletDetailLoss,
         weight: float | Schedule = 1.0,
-        teacher_stages: Iterable[str] | None = None,
+        teacher_stages: Iterable[str] | str | None = None,
         output: str | None = None,
         output_loss: LossMaker = LogitsLoss,
         output_weight: float | Schedule = 1.0,
         teacher_output: str | None = None,
     ) -> None:
         super().__init__()
-        self.stages = tuple(stages)
-        theirs = self.stages if teacher_stages is None else tuple(teacher_stages)
-        if len(self.stages) != len(theirs):
-            raise InputError(f"{len(self.stages)} stages of the student cannot match {len(theirs)} of the teacher")
+        self.stages, theirs = named_stages(student, teacher, image_shape, stages, teacher_stages)
         last = () if output is None else (output,)
         their_last = () if output is None else (teacher_output or output,)
         if len({*self.stages, *last}) < len(self.stages) + len(last):
@@ -214,7 +215,8 @@ class Distiller(nn.Module):
                 recorders, plain = (student, self._whole_teacher), _plain(image).to(device)
                 ours, theirs = (_run(one, plain, inferer or _call) for one in recorders)
                 for k, loss in fitted:
-                    found = _normal_equations(loss, ours[k].float(), theirs[k].float())
+                    target = _resized(theirs[k], ours[k].shape[2:])
+                    found = _normal_equations(loss, ours[k].float(), target.float())
                     sums[k] = sums[k] + found if k in sums else found
         finally:
             for module in training:
@@ -229,8 +231,10 @@ class Distiller(nn.Module):
         passes = (_dry_pass(recorder, image_shape) for recorder in recorders)
         for stage, *maps in zip(self._student.stages, *passes, strict=True):
             ours, theirs = (tuple(x.shape[1:]) for x in maps)
+            if stage not in self.stages and ours[1:] != theirs[1:]:
+                raise InputError(f"maps of the output {stage} differ in size: student {ours}, teacher {theirs}")
             if ours[1:] != theirs[1:]:
-                raise InputError(f"maps of stage {stage} differ in size: student {ours}, teacher {theirs}")
+                logger.warning("at stage %s the teacher's map %s is brought to the size of %s", stage, theirs, ours)
             sizes.append((ours[0], theirs[0]))
         return sizes
 
@@ -285,30 +289,25 @@ def _compare(loss: nn.Module, ours: Tensor, theirs: Tensor, label: Tensor | None
     needs_label = getattr(loss, "needs_label", False)
     if needs_label and label is None:
         raise InputError(f"{type(loss).__name__} needs the label, and the batch has none")
+    theirs = _resized(theirs, ours.shape[2:])
     value: Tensor = loss(ours, theirs, label) if needs_label else loss(ours, theirs)
     return value
 
 
 def _dry_pass(recorder: StageRecorder, image_shape: Sequence[int]) -> list[Tensor]:
     """Maps without values that a network would return for two images at its stages."""
-    network = unwrap(recorder.network)
-    parameters = list(network.parameters())
-    dtype = next((x.dtype for x in parameters if x.is_floating_point()), torch.float32)
-    images = torch.empty(2, *image_shape, dtype=dtype, device="meta")  # a batch norm refuses one number a channel
-    memo = {id(x): nn.Parameter(torch.empty_like(x, device="meta"), x.requires_grad) for x in parameters}
-    with _WithoutValues():
-        empty = copy.deepcopy(network, memo)
+    images, empty = empty_images(recorder.network, image_shape), empty_copy(recorder.network)
     with torch.random.fork_rng(devices=[]):
         return StageRecorder(empty, recorder.stages, stop=True).features(lambda network: network(images))
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Copies of tensors have their shape and type, but no values."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__:
-            return torch.empty_like(args[0], device="meta", requires_grad=False)
-        return func(*args, **(kwargs or {}))
+def _resized(map_: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a map to a size: by means along axes on which it is finer, by linear interpolation along the others."""
+    if tuple(map_.shape[2:]) == tuple(size):
+        return map_
+    depth, height, width = (min(pair) for pair in zip(map_.shape[2:], size, strict=True))
+    mean = nn.functional.adaptive_avg_pool3d(map_.float(), (depth, height, width))
+    return nn.functional.interpolate(mean, size=tuple(size), mode="trilinear").to(map_)
 
 
 def _call(image: Tensor, network: nn.Module) -> object:

@@ -287,8 +287,8 @@ def test_a_config_of_monai_makes_a_distiller() -> None:
         pytest.param({"stages": ["stem", "dwn"]}, "Network has no stage 'dwn'; did you mean down", id="path"),
         pytest.param({"teacher_stages": ["stem"]}, "2 stages of the student cannot match 1 of the teacher", id="count"),
         pytest.param(
-            {"teacher_stages": ["down", "down"]},
-            r"stage stem differ in size: student \(2, 8, 8, 8\), teacher \(8, 4, 4, 4\)",
+            {"output": "decoder", "teacher_output": "stem"},
+            r"maps of the output decoder differ in size: student \(2, 4, 4, 4\), teacher \(6, 8, 8, 8\)",
             id="size",
         ),
         pytest.param({"weight": -1.0}, "must not be negative, got -1.0", id="weight"),

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from dcd_components.bundle.configs import read_configs
 from dcd_components.data.cases import labelled_cases
 from dcd_components.files import write_json
+from dcd_components.networks.stage_pairs import named_stages
 from dcd_components.networks.stage_recorder import StageRecorder
 from dcd_components.networks.weights import load_frozen, weights_digest
 from dcd_components.study.plan import TEACHER, Run, Study
@@ -56,18 +57,20 @@ def measure_detail(
     wavelet: str,
     levels: int,
     mode: str,
+    teacher_stages: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure the share of the teacher's sub-bands that each student's features explain.
 
     Args:
         students: networks in evaluation mode, by name.
         teacher: the same.
-        stages: module paths in all of them.
+        stages: module paths in all of them, or in the students alone.
         fitting: images ``(B, C, D, H, W)`` on which the linear maps are fitted.
         testing: images of other patients.
         wavelet: discrete wavelet known to PyWavelets.
         levels: number of decompositions; capped at what the map of a stage supports.
         mode: boundary rule known to PyWavelets.
+        teacher_stages: module paths in the teacher, where they are others.
 
     Returns:
         By student and stage: ``explained``, the share for each group of sub-bands; ``most``, what the mean of it over
@@ -76,20 +79,20 @@ def measure_detail(
         levels, finest first; the approximation ``aaa`` is of the last alone. Figures have four digits.
     """
     rule = {"wavelet": wavelet, "levels": levels, "mode": mode}
-    fitted, tested = (_sums(students, teacher, stages, images, rule) for images in (fitting, testing))
+    theirs = StageRecorder(teacher, teacher_stages or stages, stop=True)
+    fitted, tested = (_sums(students, theirs, stages, images, rule) for images in (fitting, testing))
     return {name: {stage: _of_stage(fitted[name, stage], tested[name, stage]) for stage in stages} for name in students}
 
 
 def _sums(
     students: Mapping[str, nn.Module],
-    teacher: nn.Module,
+    theirs: StageRecorder,
     stages: Sequence[str],
     images: Iterable[Tensor],
     rule: Mapping[str, Any],
 ) -> dict[tuple[str, str], tuple[int, Products]]:
     """By student and stage: number of the student's channels, and sums of products over the images."""
     recorders = {name: StageRecorder(network, stages, stop=True) for name, network in students.items()}
-    theirs = StageRecorder(teacher, stages, stop=True)
     sums: dict[tuple[str, str], tuple[int, Products]] = {}
     for image in images:
         known = [_coefficients(x, **rule) for x in theirs.features(lambda network: network(image))]  # noqa: B023
@@ -222,13 +225,19 @@ def _measured(teacher: Run, students: Sequence[Run], study: Study, places: Place
     parser = _configs(study, teacher)
     layout, folds = parser.get_parsed_content("layout"), _folds(parser)
     fitting, testing = (labelled_cases(places.datalist, places.dataset_dir, layout, *one) for one in folds)
-    rule = {key: parser.get_parsed_content(key) for key in ("stages", "wavelet", "levels", "mode")}
+    rule = {key: parser.get_parsed_content(key) for key in ("wavelet", "levels", "mode")}
     networks = {run.name: _network(run, _configs(study, run), "network_def", places) for run in students}
+    network = _network(teacher, parser, "teacher_def", places)
+    shape = [len(parser["sequences"]), *parser.get_parsed_content("patch_size")]
+    named = (parser.get_parsed_content(key) for key in ("stages", "teacher_stages"))
+    stages, teacher_stages = named_stages(next(iter(networks.values())), network, shape, *named)
     return measure_detail(
         networks,
-        _network(teacher, parser, "teacher_def", places),
+        network,
+        stages,
         fitting=_images(parser, fitting),
         testing=_images(parser, testing),
+        teacher_stages=teacher_stages,
         **rule,
     )
 

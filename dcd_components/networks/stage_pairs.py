@@ -1,0 +1,188 @@
+"""Which modules of two networks can be compared: maps by a pass without values, and stages of their encoders."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dcd_components.errors import InputError
+from dcd_components.networks.stage_recorder import unwrap
+
+#: Instead of the paths of stages: those that two encoders share.
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class StageMap:
+    """What a module returns.
+
+    Args:
+        path: of the module.
+        channels: of its map.
+        size: of its map along each axis.
+        encodes: whether it runs before the first module that takes the smallest map to a larger one.
+    """
+
+    path: str
+    channels: int
+    size: tuple[int, ...]
+    encodes: bool
+
+
+def stage_maps(network: nn.Module, image_shape: Sequence[int]) -> list[StageMap]:
+    """Maps of a network's modules, in the order in which they are made.
+
+    A map is one tensor ``(B, C, ...)`` whose sizes divide those of the image. What lies within a module whose maps are
+    all of the size that it returns, as the convolutions of a block, is left out.
+
+    Args:
+        network: any network; it is not changed, and no values are computed.
+        image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
+    """
+    found = [call for call in _calls(network, image_shape) if call.path and call.size]
+    smallest = min((call.size for call in found), key=math.prod, default=())
+    ends = [call.begin for call in found if call.before == smallest and math.prod(call.size) > math.prod(smallest)]
+    decoder = min(ends, default=math.inf)
+    blocks = {call.path for call in found if all(one.size == call.size for one in found if _is_within(one, call))}
+    kept = [call for call in found if not any(_is_within(call, path) for path in blocks)]
+    return [StageMap(call.path, call.channels, call.size, call.end < decoder) for call in kept]
+
+
+def encoder_stages(maps: Sequence[StageMap]) -> dict[tuple[int, ...], StageMap]:
+    """The last map of each size in an encoder, by size, the largest first.
+
+    Args:
+        maps: of a network, by :func:`stage_maps`.
+    """
+    last = {one.size: one for one in maps if one.encodes}
+    return dict(sorted(last.items(), key=lambda item: -math.prod(item[0])))
+
+
+def stage_pairs(student: nn.Module, teacher: nn.Module, image_shape: Sequence[int]) -> list[tuple[StageMap, StageMap]]:
+    """Pair the stages of two encoders whose maps are of the same size, the largest first.
+
+    Args:
+        student: any network.
+        teacher: any network for the same images.
+        image_shape: ``(C, D, H, W)`` of an input.
+
+    Raises:
+        InputError: when there is no such pair.
+    """
+    ours, theirs = (encoder_stages(stage_maps(network, image_shape)) for network in (student, teacher))
+    if pairs := [(stage, theirs[size]) for size, stage in ours.items() if size in theirs]:
+        return pairs
+    sizes = [", ".join("x".join(map(str, size)) for size in stages) or "none" for stages in (ours, theirs)]
+    raise InputError(
+        f"no stages of {type(student).__name__} and {type(teacher).__name__} are of one size (student: {sizes[0]}; "
+        f"teacher: {sizes[1]}): name them by stages and teacher_stages, see dcd stages"
+    )
+
+
+def named_stages(
+    student: nn.Module,
+    teacher: nn.Module,
+    image_shape: Sequence[int],
+    stages: Iterable[str] | str,
+    teacher_stages: Iterable[str] | str | None = None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Module paths of the stages of both networks.
+
+    Args:
+        student: any network.
+        teacher: any network for the same images.
+        image_shape: ``(C, D, H, W)`` of an input.
+        stages: module paths in the student, or :data:`AUTO` for those of :func:`stage_pairs`.
+        teacher_stages: module paths in the teacher; those of the student by default.
+
+    Raises:
+        InputError: for unequally many, and where there are no stages of one size to be found.
+    """
+    if stages == AUTO:
+        pairs = stage_pairs(student, teacher, image_shape)
+        return tuple(ours.path for ours, _ in pairs), tuple(theirs.path for _, theirs in pairs)
+    ours = tuple(stages)
+    theirs = ours if teacher_stages is None else tuple(teacher_stages)
+    if len(ours) != len(theirs):
+        raise InputError(f"{len(ours)} stages of the student cannot match {len(theirs)} of the teacher")
+    return ours, theirs
+
+
+def empty_copy(network: nn.Module) -> nn.Module:
+    """A copy without values, in next to no memory, whose passes give shapes alone."""
+    network = unwrap(network)
+    parameters = list(network.parameters())
+    memo = {id(x): nn.Parameter(torch.empty_like(x, device="meta"), x.requires_grad) for x in parameters}
+    with _WithoutValues():
+        return copy.deepcopy(network, memo)
+
+
+def empty_images(network: nn.Module, image_shape: Sequence[int]) -> Tensor:
+    """Two images without values; a batch norm would refuse a single number a channel."""
+    dtype = next((x.dtype for x in network.parameters() if x.is_floating_point()), torch.float32)
+    return torch.empty(2, *image_shape, dtype=dtype, device="meta")
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Copies of tensors have their shape and type, but no values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            return torch.empty_like(args[0], device="meta", requires_grad=False)
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module: when it began and ended, and the sizes of its first input and its output."""
+
+    path: str
+    begin: int
+    end: int
+    channels: int
+    before: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+def _calls(network: nn.Module, image_shape: Sequence[int]) -> Iterator[_Call]:
+    """Calls of modules in a pass, in the order in which they end; a size is empty where there is no map."""
+    empty = empty_copy(network)
+    clock, begun, calls = itertools.count(), dict[str, list[int]](), list[_Call]()
+
+    def size_of(value: object) -> tuple[int, ...]:
+        if not isinstance(value, Tensor) or value.ndim != len(image_shape) + 1 or len(value) != 2:
+            return ()
+        sizes = tuple(value.shape[2:])
+        return sizes if all(one and not whole % one for one, whole in zip(sizes, image_shape[1:], strict=True)) else ()
+
+    def begin(path: str) -> Any:
+        return lambda *_: begun.setdefault(path, []).append(next(clock))
+
+    def end(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Sequence[object], output: object) -> None:
+            size = size_of(output)
+            channels = output.shape[1] if isinstance(output, Tensor) and size else 0
+            before = size_of(inputs[0]) if inputs else ()
+            calls.append(_Call(path, begun[path].pop(), next(clock), channels, before, size))
+
+        return hook
+
+    for path, module in empty.named_modules():
+        module.register_forward_pre_hook(begin(path))
+        module.register_forward_hook(end(path))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        empty(empty_images(network, image_shape))
+    yield from calls
+
+
+def _is_within(call: _Call, other: _Call | str) -> bool:
+    path = other if isinstance(other, str) else other.path
+    return call.path.startswith(f"{path}.")
