@@ -70,7 +70,10 @@ def resampled(
 
 
 def resampled_labels(labels: Array, shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Array:
-    """Resample a label map: the indicator of each label linearly, then the last label with at least half a voxel.
+    """Resample a label map: the indicator of each label linearly, then the label with the largest share of a voxel.
+
+    Of equal shares that of the nearest voxel's label counts, else that of the lowest label. So does nnU-Net with
+    batchgenerators from 0.25.5 on; older ones leave a voxel without a label where none has half of it.
 
     Args:
         labels: ``(D, H, W)``.
@@ -86,9 +89,13 @@ def resampled_labels(labels: Array, shape: Sequence[int], spacing: Sequence[floa
     axis = thick_axis(spacing, target)
     within = [one for one in range(3) if one != axis]
     size = [labels.shape[one] if one == axis else shape[one] for one in range(3)]
-    made = np.zeros(size, labels.dtype)
+    factors = [new / old for new, old in zip(size, labels.shape, strict=True)]
+    nearest = ndimage.zoom(labels, factors, order=0, mode="nearest", grid_mode=True)
+    made, largest = np.zeros(size, labels.dtype), np.full(size, -1.0)
     for label in np.unique(labels):
-        made[_interpolated((labels == label).astype(np.float64), size, within, 1) >= 0.5] = label
+        share = _interpolated((labels == label).astype(np.float64), size, within, 1)
+        wins = (share > largest) | ((share == largest) & (nearest == label))
+        made[wins], largest[wins] = label, share[wins]
     return made if axis is None else made.take(_nearest(labels.shape[axis], shape[axis]), axis)
 
 
