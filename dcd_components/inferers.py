@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import Inferer
-from scipy import ndimage
 from torch import Tensor
 
 from dcd_components.errors import InputError
@@ -142,6 +141,8 @@ def _windows(shape: Sequence[int], patch_size: Sequence[int], step: float) -> li
 @lru_cache(maxsize=4)
 def _gaussian(patch_size: Sequence[int]) -> Tensor:
     """Weights of a window, at most 10 and above 0, in half precision."""
+    from scipy import ndimage  # which an inference of other bundles need not have
+
     impulse = np.zeros(patch_size)
     impulse[tuple(size // 2 for size in patch_size)] = 1
     spread = torch.from_numpy(ndimage.gaussian_filter(impulse, [size / 8 for size in patch_size], mode="constant"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,15 +16,17 @@ import yaml
 
 from dcd_components.bundle.assemble import MARK, blocks, head, mark, title, wanted_files
 from dcd_components.bundle.configs import BUNDLES
+from dcd_components.bundle.release.metadata import installed
 from dcd_components.data.case_files import Layout
 
 TEMPLATE = BUNDLES / "brats_gli_dcd"
 PARTS, NNUNET = "bundles/common/parts/", BUNDLES / "common" / "nnunet"
-NETWORK = "A residual U-Net a quarter as wide as its teacher"
+PATIENTS = "docs/patients.csv"
 README = """\
 # {name}
 
-Segments {labels} in {channels}, by a residual U-Net a quarter as wide as its teacher.
+Segments {labels} in {channels},
+by {network} a quarter as wide as its teacher{teacher}.
 It is trained with Detail Consistent Distillation (MICCAI 2026, arXiv:2605.26382). Research only; not a medical device.
 
 ## Still to be written
@@ -38,19 +41,62 @@ Anywhere below `DIR`, `{{case}}` being the case's name and the label on the grid
 
 {files}
 
-Write the data list, with folds that keep each patient in one, and check every file:
+Write the data list, {folds}, and check every file:
 
-    dcd datalist DIR --bundle .
+    dcd datalist DIR --bundle .{rule}
     dcd check DIR/datalist.json --dataset_dir DIR
 
 ## Input and output
 
-- `image`: {channels} in RAS at {spacing} mm,
-  each brought to zero mean and unit variance over its non-zero voxels, so that 0 must mean outside the head.
-- `pred`: logits of background, {values}; the mask is written in the geometry of {reference}.
+- `image`: {channels} {image}.
+- `pred`: logits of {pred}; the mask is written in the geometry of
+  {reference}.
 
 {commands}
 """
+RAS_IMAGE = """\
+in RAS at {spacing} mm,
+  each brought to zero mean and unit variance over its non-zero voxels, so that 0 must mean outside the head"""
+NNUNET_IMAGE = """\
+as nnU-Net prepares them, in the order and to the rounding of its
+  plans: axes {axes} of the file, cropped to what is not 0, normalised ({schemes}),
+  resampled to {spacing} mm by splines"""
+NNUNET_COMMANDS = """\
+## Commands
+
+The teacher is given: nnU-Net trained it, and its weights are in `models/teacher`. To use it takes the package
+dynamic-network-architectures; the student does not need it, and neither needs nnU-Net.{seen}
+
+In the bundle's folder, distil the student, evaluate it and its teacher on the test fold, and segment every case below
+DIR, without and with the mirrored windows that nnU-Net averages over unless told not to:
+
+    dcd run distill . --dataset_dir DIR
+    dcd run evaluate . --dataset_dir DIR
+    dcd run evaluate . --overlay teacher mirror --dataset_dir DIR
+    dcd run segment . --dataset_dir DIR --output_dir OUT
+    dcd run segment . --overlay mirror --dataset_dir DIR --output_dir MIRRORED
+
+`run` prints a command of MONAI and runs it. Settings are words `key=value`. `--quick`, for all but to segment, takes
+few epochs: minutes on a CPU, by another optimizer and weight. This trains the student without its teacher, for
+comparison:
+
+    dcd run student . --dataset_dir DIR ckpt_path=models/plain.pt
+
+The student as a result folder, which `nnUNetv2_predict_from_modelfolder` runs where nothing of this project is
+installed:
+
+    dcd to_nnunet . --out nnUNetTrainer__StudentPlans__3d_fullres
+
+Training writes the exponential moving average of the weights to `models/model.pt` whenever the Dice of the validation
+improves, and the course of the training to a CSV file beside it. Evaluation writes masks and `scores.csv`, with one row
+for each case, to `eval/`, of the teacher to `eval/teacher/`. Neither masks nor scores of other weights are replaced:
+name another `output_dir`."""
+SEEN = """
+It was trained on all cases: in the test fold, its own scores say nothing of new patients, and those of the student
+flatter it."""
+NNUNET_REFERENCE = (
+    "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature Methods 18, 2021."
+)
 DATA_LICENSE = """\
 To be stated by the owner of the data: where they come from, under which terms they may be used, and what these terms
 mean for weights trained on them, which are derived from them. The data set is not part of this bundle.
@@ -66,12 +112,24 @@ class Nnunet:
         teacher_def: the network, as configs write it.
         widths: of its stages.
         outputs: labels of each of its outputs by name, without the background.
+        fold: whose cases the network has not seen; None if it has seen all.
+        last_fold: of nnU-Net's ``splits_final.json``, whose table the bundle has; None if it has none.
     """
 
     plan: Mapping[str, Any]
     teacher_def: Mapping[str, Any]
     widths: Sequence[int]
     outputs: Mapping[str, Sequence[int]]
+    fold: int | None = None
+    last_fold: int | None = None
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Settings of a training: scored is by what the teacher has not seen, and nnU-Net has five folds."""
+        folds = 5 if self.last_fold is None else self.last_fold + 1
+        table = {} if self.last_fold is None else {"patients": f"$@bundle_root + '/{PATIENTS}'"}
+        chosen = {} if self.fold is None else {"test_folds": [self.fold], "val_folds": [(self.fold + 1) % folds]}
+        return {**table, **chosen}
 
 
 @dataclass(frozen=True)
@@ -181,7 +239,7 @@ def _settings(task: Task) -> dict[str, dict[str, Any]]:
             "teacher_widths": task.teacher_widths,
             **(task.nnunet.plan if task.nnunet else {}),
         },
-        "train_student": {"patient_regex": layout.patient_regex},
+        "train_student": {"patient_regex": layout.patient_regex, **(task.nnunet.training if task.nnunet else {})},
         **({} if task.nnunet else {"train_teacher": {}}),
         "distill": {},
         "evaluate": {
@@ -249,31 +307,48 @@ def _values(layout: Layout) -> str:
 
 
 def _metadata(name: str, task: Task) -> str:
-    layout, classes, multiple = task.layout, task.classes, 2 ** len(task.teacher_widths)
+    layout, classes, nnunet = task.layout, task.classes, task.nnunet
     channels, labels = _listing(layout.sequences), _listing(layout.labels)
     ours = {
         **json.loads(_theirs("configs/metadata.json")),
         "version": "0.1.0",
-        "changelog": {"0.1.0": "made by dcd new_bundle"},
+        "changelog": {"0.1.0": f"made by dcd {'from_nnunet' if nnunet else 'new_bundle'}"},
         "name": name,
         "task": f"Segmentation of {labels} in {channels} by a distilled network",
-        "description": f"{NETWORK}, trained with Detail Consistent Distillation, that segments {labels} in {channels}",
+        "description": f"{_network(task, 'A')} a quarter as wide as its teacher, trained with Detail Consistent "
+        f"Distillation, that segments {labels} in {channels}",
         "data_source": "to be stated, see docs/data_license.txt",
-        "image_classes": f"sequences, zero outside the head: {', '.join(layout.sequences)}",
+        "image_classes": f"{'channels' if nnunet else 'sequences, zero outside the head'}: "
+        f"{', '.join(layout.sequences)}",
         "label_classes": f"one label map: {_values(layout)}",
         "pred_classes": f"{len(classes)} channels: {', '.join(classes.values())}",
     }
     data_format, named = ours["network_data_format"], {str(n): name for n, name in enumerate(layout.sequences)}
     for data, meaning in ((data_format["inputs"]["image"], named), (data_format["outputs"]["pred"], classes)):
-        data |= {"num_channels": len(meaning), "spatial_shape": [f"{multiple}*n"] * 3, "channel_def": meaning}
+        data |= {"num_channels": len(meaning), "spatial_shape": _multiples(task), "channel_def": meaning}
+    if nnunet:
+        scans = {"CT"} == {scheme[:2] for scheme in nnunet.plan["normalization"]}
+        data_format["inputs"]["image"]["modality"] = "CT" if scans else "MR"
+        ours["required_packages_version"] |= {"scipy": installed("scipy")}
+        ours["references"] = [*ours["references"], NNUNET_REFERENCE]
     # These stand in one line, as in the other bundles.
     short = r'("(?:spatial_shape|channel_def)": )([\[{][^\]}]*[\]}])'
     return re.sub(short, lambda old: old[1] + json.dumps(json.loads(old[2])), json.dumps(ours, indent=2)) + "\n"
 
 
+def _network(task: Task, article: str) -> str:
+    return "The U-Net of nnU-Net," if task.nnunet else f"{article} residual U-Net"
+
+
+def _multiples(task: Task) -> list[str]:
+    """Sizes that the network takes along each axis."""
+    if not task.nnunet:
+        return [f"{2 ** len(task.teacher_widths)}*n"] * 3
+    return [f"{2 * math.prod(steps)}*n" for steps in zip(*task.nnunet.plan["strides"], strict=True)]
+
+
 def _readme(name: str, task: Task) -> str:
     layout = task.layout
-    _, heading, commands = _theirs("docs/README.md").partition("## Commands")
     files = {**layout.sequences, "label": layout.label_file}
     return README.format(
         name=name,
@@ -281,7 +356,36 @@ def _readme(name: str, task: Task) -> str:
         channels=_listing(layout.sequences),
         reference=layout.reference,
         files="\n".join(f"    {key}: {' or '.join(patterns)}" for key, patterns in files.items()),
-        spacing=" x ".join(map(str, task.spacing)),
-        values=_values(layout),
-        commands=heading + commands.partition("## Settings")[0].rstrip(),
+        **(_nnunet_words(task.nnunet, task) if task.nnunet else _words(task)),
     )
+
+
+def _words(task: Task) -> dict[str, str]:
+    _, heading, commands = _theirs("docs/README.md").partition("## Commands")
+    return {
+        "network": "a residual U-Net",
+        "teacher": "",
+        "folds": "with folds that keep each patient in one",
+        "rule": "",
+        "image": RAS_IMAGE.format(spacing=" x ".join(map(str, task.spacing))),
+        "pred": f"background, {_values(task.layout)}",
+        "commands": heading + commands.partition("## Settings")[0].rstrip(),
+    }
+
+
+def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
+    plan, several = nnunet.plan, nnunet.last_fold is not None
+    regions = f"the regions {_listing(nnunet.outputs)}, each by itself"
+    return {
+        "network": "the U-Net of nnU-Net,",
+        "teacher": ", a network of nnU-Net",
+        "folds": f"with the folds of the teacher's training{f', in `{PATIENTS}`' if several else ''}",
+        "rule": "" if several else " --nnunet_folds",
+        "image": NNUNET_IMAGE.format(
+            axes=" ".join("zyx"[axis] for axis in plan["transpose"]),
+            schemes=_listing(dict.fromkeys(plan["normalization"])),
+            spacing=" x ".join(map(str, task.spacing)),
+        ),
+        "pred": regions if plan["painted"] else f"background, {_values(task.layout)}",
+        "commands": NNUNET_COMMANDS.format(seen=SEEN if nnunet.fold is None else ""),
+    }

@@ -69,11 +69,11 @@ def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
         raise InputError(f"{path} must lie in the folder models of its bundle, beside configs")
     overlays = re.findall(r"[\w-]+", network.notes.get(OVERLAYS, ""))
     parser = read_configs(models.parent, ["inference", *overlays])
-    expected = len(parser["sequences"]), 1 + max(parser.get_parsed_content("labels").values())
+    expected = len(parser["sequences"]), parser.get_parsed_content("architecture").keywords["out_channels"]
     if network.channels != expected:
         raise InputError(
             f"{path} has {network.channels[0]} channels in and {network.channels[1]} out, "
-            f"the bundle at {models.parent} has {expected[0]} sequences and {expected[1]} classes"
+            f"the bundle at {models.parent} has {expected[0]} sequences and {expected[1]} outputs"
         )
     return parser
 

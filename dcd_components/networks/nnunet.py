@@ -7,6 +7,7 @@ itself is not needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"no checkpoint at {path}")
-    with torch.serialization.safe_globals(_numbers()):
+    with numbers_allowed():
         checkpoint = read_safely(path, "a checkpoint of nnU-Net")
     needed = ("network_weights", "init_args", "trainer_name")
     if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in needed):
@@ -95,7 +96,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _numbers() -> list[Any]:
-    """What the numbers of numpy in a checkpoint are made of, as numpy 2 or numpy 1 has written them."""
+def numbers_allowed() -> AbstractContextManager[None]:
+    """While files are read: allow what numbers of numpy are made of, as numpy 2 or numpy 1 has written them."""
     scalar = np.float64(0).__reduce__()[0]
-    return [*((scalar, name) for name in SCALAR), np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+    kinds = np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType
+    allowed: AbstractContextManager[None] = torch.serialization.safe_globals(
+        [*((scalar, name) for name in SCALAR), *kinds]
+    )
+    return allowed

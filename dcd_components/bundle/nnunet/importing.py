@@ -15,11 +15,11 @@ from typing import Any
 from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.new_bundles import free_folder, plan_layout
 from dcd_components.bundle.nnunet.result_folder import ENDING, ResultFolder, read_result_folder
-from dcd_components.bundle.templates import Nnunet, Task, write_files
+from dcd_components.bundle.templates import PATIENTS, Nnunet, Task, write_files
 from dcd_components.data.case_files import CASE, Layout
 from dcd_components.errors import InputError
-from dcd_components.networks.nnunet import ARCHITECTURES
-from dcd_components.networks.weights import load_frozen, save_weights
+from dcd_components.networks.nnunet import ARCHITECTURES, numbers_allowed
+from dcd_components.networks.weights import read_weights, save_weights
 
 #: Arguments of the network as configs write them, beside those of the plans.
 ARGUMENTS = {
@@ -31,7 +31,7 @@ ARGUMENTS = {
     "nonlin_kwargs": {"inplace": True},
 }
 TEACHER = "models/teacher/model.pt"
-PATIENTS = "docs/patients.csv"
+FEWEST = 3  # folds
 
 
 def bundle_from_nnunet(
@@ -55,21 +55,26 @@ def bundle_from_nnunet(
     """
     folder = free_folder(name, parent)
     result = read_result_folder(result_folder, fold)
-    table = _folds(splits) if splits else None
+    folds = _folds(splits, result) if splits else {}
     with TemporaryDirectory(prefix=f".{name}-", dir=parent) as hidden:
         built = Path(hidden) / name
-        write_files(built, task_of(result))
+        write_files(built, task_of(result, max(folds.values(), default=None)))
         _write_teacher(built, result)
-        if table:
-            _write_table(built, table)
+        if folds:
+            _write_table(built, folds)
         built.rename(folder)
     return folder
 
 
-def task_of(result: ResultFolder) -> Task:
-    """What the bundle of a result folder segments, and how."""
+def task_of(result: ResultFolder, last_fold: int | None = None) -> Task:
+    """What the bundle of a result folder segments, and how.
+
+    Args:
+        result: the result folder.
+        last_fold: of ``splits_final.json``, where it is known.
+    """
     configuration, (kind, arguments) = result.configuration, result.network
-    outputs = result.outputs
+    outputs, kernels = result.outputs, _by_axis(arguments["kernel_sizes"])
     spacing, patch_size = [*map(float, configuration["spacing"])], [*map(int, configuration["patch_size"])]
     plan = {
         "transpose": [*result.plans["transpose_forward"]],
@@ -81,7 +86,8 @@ def task_of(result: ResultFolder) -> Task:
         "painted": result.painted,
         "region_labels": outputs if result.has_regions else {},
         "strides": _by_axis(arguments["strides"]),
-        "kernel_size": _by_axis(arguments["kernel_sizes"]),
+        "kernel_size": kernels,
+        "student_class": "DynUNet" if len({*map(tuple, kernels)}) == 1 else "dcd_components.NnunetUNet",
         "mirror_axes": [*(result.checkpoint.get("inference_allowed_mirroring_axes") or ())],
     }
     count = len(outputs) if result.has_regions else 1 + len(outputs)
@@ -92,7 +98,7 @@ def task_of(result: ResultFolder) -> Task:
         **arguments,
         **ARGUMENTS,
     }
-    nnunet = Nnunet(plan, teacher, arguments["features_per_stage"], outputs)
+    nnunet = Nnunet(plan, teacher, arguments["features_per_stage"], outputs, result.fold, last_fold)
     return Task(_layout(result), spacing, patch_size, nnunet)
 
 
@@ -107,24 +113,31 @@ def _by_axis(values: Sequence[int | Sequence[int]]) -> list[list[int]]:
 
 
 def _write_teacher(bundle: Path, result: ResultFolder) -> None:
-    """Write the weights, which must fit the network of the bundle's config."""
+    """Write the weights, which must fit the network of the bundle's config, and that its patches."""
     parser = read_configs(bundle, ["inference", "teacher"])
+    parser.get_parsed_content("task")
+    with numbers_allowed():
+        weights = read_weights(parser.get_parsed_content("teacher_def"), result.path)
     path = bundle / TEACHER
     path.parent.mkdir()
-    save_weights(result.checkpoint["network_weights"], path, parser.get_parsed_content("trained_on"))
-    load_frozen(parser.get_parsed_content("teacher_def"), path)
+    save_weights(weights, path, parser.get_parsed_content("trained_on"))
 
 
-def _folds(splits: Path) -> dict[str, int]:
+def _folds(splits: Path, result: ResultFolder) -> dict[str, int]:
     """Fold by case: the one whose validation it is in."""
     try:
         content = json.loads(splits.read_text(encoding="utf-8"))
-        folds = {str(case): fold for fold, split in enumerate(content) for case in split["val"]}
-        number = sum(len(split["val"]) for split in content)
+        tested = [(str(case), fold) for fold, split in enumerate(content) for case in split["val"]]
+        cases = {str(case) for split in content for case in (*split["train"], *split["val"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{splits} must be a splits_final.json of nnU-Net: {error!r}") from None
-    if not folds or len(folds) < number:
+    folds = dict(tested)
+    if len(folds) < len(tested) or {*folds} != cases:
         raise InputError(f"{splits} must have every case in the validation of one fold")
+    if len({*folds.values()}) < FEWEST:
+        raise InputError(f"{splits} must have at least {FEWEST} folds: to train, to choose the checkpoint, to score")
+    if result.fold is not None and result.fold not in folds.values():
+        raise InputError(f"{splits} has no fold {result.fold}, of which the teacher is")
     return folds
 
 

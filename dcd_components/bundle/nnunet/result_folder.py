@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dcd_components.bundle.new_bundles import TAKEN
 from dcd_components.data.case_files import RESERVED
 from dcd_components.data.nnunet_plan import SCHEMES
 from dcd_components.errors import InputError
@@ -39,7 +40,8 @@ class ResultFolder:
         plans: content of ``plans.json``.
         configuration: of the plans, with what it inherits.
         name: of the configuration.
-        checkpoint: of the fold.
+        path: of the fold's checkpoint.
+        checkpoint: its content.
     """
 
     folder: Path
@@ -47,13 +49,20 @@ class ResultFolder:
     plans: Mapping[str, Any]
     configuration: Mapping[str, Any]
     name: str
+    path: Path
     checkpoint: Mapping[str, Any]
+
+    @property
+    def fold(self) -> int | None:
+        """Whose cases the network has not seen; None for a network of all cases."""
+        number = self.path.parent.name.removeprefix("fold_")
+        return int(number) if number.isdecimal() else None
 
     @property
     def channels(self) -> list[str]:
         """Names of the channels, in their order, as names that configs can hold."""
         named = self.dataset.get("channel_names") or self.dataset.get("modality") or {}
-        return _words([str(named[str(number)]) for number in range(len(named))], "channel")
+        return _words([str(named[str(number)]) for number in range(len(named))], "channel", range(len(named)))
 
     @property
     def outputs(self) -> dict[str, list[int]]:
@@ -61,8 +70,10 @@ class ResultFolder:
         named = [(name, value) for name, value in self.dataset["labels"].items() if name != IGNORED]
         found = [(name, [*map(int, value)] if isinstance(value, list) else [int(value)]) for name, value in named]
         found = [(name, values) for name, values in found if {*values} != {0}]
-        words = _words([name for name, _ in found], "label")
-        return dict(zip(words, (values for _, values in found), strict=True))
+        names, values = [name for name, _ in found], [several for _, several in found]
+        regions = self.has_regions
+        numbers = range(1, len(names) + 1) if regions else [one for several in values for one in several]
+        return dict(zip(_words(names, "region" if regions else "label", numbers), values, strict=True))
 
     @property
     def has_regions(self) -> bool:
@@ -74,7 +85,8 @@ class ResultFolder:
         """Values of the labels by name; of one that only regions of several name, by its number."""
         single = {values[0]: name for name, values in self.outputs.items() if len(values) == 1}
         values = sorted({value for several in self.outputs.values() for value in several})
-        return {single.get(value, f"label_{value}"): value for value in values}
+        words = _words([single.get(value, f"label_{value}") for value in values], "label", values)
+        return dict(zip(words, values, strict=True))
 
     @property
     def painted(self) -> list[int] | None:
@@ -114,10 +126,10 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: missing, expected the result folder of an nnU-Net v2 training")
     plans, dataset = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
-    checkpoint = read_checkpoint(_checkpoint(folder, fold))
-    name = str(checkpoint["init_args"]["configuration"])
+    checkpoint = read_checkpoint(path := _checkpoint(folder, fold))
     try:
-        found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, checkpoint)
+        name = str(checkpoint["init_args"]["configuration"])
+        found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, path, checkpoint)
         wrong = next(_not_written(found), None)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = "plans.json and dataset.json are not as nnU-Net v2 writes them"
@@ -168,11 +180,13 @@ def _not_written(found: ResultFolder) -> Iterator[str]:
         yield f"regions_class_order must have a label for each of {', '.join(found.outputs)}"
 
 
-def _words(names: Sequence[str], kind: str) -> list[str]:
-    """Names as words of letters, digits, _ and -, all different and none that a case uses for something else."""
+def _words(names: Sequence[str], kind: str, numbers: Sequence[int]) -> list[str]:
+    """Names as words of letters, digits, _ and -, all different and none that a case uses for something else.
+
+    Those that cannot be are numbered; all are where two would be the same.
+    """
     words = [re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") for name in names]
-    fits = [bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", word)) and word not in RESERVED for word in words]
-    numbered = [word if fit else f"{kind}_{number}" for number, (word, fit) in enumerate(zip(words, fits, strict=True))]
-    if len({*numbered}) < len(numbered):
-        return [f"{kind}_{number}" for number in range(len(names))]
-    return numbered
+    fits = [bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", word)) and word not in {*RESERVED, *TAKEN} for word in words]
+    numbered = [f"{kind}_{number}" for number in numbers]
+    several = [word if fit else number for word, fit, number in zip(words, fits, numbered, strict=True)]
+    return several if len({*several}) == len(several) else numbered

@@ -38,13 +38,14 @@ def fill_metadata(
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         raise InputError(f"{path} must say in its changelog what is new in its version {version}")
+    more = metadata.get("required_packages_version", {})  # of a bundle that needs others too
     for name in ("eval_metrics", "weights_origin"):
         metadata.pop(name, None)  # of other weights
     metadata |= {
         "monai_version": installed("monai"),
         "pytorch_version": installed("torch"),
         "numpy_version": installed("numpy"),
-        "required_packages_version": {name: installed(name) for name in INFERENCE},
+        "required_packages_version": {name: installed(name) for name in dict.fromkeys([*INFERENCE, *more])},
         "training_packages_version": {name: installed(name) for name in TRAINING if is_installed(name)},
     }
     return metadata | ({"eval_metrics": mean_scores(scores, regions, weights)} if scores else {})
