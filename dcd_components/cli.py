@@ -228,6 +228,11 @@ def _to_nnunet_options(parser: argparse.ArgumentParser) -> None:
     _overlay_option(parser)
 
 
+def _stages_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="its folder")
+    parser.add_argument("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: quick, ...")
+
+
 def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "dcd run WORKFLOW BUNDLE --dataset_dir DIR [options] [key=value ...]"
     parser.epilog = SETTINGS
@@ -343,6 +348,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("new_bundle", commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
     ("from_nnunet", commands.from_nnunet, "write a bundle whose teacher is an nnU-Net", _from_nnunet_options),
     ("to_nnunet", commands.to_nnunet, "write a student as a result folder of nnU-Net", _to_nnunet_options),
+    ("stages", commands.stages, "list the stages of student and teacher, and pair them", _stages_options),
     ("run", commands.run, "train a teacher, distil, evaluate or segment", _run_options),
     ("pack", commands.pack, "pack a bundle and its weights into a zip", _pack_options),
     ("export", commands.export, "write a network as ONNX, checked against PyTorch", _export_options),

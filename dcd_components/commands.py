@@ -145,6 +145,13 @@ def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:
     return f"{folder}: nnUNetv2_predict_from_modelfolder -m {folder} -f 0 -i IMAGES -o MASKS"
 
 
+def stages(bundle: Path, overlay: Sequence[str] = ()) -> str:
+    """List the stages of a bundle's student and teacher, and which can be compared."""
+    from dcd_components.bundle import stages as bundle_stages
+
+    return bundle_stages.stages_of(bundle, overlay)
+
+
 def run(
     workflow: str,
     bundle: Path,

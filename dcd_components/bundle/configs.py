@@ -14,6 +14,8 @@ from dcd_components.errors import InputError
 
 #: The bundles of the repository, where the package lies in it.
 BUNDLES = Path(__file__).parents[2] / "bundles"
+#: Overlays that make another network of the teacher or the student, for every bundle; in the repository alone.
+ARCHITECTURES = BUNDLES / "common" / "architectures"
 
 
 def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
@@ -27,16 +29,21 @@ def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
         InputError: when there is no such file.
     """
     parser = ConfigParser()
-    parser.read_config([str(_config_file(bundle, name)) for name in names])
+    parser.read_config([str(config_file(bundle, name)) for name in names])
     parser["bundle_root"] = literal(str(bundle))
     return parser
 
 
-def _config_file(bundle: Path, name: str) -> Path:
-    path = bundle / "configs" / f"{name}.yaml"
-    if not path.is_file():
+def config_file(bundle: Path, name: str) -> Path:
+    """File of a bundle's config, or of an architecture for every bundle.
+
+    Raises:
+        InputError: when there is none.
+    """
+    path, shared = bundle / "configs" / f"{name}.yaml", ARCHITECTURES / f"{name}.yaml"
+    if not path.is_file() and not shared.is_file():
         raise InputError(f"{bundle} is no bundle with this config: there is no {path}")
-    return path
+    return path if path.is_file() else shared
 
 
 def literal(value: object) -> str:

@@ -10,13 +10,14 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
-from dcd_components.bundle.configs import BUNDLES, literal
+from dcd_components.bundle.configs import ARCHITECTURES, BUNDLES, literal
 from dcd_components.errors import InputError
 
 
@@ -80,7 +81,7 @@ def workflow_files(workflow: str, bundle: Path, overlays: Sequence[str]) -> list
         InputError: for a config that the bundle does not have.
     """
     names = [*WORKFLOWS[workflow].configs, *overlays]
-    files = config_files(bundle, names, BASELINES if workflow == "distill" else None)
+    files = config_files(bundle, names, [ARCHITECTURES, *([BASELINES] if workflow == "distill" else [])])
     return sorted(files, key=lambda file: file.parent == BASELINES)
 
 
@@ -89,16 +90,16 @@ def _as_text(value: str) -> str:
     return literal(value) if value.startswith("/") and re.search("[#@%$]", value) else value
 
 
-def config_files(bundle: Path, names: Sequence[str], more: Path | None = None) -> list[Path]:
+def config_files(bundle: Path, names: Sequence[str], more: Sequence[Path] = ()) -> list[Path]:
     """Files of a bundle's configs, by name.
 
     Args:
         bundle: its folder.
         names: of the files in ``configs``, without their suffix.
-        more: folder of further configs, for names that the bundle does not have.
+        more: folders of further configs, for names that the bundle does not have.
 
     Raises:
-        InputError: for one that is in neither.
+        InputError: for one that is in none.
     """
     return [_config_file(name, bundle, more) for name in names]
 
@@ -135,14 +136,14 @@ def run(words: Sequence[str]) -> None:
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
-def _config_file(name: str, bundle: Path, more: Path | None) -> Path:
-    folders = [bundle / "configs", *([more] if more else [])]
+def _config_file(name: str, bundle: Path, more: Sequence[Path]) -> Path:
+    folders = [bundle / "configs", *more]
     for folder in folders:
         if (path := folder / f"{name}.yaml").is_file():
             return path
     there, *others = (sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders)
     has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
-    has += f"; further ones are {', '.join(others[0])}" if any(others) else ""
+    has += f"; further ones are {', '.join(chain.from_iterable(others))}" if any(others) else ""
     raise InputError(f"the bundle {bundle} has no config {name}: {has}")
 
 

@@ -75,7 +75,7 @@ def stage_pairs(student: nn.Module, teacher: nn.Module, image_shape: Sequence[in
         image_shape: ``(C, D, H, W)`` of an input.
 
     Raises:
-        InputError: when there is no such pair.
+        InputError: when there is no such pair, and for images of a size that a network does not take.
     """
     ours, theirs = (encoder_stages(stage_maps(network, image_shape)) for network in (student, teacher))
     if pairs := [(stage, theirs[size]) for size, stage in ours.items() if size in theirs]:
@@ -178,8 +178,12 @@ def _calls(network: nn.Module, image_shape: Sequence[int]) -> Iterator[_Call]:
     for path, module in empty.named_modules():
         module.register_forward_pre_hook(begin(path))
         module.register_forward_hook(end(path))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        empty(empty_images(network, image_shape))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            empty(empty_images(network, image_shape))
+    except (RuntimeError, ValueError) as error:
+        shape = "x".join(map(str, image_shape))
+        raise InputError(f"{type(unwrap(network)).__name__} takes no images of {shape}: {error}") from error
     yield from calls
 
 

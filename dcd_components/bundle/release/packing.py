@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from dcd_components.bundle.assemble import laid_over
+from dcd_components.bundle.configs import config_file
 from dcd_components.bundle.release.archives import refuse_personal_paths, split_large, write_zip
 from dcd_components.bundle.release.metadata import fill_metadata
 from dcd_components.bundle.release.weights import flat_weights, scripted
@@ -94,7 +95,7 @@ def config_texts(bundle: Path, overlays: Sequence[str] = ()) -> dict[str, str]:
     folder = bundle / "configs"
     there = {path.stem for path in folder.glob("*.yaml")}
     workflows = [name for name in WORKFLOWS if name in there or name not in OPTIONAL]
-    laid = [_text(folder / f"{name}.yaml") for name in overlays]
+    laid = [_text(config_file(bundle, name)) for name in overlays]
     texts = {name: _text(folder / f"{name}.yaml") for name in [*workflows, *(one for one in OVERLAYS if one in there)]}
     for name in (*workflows, "evaluate"):
         for overlay in laid:
