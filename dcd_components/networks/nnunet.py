@@ -98,9 +98,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def numbers_allowed() -> AbstractContextManager[None]:
     """While files are read: allow what numbers of numpy are made of, as numpy 2 or numpy 1 has written them."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
     allowed: AbstractContextManager[None] = torch.serialization.safe_globals(
-        [*((scalar, name) for name in SCALAR), *kinds]
+        [*kinds, *((scalar, name) for name in SCALAR)]
     )
     return allowed
