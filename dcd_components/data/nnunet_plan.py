@@ -6,6 +6,7 @@ another segmentation. References are to nnU-Net v2, Isensee et al., Nature Metho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ LOGITS: Order = 1
 SCHEMES = (
     *("ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"),
 )
+#: What a channel that is normalised as CT is normalised by.
+STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 #: Least standard deviation, and least range, that is divided by.
 LEAST = 1e-8
 
@@ -43,14 +46,14 @@ class NnunetPlan:
         normalization: how each channel is normalised, one of :data:`SCHEMES`.
         masked: whether the statistics of each channel are those of its voxels other than 0, with holes filled, and the
             others are left as they are.
-        intensities: of each channel that is normalised as CT, by its number: ``mean``, ``std``, ``percentile_00_5`` and
-            ``percentile_99_5`` of the foreground of the training cases.
+        intensities: of each channel that is normalised as CT, by its number: :data:`STATISTICS` of the foreground of
+            the training cases.
         transpose: order of the axes z y x.
         painted: label that each output of the network paints, in the order of the outputs, later ones over earlier
             ones; none where the outputs are one label each, of which the most probable one is taken.
 
     Raises:
-        InputError: for a scheme that is not known, or one for too many or too few channels.
+        InputError: for a spacing, scheme, order or statistic that cannot be, and too many or too few of them.
     """
 
     spacing: Sequence[float]
@@ -62,6 +65,8 @@ class NnunetPlan:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        if len(self.spacing) != 3 or not all(0 < one < math.inf for one in self.spacing):
+            raise InputError(f"spacing must be three positive numbers, got {self.spacing!r}")
         if unknown := [scheme for scheme in self.normalization if scheme not in SCHEMES]:
             raise InputError(f"normalization must be of {', '.join(SCHEMES)}, got {unknown[0]!r}")
         if len(self.masked) != len(self.normalization):
@@ -69,8 +74,10 @@ class NnunetPlan:
         if sorted(self.transpose) != [0, 1, 2]:
             raise InputError(f"transpose must be an order of 0, 1 and 2, got {self.transpose!r}")
         for channel, scheme in enumerate(self.normalization):
-            if scheme == "CTNormalization" and str(channel) not in self.intensities:
-                raise InputError(f"intensities must have channel {channel}, which is normalised as CT")
+            found = self.intensities.get(str(channel), {})
+            if scheme == "CTNormalization" and not {*STATISTICS} <= {*found}:
+                said = f"channel {channel}, normalised as CT, must have {', '.join(STATISTICS)}"
+                raise InputError(f"intensities of {said}, got {', '.join(found) or 'none'}")
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -95,7 +102,12 @@ class NnunetPlan:
         Args:
             images: ``(C, D, H, W)`` in float32; they are changed.
             spacing: of their voxels in mm.
+
+        Raises:
+            InputError: for another number of channels than the plan has.
         """
+        if len(images) != len(self.normalization):
+            raise InputError(f"normalization is of {len(self.normalization)} channels, the image has {len(images)}")
         mask = ndimage.binary_fill_holes((images != 0).any(0)) if any(self.masked) else None
         for channel, (image, masked) in enumerate(zip(images, self.masked, strict=True)):
             self._normalize(channel, image, mask if masked else None)
@@ -106,7 +118,8 @@ class NnunetPlan:
         if scheme == "ZScoreNormalization":
             inside = ... if mask is None else mask
             values = image[inside]
-            image[inside] = (values - values.mean()) / max(values.std(), LEAST)
+            if values.size:  # an image of zeros has no mask
+                image[inside] = (values - values.mean()) / max(values.std(), LEAST)
         elif scheme == "CTNormalization":
             known = self.intensities[str(channel)]
             np.clip(image, known["percentile_00_5"], known["percentile_99_5"], out=image)
@@ -134,8 +147,13 @@ class NnunetPlan:
             logits: ``(C, D, H, W)``.
             shape: of the cropped image.
             spacing: of its voxels in mm.
+
+        Raises:
+            InputError: for logits that half precision cannot hold.
         """
         half = logits.half().numpy(force=True)  # in which nnU-Net holds logits
+        if not np.isfinite(half).all():
+            raise InputError("logits must be finite in half precision, as nnU-Net holds them: is this network trained?")
         whole = resampled(half, shape, self.spacing, spacing, LOGITS)
         kind = np.uint8 if max([len(whole), *(self.painted or [])]) < 256 else np.uint16
         if self.painted is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dcd_components.bundle.new_bundles import TAKEN
 from dcd_components.data.case_files import RESERVED
-from dcd_components.data.nnunet_plan import SCHEMES
+from dcd_components.data.nnunet_plan import SCHEMES, STATISTICS
 from dcd_components.errors import InputError
 from dcd_components.files import read_json
 from dcd_components.networks.nnunet import architecture, read_checkpoint
@@ -97,10 +97,9 @@ class ResultFolder:
     def intensities(self) -> dict[str, dict[str, float]]:
         """Statistics of the channels that are normalised as CT."""
         known = self.plans.get("foreground_intensity_properties_per_channel", {})
-        wanted = ("mean", "std", "percentile_00_5", "percentile_99_5")
         schemes = enumerate(self.configuration["normalization_schemes"])
         return {
-            str(channel): {key: float(known[str(channel)][key]) for key in wanted}
+            str(channel): {key: float(known[str(channel)][key]) for key in STATISTICS}
             for channel, scheme in schemes
             if scheme == "CTNormalization"
         }
