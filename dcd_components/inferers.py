@@ -83,10 +83,17 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
         patch_size: of a window in voxels.
         axes: spatial axes over which each window is mirrored, 0 for D to 2 for W, in all their combinations.
         overlap: share of a window that at least overlaps the next one.
+
+    Raises:
+        InputError: for a patch, axis or overlap that cannot be.
     """
 
     def __init__(self, patch_size: Sequence[int], axes: Sequence[int] = (), overlap: float = 0.5) -> None:
         super().__init__()
+        if len(patch_size) != 3 or not all(isinstance(size, int) and size > 0 for size in patch_size):
+            raise InputError(f"patch_size must be three positive whole numbers, got {patch_size!r}")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must be at least 0 and less than 1, got {overlap!r}")
         self.patch_size = tuple(patch_size)
         self.flips = _flips(axes)
         self.overlap = overlap

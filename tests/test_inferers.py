@@ -1,12 +1,17 @@
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
+from scipy import ndimage
 from torch import Tensor, nn
 
-from dcd_components.inferers import AutocastInferer, MirrorInferer, cpu_has_bfloat16
+from dcd_components.errors import InputError
+from dcd_components.inferers import AutocastInferer, MirrorInferer, NnunetInferer, cpu_has_bfloat16
 
 
 class Noting(nn.Module):
@@ -115,3 +120,123 @@ def test_further_arguments_reach_the_network() -> None:
 def test_an_axis_that_is_not_spatial_is_refused(axes: Any) -> None:
     with pytest.raises(ValueError, match="axes must be among 0, 1 and 2, each at most once, got"):
         MirrorInferer(SimpleInferer(), axes)
+
+
+# -- the windows of nnU-Net
+
+PATCH = (8, 6, 4)
+
+
+def plain_windows(image: Tensor, network: Any, axes: Sequence[int], step: float = 0.5) -> Tensor:
+    """The definition: evenly spread windows, a Gaussian, sums in half precision, one window at a time."""
+    impulse = np.zeros(PATCH)
+    impulse[4, 3, 2] = 1
+    weights = ndimage.gaussian_filter(impulse, [one / 8 for one in PATCH], 0, mode="constant", cval=0)
+    weights = (10 * weights / weights.max()).astype(np.float16)
+    weights[weights == 0] = weights[weights != 0].min()
+    gaussian = torch.from_numpy(weights)
+    low = [(max(patch, size) - size) // 2 for patch, size in zip(PATCH, image.shape[1:], strict=True)]
+    whole = torch.zeros(len(image), *(max(*pair) for pair in zip(PATCH, image.shape[1:], strict=True)))
+    inner: Any = (..., *(slice(one, one + size) for one, size in zip(low, image.shape[1:], strict=True)))
+    whole[inner] = image
+    starts = []
+    for size, patch in zip(whole.shape[1:], PATCH, strict=True):
+        steps = int(np.ceil((size - patch) / (patch * step))) + 1
+        starts.append([int(np.round((size - patch) / max(steps - 1, 1) * k)) for k in range(steps)])
+    several = [[axis for axis, on in zip(axes, bits, strict=True) if on] for bits in np.ndindex(*[2] * len(axes))]
+    sums, total = torch.zeros(()), torch.zeros(whole.shape[1:], dtype=torch.half)
+    for corner in itertools.product(*starts):
+        window: Any = (..., *(slice(one, one + size) for one, size in zip(corner, PATCH, strict=True)))
+        part = whole[window][None]
+        flips = [[axis + 2 for axis in one] for one in sorted(several, key=len)]
+        mirrored = [network(part.flip(one)).flip(one) for one in flips]
+        logits = (sum(mirrored[1:], mirrored[0]) / len(flips))[0]
+        if not sums.ndim:
+            sums = torch.zeros(len(logits), *whole.shape[1:], dtype=torch.half)
+        sums[window] = (sums[window].float() + logits * gaussian).half()
+        total[window] += gaussian
+    divided: Tensor = (sums / total)[inner]
+    return divided
+
+
+@pytest.fixture
+def convolution() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Conv3d(2, 3, 3, padding=1).requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(8, 6, 4), (13, 6, 9), (17, 7, 5), (5, 3, 4), (9, 3, 11)], ids=str)
+@pytest.mark.parametrize("axes", [(), (0, 1, 2), (1,)], ids=str)
+def test_nnunet_s_windows(size: tuple[int, ...], axes: tuple[int, ...], convolution: nn.Module) -> None:
+    image = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(1))
+    made = NnunetInferer(PATCH, axes)(image, convolution)
+    assert made.shape == (2, 3, *size)
+    assert made.dtype == torch.half
+    expected = torch.stack([plain_windows(one, convolution, axes) for one in image])
+    assert made.isfinite().all()
+    assert (made - expected).abs().max() <= 2**-9
+    assert (made == expected).float().mean() > 0.99  # not so of sums in float32
+
+
+@pytest.mark.parametrize(
+    ("size", "starts"),
+    [(8, [0]), (9, [0, 1]), (12, [0, 4]), (13, [0, 2, 5]), (17, [0, 3, 6, 9]), (5, [0])],
+)
+def test_windows_are_evenly_spread(size: int, starts: list[int]) -> None:
+    """MONAI's would be 0, 4 and 5 of 13 voxels."""
+    seen: list[int] = []
+    places = torch.arange(max(size, 1.0)).view(-1, 1, 1).expand(-1, 8, 8)[None, None]
+
+    def network(patch: Tensor) -> Tensor:
+        seen.append(int(patch[0, 0, -1, 0, 0]) - 7 if size >= 8 else 0)
+        return patch
+
+    NnunetInferer((8, 8, 8))(places, network)
+    assert seen == starts
+
+
+def test_less_overlap_takes_fewer_windows() -> None:
+    calls: list[Tensor] = []
+
+    def network(x: Tensor) -> Tensor:
+        calls.append(x)
+        return x
+
+    NnunetInferer((8, 8, 8), overlap=0.25)(torch.zeros(1, 1, 20, 8, 8), network)
+    assert len(calls) == 3  # 4 with a half
+
+
+def test_meta_data_do_not_reach_the_network(convolution: nn.Module) -> None:
+    kinds = []
+
+    def network(x: Tensor) -> Any:
+        kinds.append(type(x))
+        return convolution(x)
+
+    image = torch.randn(1, 2, *PATCH)
+    made = NnunetInferer(PATCH)(MetaTensor(image), network)
+    assert kinds == [Tensor]
+    assert type(made) is Tensor
+    assert torch.equal(made, NnunetInferer(PATCH)(image, convolution))
+
+
+def test_no_gradient_is_kept_for_whole_images(convolution: nn.Module) -> None:
+    with torch.no_grad():
+        assert not NnunetInferer(PATCH)(torch.ones(1, 2, 9, 9, 9), convolution).requires_grad
+
+
+def test_windows_take_further_arguments() -> None:
+    made = NnunetInferer(PATCH)(
+        torch.ones(1, 1, *PATCH), lambda x, factor, *, offset: factor * x + offset, 3.0, offset=1
+    )
+    assert (made == 4).all()
+
+
+def test_windows_must_be_of_three_axes_and_overlap() -> None:
+    for patch in ((8, 8), (8, 8, 0), (8, 8, 8.5)):
+        with pytest.raises(InputError, match=r"patch_size must be three positive whole numbers, got "):
+            NnunetInferer(patch)  # type: ignore[arg-type]
+    for overlap in (-0.1, 1, float("nan")):
+        with pytest.raises(InputError, match=r"overlap must be at least 0 and less than 1, got "):
+            NnunetInferer(PATCH, overlap=overlap)
