@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ from dcd_components.bundle.nnunet.result_folder import ENDING, ResultFolder, rea
 from dcd_components.bundle.templates import PATIENTS, Nnunet, Task, write_files
 from dcd_components.data.case_files import CASE, Layout
 from dcd_components.errors import InputError
-from dcd_components.networks.nnunet import ARCHITECTURES, numbers_allowed
+from dcd_components.networks.nnunet import ARCHITECTURES, PLACE, numbers_allowed
 from dcd_components.networks.weights import read_weights, save_weights
 
 #: Arguments of the network as configs write them, beside those of the plans.
@@ -53,6 +54,7 @@ def bundle_from_nnunet(
         InputError: for a folder that is taken, a result folder of what is not written here, and weights that do not
             fit.
     """
+    import_module(PLACE)  # or it ends here, with what to install
     folder = free_folder(name, parent)
     result = read_result_folder(result_folder, fold)
     folds = _folds(splits, result) if splits else {}
@@ -113,9 +115,8 @@ def _by_axis(values: Sequence[int | Sequence[int]]) -> list[list[int]]:
 
 
 def _write_teacher(bundle: Path, result: ResultFolder) -> None:
-    """Write the weights, which must fit the network of the bundle's config, and that its patches."""
+    """Write the weights, which must fit the network of the bundle's config."""
     parser = read_configs(bundle, ["inference", "teacher"])
-    parser.get_parsed_content("task")
     with numbers_allowed():
         weights = read_weights(parser.get_parsed_content("teacher_def"), result.path)
     path = bundle / TEACHER

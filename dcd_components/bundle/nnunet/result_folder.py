@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dcd_components.bundle.new_bundles import TAKEN
+from dcd_components.bundle.task_checks import check_task
 from dcd_components.data.case_files import RESERVED
-from dcd_components.data.nnunet_plan import SCHEMES, STATISTICS
+from dcd_components.data.nnunet_plan import SCHEMES, STATISTICS, NnunetPlan
 from dcd_components.errors import InputError
 from dcd_components.files import read_json
 from dcd_components.networks.nnunet import architecture, read_checkpoint
@@ -129,12 +131,14 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
     try:
         name = str(checkpoint["init_args"]["configuration"])
         found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, path, checkpoint)
-        wrong = next(_not_written(found), None)
+        if wrong := next(chain(_other_steps(found), _other_labels(found)), None):
+            raise InputError(wrong)
+        _check_numbers(found)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = "plans.json and dataset.json are not as nnU-Net v2 writes them"
         raise InputError(f"{folder}: {said}: {error!r}") from None
-    if wrong:
-        raise InputError(f"{folder}: {wrong}")
     return found
 
 
@@ -155,8 +159,8 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     return _configuration(plans, own["inherits_from"]) | own if "inherits_from" in own else own
 
 
-def _not_written(found: ResultFolder) -> Iterator[str]:
-    """What of nnU-Net is asked for that is not written here."""
+def _other_steps(found: ResultFolder) -> Iterator[str]:
+    """Steps of nnU-Net that are not written here."""
     configuration, axes = found.configuration, len(found.configuration["patch_size"])
     if axes != 3:
         yield f"configuration {found.name} is of {axes}D patches, expected 3D"
@@ -170,13 +174,34 @@ def _not_written(found: ResultFolder) -> Iterator[str]:
             yield f"{key} is {configuration[key]!r}, expected {value!r}"
     if unknown := [scheme for scheme in configuration["normalization_schemes"] if scheme not in SCHEMES]:
         yield f"normalization scheme {unknown[0]}, expected one of {', '.join(SCHEMES)}"
+    if (number := len(configuration["normalization_schemes"])) != len(found.channels):
+        yield f"normalization_schemes are of {number} channels, dataset.json has {len(found.channels)}"
+
+
+def _other_labels(found: ResultFolder) -> Iterator[str]:
+    """Labels with which no student can be trained, and regions that cannot be painted."""
     if IGNORED in found.dataset["labels"]:
         yield "dataset.json has a label to ignore, with which no student can be trained yet"
     values = [*found.labels.values()]
     if values != [*range(1, len(values) + 1)]:
         yield f"labels must be 0, 1, 2 and so on, got {values}"
+    if not values:
+        yield "dataset.json has no label but the background"
     if found.has_regions and len(found.painted or []) != len(found.outputs):
         yield f"regions_class_order must have a label for each of {', '.join(found.outputs)}"
+    if not {*(found.painted or [])} <= {*values}:
+        yield f"regions_class_order must be among {', '.join(map(str, values))}, got {found.painted}"
+
+
+def _check_numbers(found: ResultFolder) -> None:
+    """Refuse what no network has been trained with."""
+    configuration, (_, arguments) = found.configuration, found.network
+    spacing, schemes = configuration["spacing"], configuration["normalization_schemes"]
+    masked, order = configuration["use_mask_for_norm"], found.plans["transpose_forward"]
+    NnunetPlan(spacing, schemes, masked, found.intensities, order, found.painted)
+    check_task(
+        spacing, configuration["patch_size"], arguments["strides"], arguments["features_per_stage"], found.labels
+    )
 
 
 def _words(names: Sequence[str], kind: str, numbers: Sequence[int]) -> list[str]:
