@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
+import torch
 from monai.bundle import ConfigParser
 
 from dcd_components.bundle.configs import read_configs
@@ -20,6 +21,8 @@ TOLERANCE = 1e-3
 
 def run(bundle: str, overlays: Sequence[str] = ()) -> str:
     """Write the network of a bundle as an ONNX file beside its weights, and check it against PyTorch.
+
+    It takes images of any size that the network takes, or patches alone where the exporter cannot say which these are.
 
     Args:
         bundle: its folder, in the repository or unpacked from a release.
@@ -42,7 +45,11 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
     path = weights.with_suffix(".onnx")
     notes = {OVERLAYS: " ".join(overlays), WEIGHTS: weights_digest(weights)}
     with whole_file(path) as partial:
-        export_onnx(network, shapes[0][1], partial, notes, size=shapes[1][2:])
+        try:
+            export_onnx(network, shapes[0][1], partial, notes, size=shapes[1][2:])
+        except torch.onnx.OnnxExporterError:  # of a network that wants multiples of some size, as MedNeXt does
+            shapes = [[batch, *shapes[0][1:]] for batch in (1, 2)]
+            export_onnx(network, shapes[0][1], partial, notes, size=shapes[0][2:], fixed=True)
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
             raise InputError(

@@ -31,6 +31,8 @@ def export_onnx(
     path: Path,
     notes: Mapping[str, str] | None = None,
     size: Sequence[int] = (64, 96, 128),
+    *,
+    fixed: bool = False,
 ) -> None:
     """Write a network as an ONNX file whose batch and spatial axes are free; this costs no speed.
 
@@ -41,9 +43,10 @@ def export_onnx(
         notes: texts to keep in the file, by name; see :attr:`OnnxNetwork.notes`.
         size: of an example that the network takes; with axes of different lengths, or the exporter would hold two of
             them to be one.
+        fixed: whether only images of this size are taken, in batches of any size.
     """
     example = torch.zeros(2, channels, *size)
-    axes = {0: "batch", 2: "depth", 3: "height", 4: "width"}
+    axes = {0: "batch"} if fixed else {0: "batch", 2: "depth", 3: "height", 4: "width"}
     with quiet():
         program: Any = torch.onnx.export(
             network,

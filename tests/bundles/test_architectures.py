@@ -1,0 +1,112 @@
+"""Teachers and students of other architectures, each an overlay of a few lines, on the glioma phantoms."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from releases import draw_weights, trained, write_overlay
+from tiny import BRATS, TINY, Workflow
+
+from dcd_components.bundle.configs import ARCHITECTURES, read_configs
+from dcd_components.bundle.release.packing import config_texts, merged, pack
+from dcd_components.commands import export, stages
+from dcd_components.errors import InputError
+from dcd_components.tables import read_csv
+
+#: Teacher and student, of the bundle itself where there is none, and the number of stages that they share.
+PAIRS: dict[tuple[str, ...], int] = {
+    ("swin_unetr_teacher",): 3,
+    ("segresnet_teacher", "unet_student"): 2,
+    ("mednext_teacher", "segresnet_student"): 4,
+    ("unet_teacher",): 2,
+}
+SETTINGS: Mapping[str, Any] = {"patch_size": [32, 32, 32], "teacher_widths": [16, 16, 32], "spacing": [3.0, 3.0, 3.0]}
+every_pair = pytest.mark.parametrize("overlays", PAIRS, ids="-".join)
+
+
+def shared(*names: str) -> list[str]:
+    """Names of overlays as if they were of the bundle."""
+    return [f"../../common/architectures/{name}" for name in names]
+
+
+def of(role: str, overlays: tuple[str, ...]) -> list[str]:
+    return [name for name in overlays if name.endswith(role)]
+
+
+def test_each_architecture_is_tested() -> None:
+    assert {path.stem for path in ARCHITECTURES.glob("*.yaml")} == {name for pair in PAIRS for name in pair}
+
+
+@every_pair
+def test_a_student_learns_from_a_teacher_of_another_architecture(
+    overlays: tuple[str, ...], workflow: Workflow, tmp_path: Path
+) -> None:
+    teacher, student = of("teacher", overlays), of("student", overlays)
+    settings = {**SETTINGS, **({"patch_size": [64, 32, 32]} if "swin_unetr_teacher" in teacher else {})}
+    trained_teacher = workflow(
+        "train_teacher", "quick", *shared(*teacher), **settings, ckpt_path=f"{tmp_path}/teacher.pt"
+    )
+    trained_teacher.initialize()
+    trained_teacher.run()
+    flow = workflow("distill", "quick", *shared(*overlays), **settings, max_epochs=4, epoch_length=3)
+    flow.initialize()
+    flow.run()
+    rows = read_csv(tmp_path / "model_training.csv")
+    assert sum(name.startswith("distillation_loss/") for name in rows[0]) == PAIRS[overlays]
+    for column in ("loss", "distillation_loss"):
+        assert float(rows[-1][column]) < float(rows[0][column])
+    for names, place in ((student, {}), (["teacher", *shared(*teacher)], {"ckpt_path": f"{tmp_path}/teacher.pt"})):
+        named = shared(*names) if names is student else names
+        out = tmp_path / "scores" / ("student" if names is student else "teacher")
+        scored = workflow("inference", "evaluate", "quick", *named, **settings, **place, output_dir=str(out))
+        scored.initialize()
+        scored.run()
+        assert (out / "scores.csv").is_file()
+
+
+@pytest.mark.parametrize("student", ["segresnet_student", "unet_student"])
+def test_a_student_of_another_architecture_is_published(student: str, patients: Path, tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path)
+    write_overlay(bundle, {**TINY, **SETTINGS})
+    overlays = ["tiny", student]
+    draw_weights(merged(config_texts(bundle, overlays)["inference"]), bundle / "models" / "model.pt", seed=0)
+    assert re.search(r"within \d\.\de-\d\d of PyTorch", export(bundle, overlays))
+    zipfile.ZipFile(pack(bundle, tmp_path / "out", overlays=overlays)).extractall(tmp_path / "release")
+    release = tmp_path / "release" / BRATS.name
+    network = read_configs(release, ["inference"]).get_parsed_content("network_def")
+    assert type(network).__name__.lower() in student.replace("_", "")
+    network.load_state_dict(torch.load(release / "models" / "model.pt", weights_only=True))
+    image = torch.zeros(1, 4, 32, 32, 32)
+    with torch.no_grad():
+        script = torch.jit.load(  # type: ignore[no-untyped-call]
+            release / "models" / "model.ts"
+        )
+        torch.testing.assert_close(script(image), network.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_for_multiples_of_some_size_is_exported_for_patches_alone(tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path)
+    write_overlay(bundle, {**TINY, **SETTINGS})
+    overlays = ["teacher", "tiny", "mednext_teacher"]
+    teacher = bundle / "models" / "teacher" / "model.pt"
+    draw_weights(read_configs(bundle, ["inference", *overlays]).get(), teacher, seed=0)
+    assert re.search(r"of PyTorch's largest output on images of 1x4x32x32x32, 2x4x32x32x32$", export(bundle, overlays))
+
+
+def test_the_stages_are_listed_and_paired() -> None:
+    said = stages(BRATS, ["swin_unetr_teacher"])
+    assert "student: DynUNet, for images of 4x128x128x128" in said
+    assert re.search(r"^input_block +8  128x128x128 +1$", said, re.M)
+    assert re.search(r"^encoder1 +48  128x128x128 +1$", said, re.M)
+    assert re.search(r"^teacher_stages: \[encoder1, encoder2, .*, encoder10\]$", said, re.M)
+
+
+def test_patches_that_an_architecture_does_not_take_are_refused() -> None:
+    with pytest.raises(InputError, match="SwinUNETR takes no images of 4x40x40x40: "):
+        stages(BRATS, ["quick", "swin_unetr_teacher"])

@@ -1,0 +1,175 @@
+"""Stages of encoders, found by a pass without values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from monai.networks.nets import BasicUNet, DynUNet, MedNeXt, SegResNet, SwinUNETR, UNet
+from torch import Tensor, nn
+
+from dcd_components.distiller import Distiller
+from dcd_components.errors import InputError
+from dcd_components.losses.feature import FeatureLoss
+from dcd_components.networks.stage_pairs import encoder_stages, stage_maps, stage_pairs
+
+IMAGE = (2, 32, 64, 32)
+OF_NNUNET = {
+    "input_channels": 2,
+    "num_classes": 3,
+    "n_stages": 4,
+    "features_per_stage": [8, 12, 16, 24],
+    "conv_op": nn.Conv3d,
+    "kernel_sizes": 3,
+    "strides": [1, 2, 2, 2],
+    "n_conv_per_stage_decoder": 1,
+    "norm_op": nn.InstanceNorm3d,
+}
+
+
+def dynunet(**options: object) -> DynUNet:
+    return DynUNet(3, 2, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[8, 12, 16, 24], **options)
+
+
+NESTED = [f"model.{'1.submodule.' * k}0" for k in range(3)]
+EXPECTED: dict[str, tuple[Callable[[], nn.Module], list[str], list[int]]] = {
+    "dynunet": (dynunet, ["input_block", "downsamples.0", "downsamples.1", "bottleneck"], [8, 12, 16, 24]),
+    "supervised": (
+        lambda: dynunet(deep_supervision=True, deep_supr_num=2, res_block=True),
+        ["input_block", "downsamples.0", "downsamples.1", "bottleneck"],
+        [8, 12, 16, 24],
+    ),
+    "plain": (
+        lambda: PlainConvUNet(n_conv_per_stage=2, **OF_NNUNET),
+        [f"encoder.stages.{k}" for k in range(4)],
+        [8, 12, 16, 24],
+    ),
+    "residual": (
+        lambda: ResidualEncoderUNet(n_blocks_per_stage=[1, 2, 2, 2], **OF_NNUNET),
+        [f"encoder.stages.{k}" for k in range(4)],
+        [8, 12, 16, 24],
+    ),
+    # The decoder begins with a convolution at the smallest size, which is no stage of the encoder.
+    "segresnet": (lambda: SegResNet(3, 8, 2, 3), [f"down_layers.{k}" for k in range(4)], [8, 16, 32, 64]),
+    "unet": (lambda: UNet(3, 2, 3, [8, 16, 32], [2, 2], num_res_units=1), NESTED[:1], [8]),
+    "basic": (lambda: BasicUNet(3, 2, 3), ["conv_0", *(f"down_{k}" for k in range(1, 5))], [32, 32, 64, 128, 256]),
+    "mednext": (
+        lambda: MedNeXt(3, 8, 2, 3),
+        [*(f"enc_stages.{k}" for k in range(4)), "bottleneck"],
+        [8, 16, 32, 64, 128],
+    ),
+    "swin_unetr": (
+        lambda: SwinUNETR(2, 3, feature_size=12),
+        ["encoder1", "encoder2", "encoder3", "encoder4", "swinViT.layers3.0", "encoder10"],
+        [12, 12, 24, 48, 96, 192],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_stages_are_the_last_maps_of_each_size_before_the_decoder(name: str) -> None:
+    build, paths, channels = EXPECTED[name]
+    found = [*encoder_stages(stage_maps(build(), IMAGE)).values()]
+    assert [one.path for one in found][: len(paths)] == paths
+    assert [one.channels for one in found][: len(paths)] == channels
+    assert [one.size for one in found] == sorted((one.size for one in found), reverse=True)
+
+
+def test_a_pass_changes_nothing_and_computes_nothing() -> None:
+    network = dynunet(norm_name="batch")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    stage_maps(network, IMAGE)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_maps_are_listed_without_what_lies_within_a_block_of_one_size() -> None:
+    maps = stage_maps(dynunet(), IMAGE)
+    assert not [one for one in maps if one.path.startswith("downsamples.0.")]
+    sizes = {one.path: one.size for one in maps}
+    assert (sizes["input_block"], sizes["bottleneck"]) == ((32, 64, 32), (4, 8, 4))
+    encodes = {one.path: one.encodes for one in maps}
+    assert encodes["bottleneck"]
+    assert not encodes["upsamples.0"]
+
+
+class Flat(nn.Module):
+    """A network for slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.down = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(8, 2, 2, stride=2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.up(self.down(self.stem(image)))
+        return result
+
+
+def test_networks_for_slices_have_stages_too() -> None:
+    assert [one.path for one in encoder_stages(stage_maps(Flat(), (1, 16, 16))).values()] == ["stem", "down"]
+
+
+def test_pairs_are_those_of_one_size() -> None:
+    pairs = stage_pairs(UNet(3, 2, 3, [8, 16, 32], [2, 2]), dynunet(), IMAGE)
+    assert [(ours.path, theirs.path) for ours, theirs in pairs] == [
+        ("model.0", "downsamples.0"),
+        ("model.1.submodule.1", "downsamples.1"),
+    ]
+
+
+def test_networks_without_a_common_size_and_images_that_do_not_fit_are_refused() -> None:
+    coarse = nn.Sequential(nn.Conv3d(2, 4, 3, stride=4, padding=1), nn.ConvTranspose3d(4, 3, 4, stride=4))
+    odd = nn.Sequential(nn.Conv3d(2, 4, 3, stride=8, padding=1), nn.ConvTranspose3d(4, 3, 8, stride=8))
+    with pytest.raises(InputError, match=r"no stages of Sequential and Sequential are of one size .student: 8x16x8; "):
+        stage_pairs(coarse, odd, IMAGE)
+    with pytest.raises(InputError, match="DynUNet takes no images of 2x33x64x32: "):
+        stage_pairs(dynunet(), dynunet(), (2, 33, 64, 32))
+
+
+def test_a_distiller_finds_its_stages_and_learns_across_architectures() -> None:
+    torch.manual_seed(0)
+    student, teacher, image = dynunet(), SegResNet(3, 8, 2, 3), torch.randn(1, *IMAGE)
+    distiller = Distiller(student, teacher, "auto", image_shape=IMAGE, loss=FeatureLoss)
+    assert distiller.settings["teacher_stages"] == [f"down_layers.{k}" for k in range(4)]
+    optimizer = torch.optim.Adam([*student.parameters(), *distiller.parameters()], lr=0.01)
+    values = []
+    with distiller:
+        for _ in range(5):
+            optimizer.zero_grad()
+            student(image)
+            loss = distiller.loss(image, 0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            values.append(loss.item())
+    assert values[-1] < 0.7 * values[0]
+
+
+def test_a_map_of_another_size_is_brought_to_the_students(caplog: pytest.LogCaptureFixture) -> None:
+    student, teacher = dynunet(), dynunet()
+    image = torch.randn(1, *IMAGE)
+    theirs = ["input_block", "bottleneck"]
+    distiller = Distiller(
+        student, teacher, ["downsamples.0", "downsamples.1"], image_shape=IMAGE, loss=FeatureLoss, teacher_stages=theirs
+    )
+    assert "the teacher's map (8, 32, 64, 32) is brought to the size of (12, 16, 32, 16)" in caplog.text
+    with distiller:
+        student(image)
+        distiller.loss(image, 0)
+    finer, coarser = teacher.input_block(image), None
+    with torch.no_grad():
+        x = student.input_block(image)
+        ours = student.downsamples[0](x)
+        coarser = teacher.bottleneck(teacher.downsamples[1](teacher.downsamples[0](finer)))
+    expected = [
+        distiller.losses[0](ours, nn.functional.avg_pool3d(finer, 2)),
+        distiller.losses[1](
+            student.downsamples[1](ours), nn.functional.interpolate(coarser, scale_factor=2.0, mode="trilinear")
+        ),
+    ]
+    torch.testing.assert_close([*distiller.terms.values()], [one.detach() for one in expected])
