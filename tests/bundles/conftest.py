@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
+from result_folders import REGIONS, raw_data, small
 from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, TINY, TRAININGS, Workflow, config_files
 
 from dcd_components import commands
@@ -36,15 +37,46 @@ def two_patients(two: Path, patients: Path, tmp_path_factory: pytest.TempPathFac
     return Path(folder)
 
 
-@pytest.fixture(params=[BRATS.name, ISLES.name, HIPPOCAMPUS.name, "two"])
+@pytest.fixture(scope="session")
+def of_regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose teacher is a small nnU-Net with regions, of random weights."""
+    parent = tmp_path_factory.mktemp("bundles")
+    commands.from_nnunet(small(parent / "results", labels=REGIONS), "of_regions", out=parent)
+    return parent / "of_regions"
+
+
+@pytest.fixture(scope="session")
+def raw_patients(of_regions: Path, patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The glioma phantoms as a raw data set of nnU-Net."""
+    folder = raw_data(patients, tmp_path_factory.mktemp("patients") / "Dataset001_Phantoms")
+    commands.datalist(folder, bundle=of_regions)
+    return folder
+
+
+#: The bundles that have all workflows.
+WHOLE = [BRATS.name, ISLES.name, HIPPOCAMPUS.name, "two"]
+
+
+@pytest.fixture(params=WHOLE)
 def every_bundle(request: pytest.FixtureRequest) -> Path:
-    return Path(request.getfixturevalue("two") if request.param == "two" else BUNDLES / request.param)
+    return _bundle(request)
+
+
+@pytest.fixture(params=[*WHOLE, "of_regions"])
+def any_bundle(request: pytest.FixtureRequest) -> Path:
+    """Those whose teacher was trained elsewhere too."""
+    return _bundle(request)
+
+
+def _bundle(request: pytest.FixtureRequest) -> Path:
+    folder = BUNDLES / request.param
+    return folder if folder.is_dir() else Path(request.getfixturevalue(request.param))
 
 
 @pytest.fixture
 def data(bundle: Path, request: pytest.FixtureRequest) -> Path:
     """Phantoms in the naming of the bundle."""
-    own = {ISLES.name: "strokes", HIPPOCAMPUS.name: "hippocampi", "two": "two_patients"}
+    own = {ISLES.name: "strokes", HIPPOCAMPUS.name: "hippocampi", "two": "two_patients", "of_regions": "raw_patients"}
     return Path(request.getfixturevalue(own.get(bundle.name, "patients")))
 
 

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from tiny import BUNDLES, SCHEMA, TINY, config_files
 
 import dcd_components
+from dcd_components.bundle import running
 from dcd_components.bundle.assemble import wanted_files
 
 ENTRY_POINTS = {
@@ -42,8 +43,8 @@ LISTS = {
 
 
 @pytest.fixture
-def bundle(every_bundle: Path) -> Path:
-    return every_bundle
+def bundle(any_bundle: Path) -> Path:
+    return any_bundle
 
 
 def references(config: Any) -> set[str]:
@@ -58,7 +59,9 @@ def lists(bundle: Path) -> list[list[str]]:
 
 
 def test_every_top_level_key_is_used_by_some_list_of_configs(bundle: Path) -> None:
-    configs = [ConfigParser.load_config_files(config_files(*names, bundle=bundle)) for names in lists(bundle)]
+    files = [config_files(*names, bundle=bundle) for names in lists(bundle)]
+    files += [[*config_files("distill", bundle=bundle), str(path)] for path in running.BASELINES.glob("*.yaml")]
+    configs = [ConfigParser.load_config_files(one) for one in files]
     used = set().union(*(references(config) & set(config) for config in configs))
     assert set().union(*configs) - used - ENTRY_POINTS - OF_THE_DATA == set()
 
@@ -82,7 +85,7 @@ def test_configs_are_as_make_configs_writes_them(bundle: Path) -> None:
 
 def test_inference_reads_like_a_method_section(bundle: Path) -> None:
     text = (bundle / "configs" / "inference.yaml").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 100
+    assert len(text.splitlines()) <= (100 if bundle.parent == BUNDLES else 115)  # nnU-Net's plans take some
     assert not re.findall(r"lambda|sys\.exit|sys\.modules|epochs|folds|batch_size: [^1]", text)
 
 
