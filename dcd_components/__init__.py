@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dcd_components.data.workers import outlive_signals
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
+    from dcd_components.ensemble_distiller import EnsembleDistiller
     from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
     from dcd_components.handlers.checkpoint_loader import SafeCheckpointLoader
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from dcd_components.networks.narrowing import start_from_teacher
     from dcd_components.networks.nnunet_student import NnunetUNet
     from dcd_components.networks.stage_recorder import StageRecorder
-    from dcd_components.networks.weights import load_frozen
+    from dcd_components.networks.weights import load_frozen, load_frozen_copies
     from dcd_components.wavelets.dwt_matmul import dwt3
     from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
@@ -66,6 +67,7 @@ __all__ = [
     "DistillationHandler",
     "Distiller",
     "DistributedReplacementSampler",
+    "EnsembleDistiller",
     "FeatureLoss",
     "FrequencyLoss",
     "GradientClipping",
@@ -113,6 +115,7 @@ __all__ = [
     "labelled_cases",
     "linear_ramp",
     "load_frozen",
+    "load_frozen_copies",
     "nonzero_or_all",
     "outlive_signals",
     "plain_errors",
@@ -141,6 +144,7 @@ MODULES = {
         "case_sampler",
     ),
     "distiller": ("Distiller",),
+    "ensemble_distiller": ("EnsembleDistiller",),
     "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
     "handlers.checkpoint_loader": ("SafeCheckpointLoader",),
@@ -171,7 +175,7 @@ MODULES = {
     "networks.nnunet_student": ("NnunetUNet",),
     "networks.narrowing": ("start_from_teacher",),
     "networks.stage_recorder": ("StageRecorder",),
-    "networks.weights": ("load_frozen",),
+    "networks.weights": ("load_frozen", "load_frozen_copies"),
     "distillation_schedules": (
         "constant",
         "cosine_ramp",

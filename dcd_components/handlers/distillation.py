@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from dcd_components.distiller import Distiller, Inferer
+from dcd_components.ensemble_distiller import EnsembleDistiller
 from dcd_components.handlers.endings import at_end
 from dcd_components.handlers.kept_state import keep
 
@@ -34,7 +35,7 @@ class DistillationHandler:
         inferer: how the teacher is run, in training the trainer's own inferer, for its precision; called by default.
     """
 
-    def __init__(self, distiller: Distiller, inferer: Inferer | None = None) -> None:
+    def __init__(self, distiller: Distiller | EnsembleDistiller, inferer: Inferer | None = None) -> None:
         self.distiller = distiller
         self.inferer = inferer
 

@@ -11,6 +11,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from dcd_components.distiller import Distiller, Inferer
+from dcd_components.ensemble_distiller import EnsembleDistiller
 from dcd_components.errors import InputError
 from dcd_components.networks.narrowing import start_from_teacher
 from dcd_components.networks.stage_recorder import unwrap
@@ -47,7 +48,7 @@ class StudentStart:
         init: str,
         network: nn.Module,
         teacher: nn.Module,
-        distiller: Distiller,
+        distiller: Distiller | EnsembleDistiller,
         loss: Callable[[Any, Tensor], Tensor],
         number: int,
         inferer: Inferer | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import zipfile
@@ -68,6 +69,19 @@ def load_frozen(network: nn.Module, path: str | Path, trained_on: Mapping[str, A
     if record.get("epoch", 1) < record.get("max_epochs", 0) / 10:
         logger.warning("%s is of epoch %d of %d: was its training cut short?", path, *_epochs(record))
     return network.eval().requires_grad_(False)
+
+
+def load_frozen_copies(
+    network: nn.Module, paths: Iterable[str | Path], trained_on: Mapping[str, Any] | None = None
+) -> list[nn.Module]:
+    """One network for each file of weights, see :func:`load_frozen`.
+
+    Args:
+        network: it is copied, and not changed.
+        paths: of the files.
+        trained_on: what the records of the weights must not contradict.
+    """
+    return [load_frozen(copy.deepcopy(network), path, trained_on) for path in paths]
 
 
 def read_weights(network: nn.Module, path: str | Path, left_out: Iterable[str] = ()) -> dict[str, Tensor]:
@@ -138,6 +152,11 @@ def weights_digest(path: str | Path) -> str:
         InputError: when there is no such file, or it is no state dict.
     """
     return state_digest(_flat(_read(path), path))
+
+
+def weights_digests(paths: Iterable[str | Path]) -> list[str]:
+    """What tells several files of weights apart, see :func:`weights_digest`."""
+    return [weights_digest(path) for path in paths]
 
 
 def state_digest(weights: Mapping[str, Tensor]) -> str:

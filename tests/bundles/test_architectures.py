@@ -40,7 +40,28 @@ def of(role: str, overlays: tuple[str, ...]) -> list[str]:
 
 
 def test_each_architecture_is_tested() -> None:
-    assert {path.stem for path in ARCHITECTURES.glob("*.yaml")} == {name for pair in PAIRS for name in pair}
+    tested = {name for pair in PAIRS for name in pair} | {"several_teachers"}
+    assert {path.stem for path in ARCHITECTURES.glob("*.yaml")} == tested
+
+
+def test_a_student_learns_from_several_teachers(workflow: Workflow, tmp_path: Path) -> None:
+    network = workflow("inference", "teacher", "quick").parser.get_parsed_content("network_def")
+    for name in ("teacher", "second"):
+        torch.save(
+            {key: torch.randn_like(value) for key, value in network.state_dict().items()}, tmp_path / f"{name}.pt"
+        )
+    further = [str(tmp_path / "second.pt")]
+    flow = workflow("distill", "quick", *shared("several_teachers"), further_teachers=further, max_epochs=3)
+    flow.initialize()
+    distiller = flow.parser.get_parsed_content("distiller")
+    assert len(distiller.distillers) == 2
+    assert not torch.equal(
+        *(one._teacher.network.state_dict()["input_block.conv1.conv.weight"] for one in distiller.distillers)
+    )
+    flow.run()
+    rows = read_csv(tmp_path / "model_training.csv")
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert "distillation_loss/bottleneck" in rows[0]
 
 
 @every_pair

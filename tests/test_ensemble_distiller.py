@@ -1,0 +1,100 @@
+"""A student of several teachers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from distilled import LOSS, OUTPUT, STAGES, Network, distiller_of, image, networks
+from torch import Tensor, nn
+
+from dcd_components.distiller import Distiller
+from dcd_components.ensemble_distiller import EnsembleDistiller
+from dcd_components.errors import InputError
+
+
+def teachers(count: int) -> tuple[Network, list[Network]]:
+    student, first = networks()
+    others = [copy.deepcopy(first) for _ in range(count - 1)]
+    for seed, other in enumerate(others):
+        torch.manual_seed(seed)
+        for parameter in other.parameters():
+            nn.init.normal_(parameter)
+    return student, [first, *others]
+
+
+def value_of(distiller: Distiller | EnsembleDistiller, student: Network, epoch: int = 0) -> Tensor:
+    with distiller:
+        student(image())
+        return distiller.loss(image(), epoch)
+
+
+def test_the_loss_is_the_mean_over_the_teachers() -> None:
+    student, several = teachers(3)
+    options = {"image_shape": image().shape[1:], "loss": LOSS, "weight": 0.3, "output_weight": 2.0, **OUTPUT}
+    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **options)
+    alone = [Distiller(student, teacher, STAGES, **options) for teacher in several]
+    for one, other in zip(ensemble.distillers, alone, strict=True):
+        other.load_state_dict(one.state_dict())
+    values = [value_of(one, student) for one in alone]
+    torch.testing.assert_close(value_of(ensemble, student), torch.stack(values).mean())
+    torch.testing.assert_close(ensemble.unweighted, torch.stack([one.unweighted for one in alone]).mean())
+    assert [*ensemble.terms] == [*alone[0].terms]
+    for name, term in ensemble.terms.items():
+        torch.testing.assert_close(term, torch.stack([one.terms[name] for one in alone]).mean())
+
+
+def test_each_teacher_has_projections_of_its_own_that_are_trained() -> None:
+    student, several = teachers(2)
+    options = {"image_shape": image().shape[1:], "loss": LOSS}
+    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **options)
+    parameters = [*ensemble.parameters()]
+    assert len(parameters) == 2 * len([*distiller_of(*networks()).parameters()])
+    value_of(ensemble, student).backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in parameters)
+    assert not any(parameter.grad is not None for teacher in several for parameter in teacher.parameters())
+
+
+def test_the_divergence_has_the_gradient_of_that_from_the_mean_probabilities() -> None:
+    torch.manual_seed(0)
+    student, one, other = torch.randn(1, 4, 2, 2, 2, requires_grad=True), *torch.randn(2, 1, 4, 2, 2, 2)
+    divergence = [
+        nn.functional.kl_div(student.log_softmax(1), x.log_softmax(1), log_target=True, reduction="batchmean")
+        for x in (one, other)
+    ]
+    (found,) = torch.autograd.grad(torch.stack(divergence).mean(), student)
+    mean = (one.softmax(1) + other.softmax(1)) / 2
+    (expected,) = torch.autograd.grad(
+        nn.functional.kl_div(student.log_softmax(1), mean, reduction="batchmean"), student
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_teachers_of_other_architectures_are_combined_by_their_distillers() -> None:
+    student, (teacher, _) = teachers(2)
+    other = nn.Sequential(nn.Conv3d(1, 5, 3, padding=1), nn.Conv3d(5, 7, 3, stride=2, padding=1))
+    shape = image().shape[1:]
+    alone = [
+        Distiller(student, teacher, STAGES, image_shape=shape, loss=LOSS),
+        Distiller(student, other, STAGES[:1], image_shape=shape, loss=LOSS, teacher_stages=["0"]),
+    ]
+    ensemble = EnsembleDistiller.of(alone)
+    values = [value_of(one, student) for one in alone]
+    torch.testing.assert_close(value_of(ensemble, student), torch.stack(values).mean())
+    with pytest.raises(InputError, match="an ensemble needs at least one teacher, got none"):
+        EnsembleDistiller.of([])
+
+
+def test_hooks_live_from_open_to_close() -> None:
+    student, several = teachers(2)
+    schedule = {"image_shape": image().shape[1:], "loss": LOSS, "weight": lambda epoch: float(epoch)}
+    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **schedule)
+    hooks = [len(module._forward_hooks) for module in student.modules()]
+    ensemble.open(0)
+    assert not ensemble.distils(0)
+    assert [len(module._forward_hooks) for module in student.modules()] == hooks
+    ensemble.open(1)
+    assert sum(len(module._forward_hooks) for module in student.modules()) == sum(hooks) + 2 * len(STAGES)
+    ensemble.close()
+    assert [len(module._forward_hooks) for module in student.modules()] == hooks
