@@ -29,6 +29,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *OF_BUNDLES]
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "data_lists" / "README.md", *PAGES]
 #: Pages whose commands the tests in another file run.
 FOLLOWED = {
+    "architectures": "bundles/test_architectures.py",
     "baselines": "bundles/test_baselines.py",
     "deployment": "release/test_deployment.py",
     "download": "release/test_download_page.py",
@@ -250,7 +251,7 @@ def test_the_python_of_the_page_on_the_library_runs(text: str) -> None:
 
 
 def test_all_python_is_run_by_a_test() -> None:
-    followed = [DOCS / f"{name}.md" for name in ("download", "federated")]
+    followed = [DOCS / f"{name}.md" for name in ("architectures", "download", "federated")]
     assert {page for page in DOCUMENTS if code(page)} == {README, DOCS / "library.md", *followed}
 
 

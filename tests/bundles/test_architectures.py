@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets import SegResNet, UNet
 from releases import draw_weights, trained, write_overlay
-from tiny import BRATS, TINY, Workflow
+from tiny import BRATS, ROOT, TINY, Workflow
 
 from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.release.packing import config_texts, merged, pack
@@ -118,6 +123,45 @@ def test_a_network_for_multiples_of_some_size_is_exported_for_patches_alone(tmp_
     teacher = bundle / "models" / "teacher" / "model.pt"
     draw_weights(read_configs(bundle, ["inference", *overlays]).get(), teacher, seed=0)
     assert re.search(r"of PyTorch's largest output on images of 1x4x32x32x32, 2x4x32x32x32$", export(bundle, overlays))
+
+
+PAGE = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_overlay() -> None:
+    table = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", PAGE, re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == {path.stem for path in ARCHITECTURES.glob("*.yaml")}
+
+
+def test_the_commands_of_the_page_run(patients: Path, tmp_path: Path) -> None:
+    bundle = trained(BRATS, tmp_path / "bundles")
+    shutil.copytree(ARCHITECTURES, bundle.parent / "common" / ARCHITECTURES.name)
+    write_overlay(bundle, {**TINY, **SETTINGS})
+    for name in ("fold_1", "fold_2"):
+        shutil.copy(bundle / "models" / "teacher" / "model.pt", bundle / "models" / "teacher" / f"{name}.pt")
+    # SegResNet takes the place of the transformer, whose patches cost minutes.
+    text = PAGE.replace("swin_unetr_teacher", "segresnet_teacher").replace("DIR", str(patients)).replace("OUT", "out")
+    found = re.findall(r"^    (dcd .+|python .+)", text, re.M)
+    several = next(line for line in found if "several_teachers" in line)
+    for line in [several, *(line for line in found if line != several)]:
+        program, *words = shlex.split(line.replace("distill.yaml',", "distill.yaml','configs/tiny.yaml',"))
+        if program == "dcd":
+            words = ["-m", "dcd_components", *words, "--overlay", "tiny"]
+        command = [sys.executable, "-W", "ignore", *words]
+        done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
+    assert (bundle / "out" / f"{BRATS.name}_v0.7.0.zip").is_file()
+
+
+def test_the_python_of_the_page_runs() -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    student, unet, transformer = UNet(3, 1, 2, [4, 8], [2]), UNet(3, 1, 2, [8, 16], [2]), SegResNet(3, 8, 1, 2)
+    names: dict[str, Any] = {"student": student, "unet": unet, "transformer": transformer}
+    exec(compile(text, "architectures.md", "exec"), names)
+    image = torch.rand(1, 1, 32, 32, 32)
+    with names["distiller"] as distiller:
+        student(image)
+        assert distiller.loss(image, 0) > 0
 
 
 def test_the_stages_are_listed_and_paired() -> None:
