@@ -33,6 +33,10 @@ SHORT_OF_MEMORY = (
 )
 #: A number that YAML takes for text, for want of a point.
 NUMBER_AS_TEXT = re.compile(r"[+-]?\d+e[+-]?\d+", re.I)
+#: Modules of packages whose own requirements would bring another torch, and how to install each without them.
+INSTALLED_ALONE = {"dynamic_network_architectures": "pip install --no-deps dynamic-network-architectures"}
+#: What Python says of a module that is not there, and MONAI of a class in one.
+NO_MODULE = re.compile(r"(?:No module named|Cannot locate class or function path:) '(\w+)")
 #: What MONAI says of a reference that leads nowhere.
 DANGLING = re.compile(r"the referring item `@(.+)` is not defined")
 
@@ -66,7 +70,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    plain = None if os.environ.get("DCD_TRACEBACK") == "1" else input_error(error) or _exhausted(error)
+    plain = (
+        None if os.environ.get("DCD_TRACEBACK") == "1" else input_error(error) or missing(error) or _exhausted(error)
+    )
     if plain is None:
         traceback.print_exception(kind, error, trace)
         plain = _config_error(error)
@@ -81,6 +87,15 @@ def input_error(error: BaseException) -> str | None:
             return passed_on[1]
         if isinstance(one, InputError):
             return str(one)
+    return None
+
+
+def missing(error: BaseException) -> str | None:
+    """Which package of :data:`INSTALLED_ALONE` is not there, along a chain, and how to install it."""
+    for one in _chain(error):
+        found = NO_MODULE.search(str(one)) if isinstance(one, ModuleNotFoundError) else None
+        if found and found[1] in INSTALLED_ALONE:
+            return f"{found[1]}, nnU-Net's networks, is not installed: {INSTALLED_ALONE[found[1]]}"
     return None
 
 

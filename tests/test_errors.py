@@ -37,6 +37,16 @@ class Cases(list):
 plain_errors()
 list(DataLoader(Cases([1]), num_workers=1))
 """
+#: As if the package of nnU-Net's networks were not installed.
+NNUNET = "dynamic_network_architectures"
+HIDDEN = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, *others):
+        if name.startswith({NNUNET!r}):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
 
 
 def program(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -149,6 +159,13 @@ def test_an_error_in_a_config_ends_with_the_key_and_the_cause(
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.endswith(f"\nerror: {sentence}\n")
+
+
+def test_a_network_of_nnunet_without_its_package_says_how_to_install_it() -> None:
+    config = {"network": {"_target_": f"{NNUNET}.architectures.unet.PlainConvUNet"}}
+    result = program(HIDDEN + CONFIG.format(config=config, key="network"))
+    said = "is not installed: pip install --no-deps dynamic-network-architectures"
+    assert (result.returncode, result.stderr) == (1, f"error: {NNUNET}, nnU-Net's networks, {said}\n")
 
 
 def test_an_interrupted_program_names_no_key() -> None:
