@@ -12,7 +12,7 @@ BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py 
 export GOMP_SPINCOUNT ?= 1000
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
 
-.PHONY: demo configs test quick-test test-gpu soak test-label test-bounds lint
+.PHONY: demo configs test quick-test test-gpu soak test-label test-nnunet test-bounds lint
 
 demo: .venv/ready
 	$(BIN)/dcd demo --out $(OUT) --seed $(SEED) --task $(TASK) $(if $(DATA),--dataset_dir "$(DATA)")
@@ -41,6 +41,10 @@ soak: .venv/ready
 test-label: .venv-label/ready
 	$(BIN)/python -m pytest tests/label
 
+# From nnU-Net to nnU-Net, with nnU-Net's own programs.
+test-nnunet: .venv-nnunet/ready
+	OMP_NUM_THREADS=1 .venv-nnunet/bin/python -m pytest tests/nnunet
+
 # The oldest versions that pass. Not part of continuous integration: torch's old builds, for GPUs, are 6 GB large.
 test-bounds: .venv-bounds/ready
 	OMP_NUM_THREADS=1 .venv-bounds/bin/python -m pytest --override-ini filterwarnings=default $(BOUNDS)
@@ -52,11 +56,13 @@ lint: .venv/ready
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
-# torch is installed before the rest, which would otherwise bring a build for GPUs.
+# torch is installed before the rest, which would otherwise bring a build for GPUs. So would what nnU-Net's networks ask
+# for, timm and by it torchvision, without need: they are installed by themselves.
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps dynamic-network-architectures==0.4.4
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
@@ -66,10 +72,16 @@ lint: .venv/ready
 	.venv-bounds/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
-# MONAI Label's server sees the project's packages, but not the project itself, which is installed by a link.
+# MONAI Label's server and nnU-Net see the project's packages, but not the project itself, which is installed by a link.
 SITE = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 .venv-label/ready: .venv/ready tests/label/requirements.txt
 	$(PYTHON) -m venv .venv-label
 	$(BIN)/python $(SITE) > "$$(.venv-label/bin/python $(SITE))/project.pth"
 	.venv-label/bin/pip install --quiet --no-deps --requirement tests/label/requirements.txt
+	touch $@
+
+.venv-nnunet/ready: .venv/ready tests/nnunet/requirements.txt
+	$(PYTHON) -m venv .venv-nnunet
+	$(BIN)/python $(SITE) > "$$(.venv-nnunet/bin/python $(SITE))/project.pth"
+	.venv-nnunet/bin/pip install --quiet --no-deps --requirement tests/nnunet/requirements.txt
 	touch $@
