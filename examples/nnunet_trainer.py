@@ -1,10 +1,12 @@
 """Detail Consistent Distillation in nnU-Net's own trainer: a student of a quarter of the widths that the plans say.
 
-    export DCD_TEACHER=RESULTS/DATASET/nnUNetTrainer__nnUNetPlans__3d_fullres nnUNet_extTrainer=PATH/examples
-    nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerDCD
+    mkdir TRAINERS
+    cp examples/nnunet_trainer.py TRAINERS
+    export nnUNet_extTrainer=TRAINERS DCD_TEACHER=RESULT
+    nnUNetv2_train 701 3d_fullres 0 -tr nnUNetTrainerDCD
 
-The teacher is a finished training of the same fold. Run with nnunetv2 2.8.1; the project's tests run it with a light
-stand-in of nnU-Net's classes, since nnU-Net itself needs several gigabytes of packages.
+The teacher is a finished training of the same fold; ``RESULT`` is its result folder, which nnU-Net calls
+``nnUNetTrainer__PLANS__CONFIGURATION``. nnU-Net imports every file beside a trainer: hence a folder of its own.
 """
 
 from __future__ import annotations
@@ -13,39 +15,47 @@ import os
 from pathlib import Path
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from dcd_components import Distiller, cosine_ramp
+from dcd_components.networks.nnunet import read_checkpoint
 
 
 class nnUNetTrainerDCD(nnUNetTrainer):  # noqa: N801 - nnU-Net finds its trainers by such names
     """Adds the distiller's loss to nnU-Net's; the optimizer, augmentation and validation are nnU-Net's."""
 
-    @staticmethod
-    def build_network_architecture(plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision=True):
-        """Build the student: also for inference, which asks the trainer for its network."""
-        plan, settings = configuration_manager, dict(configuration_manager.network_arch_init_kwargs)
-        settings["features_per_stage"] = [width // 4 for width in settings["features_per_stage"]]
-        kind, imports = plan.network_arch_class_name, plan.network_arch_init_kwargs_req_import
-        return get_network_from_plans(kind, settings, imports, inputs, outputs, True, enable_deep_supervision)
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        student = self.configuration_manager.configuration
+        settings = student["architecture"]["arch_kwargs"]
+        settings["features_per_stage"] = [max(8, width // 4) for width in settings["features_per_stage"]]
+        self.plans_manager.plans["configurations"][configuration] = student  # written beside the checkpoint
 
     def configure_optimizers(self):
         """Let the optimizer train the projections too."""
         optimizer, scheduler = super().configure_optimizers()
-        predictor = nnUNetPredictor(device=self.device)
-        predictor.initialize_from_trained_model_folder(os.environ["DCD_TEACHER"], use_folds=(self.fold,))
-        plan = self.configuration_manager
+        stages, patch_size = len(self.configuration_manager.pool_op_kernel_sizes), self.configuration_manager.patch_size
         self.distiller = Distiller(
             self.network,
-            predictor.network.to(self.device),
-            [f"encoder.stages.{i}" for i in range(len(plan.network_arch_init_kwargs["features_per_stage"]))],
-            image_shape=(self.num_input_channels, *plan.patch_size),
+            self.read_teacher().to(self.device),
+            [f"encoder.stages.{stage}" for stage in range(stages)],
+            image_shape=(self.num_input_channels, *patch_size),
             weight=cosine_ramp(maximum=0.01, start=self.num_epochs * 3 // 20, length=self.num_epochs * 4 // 5),
         )
         optimizer.add_param_group({"params": list(self.distiller.parameters())})
         return optimizer, scheduler
+
+    def read_teacher(self):
+        """Build the teacher as its own plans say, and run no code from its checkpoint."""
+        folder = Path(os.environ["DCD_TEACHER"])
+        checkpoint = read_checkpoint(folder / f"fold_{self.fold}" / "checkpoint_final.pth")
+        plans = PlansManager(str(folder / "plans.json"))
+        plan = plans.get_configuration(checkpoint["init_args"]["configuration"])
+        outputs = self.label_manager.num_segmentation_heads
+        teacher = self.build_network_architecture(plans, plan, self.num_input_channels, outputs, False)
+        teacher.load_state_dict(checkpoint["network_weights"])
+        return teacher
 
     def _build_loss(self):
         segmentation = super()._build_loss()
@@ -73,14 +83,13 @@ class nnUNetTrainerDCD(nnUNetTrainer):  # noqa: N801 - nnU-Net finds its trainer
         super().on_train_end()
 
     def save_checkpoint(self, filename):
-        """Keep the projections beside nnU-Net's checkpoint, for a training that goes on."""
+        """Add the projections, for a training that goes on; nnU-Net alone can run the student, by its own trainer."""
         super().save_checkpoint(filename)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            torch.save(self.distiller.state_dict(), Path(filename).with_suffix(".projections"))
+            added = {"projections": self.distiller.state_dict(), "trainer_name": nnUNetTrainer.__name__}
+            torch.save({**read_checkpoint(filename), **added}, filename)
 
     def load_checkpoint(self, filename_or_checkpoint):
-        """Go on with the projections too, which lie beside a checkpoint of this trainer."""
+        """Go on with the projections too."""
         super().load_checkpoint(filename_or_checkpoint)
-        if isinstance(filename_or_checkpoint, str):
-            path = Path(filename_or_checkpoint).with_suffix(".projections")
-            self.distiller.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
+        self.distiller.load_state_dict(read_checkpoint(filename_or_checkpoint)["projections"])
