@@ -14,10 +14,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from dcd_components.bundle.nnunet.importing import ARGUMENTS
 from dcd_components.bundle.nnunet.result_folder import KNOWN
+from dcd_components.commands import from_nnunet
 from dcd_components.networks.nnunet import ARCHITECTURES, USUAL
 
 #: Real ones, and the masks that nnU-Net's own commands gave for them.
@@ -165,3 +167,27 @@ def raw_data(patients: Path, folder: Path) -> Path:
 def voxels(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     """Voxels of a mask."""
     return np.asarray(nibabel.load(path).dataobj)
+
+
+def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str) -> int:
+    """Voxels in which the bundle of a real result folder gives a case another label than nnU-Net did.
+
+    Args:
+        name: of the result folder.
+        path: of nnU-Net's mask.
+        folder: for bundle and mask.
+        overlays: configs of the bundle.
+    """
+    from_nnunet(REAL / "models" / name, "mine", out=folder)
+    data, case = folder / "data", path.name.removesuffix(".nii.gz")
+    data.mkdir()
+    for image in (REAL / "images" / ("padded" if name == "regions" else "unpadded")).glob(f"{case}_*.nii.gz"):
+        shutil.copyfile(image, data / image.name)
+    files = [str(folder / "mine" / "configs" / f"{one}.yaml") for one in ("inference", "teacher", *overlays)]
+    places = {"bundle_root": str(folder / "mine"), "dataset_dir": str(data), "output_dir": str(folder / "out")}
+    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, device="cpu", **places)
+    flow.initialize()
+    flow.run()
+    expected = voxels(path)
+    assert expected.any()
+    return int((voxels(folder / "out" / f"{case}_seg.nii.gz") != expected).sum())

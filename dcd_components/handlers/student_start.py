@@ -39,8 +39,8 @@ class StudentStart:
         fl_rounds: rounds of a federated training, whose weights come from a server.
 
     Raises:
-        InputError: for another word as ``init``, and for ``teacher`` where the weights come from elsewhere; at
-            ``STARTED`` where the student is no narrower copy of the teacher.
+        InputError: for another word as ``init``, and for ``teacher`` where the weights come from elsewhere or the
+            teacher is of another class; at ``STARTED`` where the student is no narrower copy of the teacher.
     """
 
     def __init__(
@@ -60,6 +60,9 @@ class StudentStart:
         if init == "teacher" and (initial_weights is not None or fl_rounds > 1):
             other = f"initial_weights {initial_weights}" if initial_weights is not None else f"fl_rounds {fl_rounds}"
             raise InputError(f"init: teacher gives the student its weights, and so cannot go with {other}")
+        ours, theirs = (type(unwrap(one)).__name__ for one in (network, teacher))
+        if init == "teacher" and ours != theirs:
+            raise InputError(f"init: teacher needs a teacher of the student's class, {ours}, got {theirs}")
         self.init = init
         self.network = unwrap(network)
         self.teacher = teacher

@@ -1,0 +1,233 @@
+"""Bundles from nnU-Net: distilled, evaluated, run, and given back to nnU-Net."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from result_folders import FLAT, LABELS, REAL, REGIONS, edited, needs_real, network, small, unequal_voxels, voxels
+from tiny import TINY, Workflow, config_files
+
+from dcd_components import commands
+from dcd_components.bundle import running
+from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.nnunet.result_folder import read_result_folder
+from dcd_components.deploy import onnx_export, onnx_inference
+from dcd_components.errors import InputError, input_error
+from dcd_components.tables import read_csv
+
+Make = Callable[..., Path]
+KINDS: dict[str, dict[str, Any]] = {
+    "labels": {},
+    "residual": {"kind": "ResidualEncoderUNet"},
+    "regions": {"labels": REGIONS},
+    "thick": FLAT,
+}
+#: Settings of a training by what it is with.
+QUICK = {key: TINY[key] for key in ("batch_size", "max_epochs", "epoch_length", "val_interval", "num_workers")}
+QUICK |= {"learning_rate": 0.004, "distillation_weight": {"_target_": "dcd_components.constant", "maximum": 0.3}}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Bundles by kind, each made once."""
+    known: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in known:
+            parent = tmp_path_factory.mktemp("bundles")
+            commands.from_nnunet(small(parent / "results", **KINDS[kind]), kind, out=parent)
+            known[kind] = parent / kind
+        return known[kind]
+
+    return make
+
+
+@pytest.fixture
+def run(workflow: Workflow, raw_patients: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Run configs of a bundle on the glioma phantoms, with its own grid and widths."""
+
+    def start(bundle: Path, *names: str, **settings: Any) -> Any:
+        own = {key: read_configs(bundle, ["inference"])[key] for key in ("spacing", "patch_size", "teacher_widths")}
+        teacher = {"teacher_path": str(bundle / "models" / "teacher" / "model.pt")} if "distill" in names else {}
+        places = {"bundle_root": str(bundle), "dataset_dir": str(raw_patients)}
+        flow = workflow(*names, bundle=bundle, **{**own, **QUICK, **places, **teacher, **settings})
+        flow.initialize()
+        flow.run()
+        return flow
+
+    return start
+
+
+@pytest.fixture
+def images(raw_patients: Path, tmp_path: Path) -> Path:
+    """Images of two cases."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted((raw_patients / "imagesTr").iterdir())[:8]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def draw(bundle: Path, path: Path, seed: int = 0) -> Path:
+    """Random weights of a student whose norms are not those that it is built with."""
+    torch.manual_seed(seed)
+    student = read_configs(bundle, ["inference"]).get_parsed_content("network_def")
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.save(student.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_is_distilled_evaluated_and_run(
+    kind: str, made: Make, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    bundle = made(kind)
+    run(bundle, "distill")
+    (row,) = read_csv(tmp_path / "model_training.csv")
+    assert float(row["distillation_loss"]) > 0
+    assert 0 <= float(row["val_mean_dice"]) <= 1
+    assert {name for name in row if "distillation_loss/" in name} == {
+        f"distillation_loss/{stage}" for stage in ("input_block", "downsamples.0", "bottleneck")
+    }
+    teacher = {"ckpt_path": str(bundle / "models" / "teacher" / "model.pt")}
+    for names, places in (([], {}), (["teacher"], teacher)):
+        out = tmp_path / "-".join(["eval", *names])
+        run(bundle, "inference", "evaluate", *names, output_dir=str(out), **places)
+        rows = read_csv(out / "scores.csv")
+        assert len(rows) == 2
+        regions = ["whole_tumour", "tumour_core", "enhancing", "cavity"] if kind == "regions" else [*LABELS][1:]
+        assert [name for name in rows[0] if name.startswith("dice_")] == [f"dice_{name}" for name in regions]
+    run(bundle, "inference", output_dir=str(tmp_path / "masks"))
+    masks = [*(tmp_path / "masks").glob("*_seg.nii.gz")]
+    assert len(masks) == 10
+    assert {*np.unique(voxels(masks[0]))} <= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+@pytest.mark.parametrize("method", ["logits", "logits_by_class", "ifvd", "cwd", "dcd_logits", "fitnet"])
+def test_other_methods(method: str, kind: str, made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
+    """By the modules of both networks; the classes of `ifvd` are the labels, whatever the outputs are."""
+    flow = run(made(kind), "distill", str(running.BASELINES / method), epoch_length=1)
+    settings = flow.parser.get_parsed_content("distiller").settings
+    assert settings.get("output_loss", settings["loss"]).get("overlapping", kind == "regions") == (kind == "regions")
+    (row,) = read_csv(tmp_path / "model_training.csv")
+    terms = [float(value) for name, value in row.items() if "distillation_loss/" in name]
+    assert terms
+    assert all(term > 0 for term in terms)
+
+
+def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        run(made("labels"), "distill", init="teacher")
+    expected = "init: teacher needs a teacher of the student's class, DynUNet, got PlainConvUNet"
+    assert input_error(caught.value) == expected
+
+
+def test_mirroring_is_over_the_axes_of_the_checkpoint(made: Make, tmp_path: Path) -> None:
+    parent = made("labels").parent
+    source = edited(parent / "results", tmp_path / "results")
+    path = source / "fold_0" / "checkpoint_final.pth"
+    for axes in ((0, 2), None):
+        torch.save({**torch.load(path, weights_only=False), "inference_allowed_mirroring_axes": axes}, path)
+        commands.from_nnunet(source, "mirrored", out=tmp_path)
+        inferer = read_configs(tmp_path / "mirrored", ["inference", "mirror"]).get_parsed_content("inferer")
+        assert inferer.flips == ([[], [2], [4], [2, 4]] if axes else [[]])
+        plain = read_configs(tmp_path / "mirrored", ["inference"]).get_parsed_content("inferer")
+        assert plain.flips == [[]]
+        shutil.rmtree(tmp_path / "mirrored")
+
+
+# -- back to nnU-Net
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions", "thick"])
+def test_the_student_is_a_result_folder(
+    kind: str, made: Make, run: Callable[..., Any], images: Path, tmp_path: Path
+) -> None:
+    """It is read as any other: as a teacher it gives the masks that it gave as a student."""
+    bundle = shutil.copytree(made(kind), tmp_path / kind)
+    draw(bundle, bundle / "models" / "model.pt")
+    out = tmp_path / "nnUNetTrainer__Mine__3d_small"
+    said = commands.to_nnunet(bundle, out)
+    assert f"-m {out} -f 0" in said
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] == ".") == []
+    found = read_result_folder(out)
+    assert found.name == "3d_small"
+    teacher = network(4, 4 if kind == "regions" else 5, **found.network[1])
+    teacher.load_state_dict(torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"])
+    commands.from_nnunet(out, "again", out=tmp_path)
+    masks = []
+    for one, names in ((bundle, []), (tmp_path / "again", ["teacher"])):
+        weights = one / "models" / ("teacher/model.pt" if names else "model.pt")
+        places = {"dataset_dir": str(images), "output_dir": str(tmp_path / f"of_{one.name}")}
+        run(one, "inference", *names, **places, ckpt_path=str(weights))
+        masks.append({path.name: voxels(path) for path in (tmp_path / f"of_{one.name}").glob("*_seg.nii.gz")})
+    assert masks[0].keys() == masks[1].keys()
+    assert sum(int((mask != masks[1][name]).sum()) for name, mask in masks[0].items()) <= len(masks[0])
+    assert any(len(np.unique(mask)) > 2 for mask in masks[0].values())
+    first, second = (read_configs(one, ["inference"]) for one in (bundle, tmp_path / "again"))
+    same = ("spacing", "patch_size", "transpose", "normalization", "masked", "intensities", "painted", "region_labels")
+    assert [first[key] for key in same] == [second[key] for key in same]
+    assert first["labels"] == second["labels"]
+    assert first.get_parsed_content("widths") == second["teacher_widths"]
+
+
+def test_what_cannot_be_given_back(made: Make, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made("labels"), tmp_path / "labels")
+    with pytest.raises(InputError, match=r"no weights at .*models/model.pt"):
+        commands.to_nnunet(bundle, tmp_path / "out")
+    draw(bundle, bundle / "models" / "model.pt")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match=r"taken exists: name another folder$"):
+        commands.to_nnunet(bundle, tmp_path / "taken")
+    for name in ("nnUNetTrainer__Plans", "Mine__Plans__3d", "nnUNetTrainer____3d"):
+        with pytest.raises(InputError, match=rf"called nnUNetTrainer__PLANS__CONFIGURATION, got {name}$"):
+            commands.to_nnunet(bundle, tmp_path / name)
+    (bundle / "configs" / "other.yaml").write_text("architecture::res_block: true\n")
+    student = read_configs(bundle, ["inference", "other"]).get_parsed_content("network_def")
+    torch.save(student.state_dict(), bundle / "models" / "model.pt")
+    with pytest.raises(InputError, match=r"the weights have .*, which no plain U-Net of nnU-Net has$"):
+        commands.to_nnunet(bundle, tmp_path / "out", ["other"])
+    with pytest.raises(
+        InputError, match=r"brats_gli_dcd does not have nnU-Net's steps: only bundles of dcd from_nnunet"
+    ):
+        commands.to_nnunet(Path(config_files("inference")[0]).parents[1], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "taken"]
+
+
+# -- ONNX
+
+
+def test_masks_of_onnx_runtime_are_those_of_the_bundle(
+    made: Make, run: Callable[..., Any], images: Path, tmp_path: Path
+) -> None:
+    """Of regions, whose number is not that of the labels and the background."""
+    bundle = shutil.copytree(made("regions"), tmp_path / "regions")
+    weights = draw(bundle, bundle / "models" / "model.pt")
+    onnx_export.run(str(bundle))
+    places = {"dataset_dir": str(images), "output_dir": str(tmp_path / "theirs")}
+    run(bundle, "inference", ckpt_path=str(weights), **places)
+    onnx_inference.run([images], bundle / "models" / "model.onnx", tmp_path / "ours")
+    paths = [*(tmp_path / "theirs").glob("*_seg.nii.gz")]
+    assert len(paths) == 2
+    for path in paths:
+        mask = voxels(path)
+        assert len(np.unique(mask)) > 1
+        assert (voxels(tmp_path / "ours" / path.name) != mask).sum() <= 3
+
+
+# -- masks of nnU-Net's own commands; tests/nnunet has those that are mirrored, which take a minute each
+
+
+@needs_real
+@pytest.mark.parametrize(("name", "grid"), [("plain", "same"), ("old_2.2.1_numpy1", "thick")])
+def test_masks_are_those_of_nnunet(name: str, grid: str, tmp_path: Path) -> None:
+    (path,) = (REAL / "masks" / f"{name}_no_mirroring").glob(f"*{grid}.nii.gz")
+    assert unequal_voxels(name, path, tmp_path) <= 1

@@ -1,0 +1,24 @@
+"""Masks of real result folders as nnU-Net's own commands gave them; where they mirror, a minute of a core each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from result_folders import REAL, needs_real, unequal_voxels
+
+FOLDERS = {
+    "plain_no_mirroring": ("plain", []),
+    "student_by_hand_no_mirroring": ("student_by_hand", []),
+    "plain": ("plain", ["mirror"]),
+    "residual": ("residual", ["mirror"]),
+    "regions": ("regions", ["mirror"]),
+}
+CASES = [(folder, path) for folder in FOLDERS for path in sorted((REAL / "masks" / folder).glob("*.nii.gz"))]
+
+
+@needs_real
+@pytest.mark.parametrize(("folder", "path"), CASES, ids=[f"{folder} {path.name}" for folder, path in CASES])
+def test_masks_are_those_of_nnunet(folder: str, path: Path, tmp_path: Path) -> None:
+    name, overlays = FOLDERS[folder]
+    assert unequal_voxels(name, path, tmp_path, *overlays) <= 1
