@@ -16,7 +16,7 @@ from typing import Any
 import dcd_components
 from dcd_components import commands
 from dcd_components.commands import SIMULATED, TASKS
-from dcd_components.errors import InputError, plain_errors
+from dcd_components.errors import InputError, missing, plain_errors
 
 #: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
 EXTRAS = {
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = command(**options)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
+        if module not in EXTRAS or missing(error):  # which is a sentence already
             raise
         raise InputError(
             f'{module} is not installed, which this command needs: pip install "dcd_components[{EXTRAS[module]}]"'
@@ -228,6 +228,17 @@ def _to_nnunet_options(parser: argparse.ArgumentParser) -> None:
     _overlay_option(parser)
 
 
+def _size_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dcd size BUNDLE --seconds S --gigabytes GB [options] [key=value ...]"
+    parser.epilog = SETTINGS
+    add = parser.add_argument
+    add("bundle", type=Path, help="its folder")
+    add("--seconds", type=float, required=True, metavar="S", help="that a case may take on this machine")
+    add("--gigabytes", type=float, required=True, metavar="GB", help="of memory that the process may take")
+    add("--case_size", type=int, nargs=3, metavar="N", help="voxels of a case; 240 240 155 by default")
+    add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: quick, ...")
+
+
 def _stages_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="its folder")
     parser.add_argument("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: quick, ...")
@@ -348,6 +359,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("new_bundle", commands.new_bundle, "write a bundle for other sequences and labels", _new_bundle_options),
     ("from_nnunet", commands.from_nnunet, "write a bundle whose teacher is an nnU-Net", _from_nnunet_options),
     ("to_nnunet", commands.to_nnunet, "write a student as a result folder of nnU-Net", _to_nnunet_options),
+    ("size", commands.size, "propose the width of a student for a budget", _size_options),
     ("stages", commands.stages, "list the stages of student and teacher, and pair them", _stages_options),
     ("run", commands.run, "train a teacher, distil, evaluate or segment", _run_options),
     ("pack", commands.pack, "pack a bundle and its weights into a zip", _pack_options),

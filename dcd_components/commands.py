@@ -145,6 +145,21 @@ def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:
     return f"{folder}: nnUNetv2_predict_from_modelfolder -m {folder} -f 0 -i IMAGES -o MASKS"
 
 
+def size(
+    bundle: Path,
+    seconds: float,
+    gigabytes: float,
+    case_size: Sequence[int] = (240, 240, 155),
+    overlay: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> str:
+    """Measure students of several widths on this machine, and name the widest that a budget allows."""
+    from dcd_components.benchmarks import size as of_size
+
+    named = {key: _literal(value) for key, value in _pairs(settings).items()}
+    return of_size.propose(bundle, seconds, gigabytes, case_size, overlay, named)
+
+
 def stages(bundle: Path, overlay: Sequence[str] = ()) -> str:
     """List the stages of a bundle's student and teacher, and which can be compared."""
     from dcd_components.bundle import stages as bundle_stages

@@ -85,6 +85,11 @@ class MemoryLimit:
         moved = bool(self.layout.resampled) or self._is_resampled(reference)
         return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference), moved=moved)
 
+    def peak(self, shape: Sequence[int]) -> float:
+        """Bytes of the process at its peak for a case of some shape on the network's grid."""
+        voxels = math.prod(shape)
+        return BASE + self._peak(voxels, [voxels] * len(self.layout.sequences), shape, moved=False)
+
     def _network_shape(self, grid: Grid) -> list[int]:
         """Shape of the reference on the network's grid, along x, y and z."""
         lengths, edges = (_along_patient(grid, values) for values in (grid.shape, grid.spacing_mm))

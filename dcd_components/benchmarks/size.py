@@ -1,0 +1,98 @@
+"""How wide a student may be, by what a case takes in time and memory on this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from dcd_components.benchmarks import timing
+from dcd_components.bundle.configs import read_configs
+from dcd_components.errors import InputError
+from dcd_components.networks.cost import cost
+
+#: By which the teacher's widths are divided, the widest student first.
+DIVISORS = (1, 2, 3, 4, 6, 8, 12, 16)
+ROUNDS = 5
+COLUMNS = ("width_divisor", "widths", "parameters, M", "GMAC a patch", "seconds a case", "GB", "fits")
+
+
+def propose(
+    bundle: Path,
+    seconds: float,
+    gigabytes: float,
+    case_size: Sequence[int] = (240, 240, 155),
+    overlays: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Measure students of several widths, and name the widest that a budget allows.
+
+    A patch is timed, in turns, in eager float32, on the threads and the device that the bundle's inference would take;
+    a case takes as many as it has windows. The memory is that of the whole process, as :class:`.MemoryLimit` estimates
+    it. No weights are needed.
+
+    Args:
+        bundle: its folder.
+        seconds: that a case may take, without reading and writing.
+        gigabytes: of 10^9 bytes that the process may take.
+        case_size: voxels of a case along the axes, on the network's grid.
+        overlays: names of configs over ``inference``.
+        settings: of the configs.
+
+    Returns:
+        A table, and the setting of the widest student that fits.
+
+    Raises:
+        InputError: for a budget that is not positive, and one that no student fits.
+    """
+    for name, value in (("seconds", seconds), ("gigabytes", gigabytes)):
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be a positive number, got {value}")
+    students = {divisor: _Student(bundle, divisor, case_size, overlays, settings or {}) for divisor in DIVISORS}
+    distinct = {tuple(one.widths): one for one in reversed(students.values())}  # narrow ones meet at 8 channels
+    several = sorted(distinct.values(), key=lambda one: one.divisor)
+    taken = timing.seconds({str(one.divisor): one.run for one in several}, ROUNDS, least=2.0)
+    rows = []
+    for one in several:
+        case, memory = one.windows * taken[str(one.divisor)], one.gigabytes
+        fits = case <= seconds and memory <= gigabytes
+        figures = cost(one.network, one.patch.shape[1:])
+        name = " ".join(map(str, one.widths))
+        rows.append((one.divisor, name, figures["parameters"], figures["gmac"], case, memory, "yes" if fits else ""))
+    formats = ("d", "", ".3f", ".2f", ".2f", ".2f", "")
+    table = tabulate(rows, COLUMNS, tablefmt="simple", floatfmt=formats)
+    head = f"{timing.machine()}; cases of {' x '.join(map(str, case_size))} voxels"
+    if chosen := next((row for row in rows if row[-1]), None):
+        return f"{head}\n{table}\n\nthe widest within {seconds:g} s and {gigabytes:g} GB: width_divisor={chosen[0]}"
+    raise InputError(f"no student takes at most {seconds:g} s and {gigabytes:g} GB\n{head}\n{table}")
+
+
+class _Student:
+    """A student of some width with weights as drawn, and what a case needs of it."""
+
+    def __init__(
+        self, bundle: Path, divisor: int, case_size: Sequence[int], overlays: Sequence[str], settings: Mapping[str, Any]
+    ) -> None:
+        parser = read_configs(bundle, ["inference", *overlays])
+        parser.update({**settings, "width_divisor": divisor})
+        self.divisor = divisor
+        self.widths: list[int] = parser.get_parsed_content("widths")
+        self.network: nn.Module = parser.get_parsed_content("network").eval().requires_grad_(False)
+        device, channels = parser.get_parsed_content("device"), len(parser["sequences"])
+        self.patch = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
+        self.gigabytes = parser.get_parsed_content("memory").peak(case_size) / 1e9
+        self.windows = 0
+        parser.get_parsed_content("sliding_window")(torch.zeros(1, 1, *case_size), self._count)
+
+    def run(self) -> None:
+        """One patch."""
+        self.network(self.patch)
+
+    def _count(self, windows: Tensor) -> Tensor:
+        self.windows += len(windows)
+        return windows

@@ -1,0 +1,59 @@
+"""The width of a student for a budget."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from releases import write_overlay
+from tiny import BRATS, TINY
+
+from dcd_components.benchmarks.size import _Student
+from dcd_components.commands import size
+from dcd_components.errors import InputError
+
+CASE = (24, 16, 40)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The bundle for BraTS with a tiny overlay, whose teacher is four times as wide as 8 channels."""
+    configs = tmp_path / "mine" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "inference.yaml").write_text((BRATS / "configs" / "inference.yaml").read_text())
+    write_overlay(tmp_path / "mine", {**TINY, "teacher_widths": [32, 32, 64]})
+    return tmp_path / "mine"
+
+
+def test_the_widest_student_within_the_budget_is_proposed(bundle: Path) -> None:
+    said = size(bundle, 1000.0, 1000.0, CASE, ["tiny"])
+    assert "cases of 24 x 16 x 40 voxels" in said
+    assert said.endswith("the widest within 1000 s and 1000 GB: width_divisor=1")
+    rows = re.findall(r"^ +(\d+)  ([\d ]+?) {2,}([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)  yes$", said, re.M)
+    assert [row[:2] for row in rows] == [
+        ("1", "32 32 64"),
+        ("2", "16 16 32"),
+        ("3", "10 10 21"),
+        ("4", "8 8 16"),
+        ("6", "8 8 10"),
+        ("8", "8 8 8"),
+    ]
+    parameters, gmac = ([float(row[column]) for row in rows] for column in (2, 3))
+    assert parameters == sorted(parameters, reverse=True)
+    assert gmac == sorted(gmac, reverse=True)
+
+
+def test_a_case_takes_as_many_patches_as_it_has_windows(bundle: Path) -> None:
+    assert [_Student(bundle, 4, shape, ["tiny"], {}).windows for shape in ((16, 16, 16), CASE)] == [1, 2 * 1 * 4]
+
+
+def test_memory_counts_too(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"no student takes at most 1000 s and 0\.1 GB\n"):
+        size(bundle, 1000.0, 0.1, CASE, ["tiny"])
+
+
+@pytest.mark.parametrize("budget", [(0.0, 1.0), (1.0, -1.0), (float("inf"), 1.0)])
+def test_a_budget_that_cannot_be_is_refused(bundle: Path, budget: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=r"(seconds|gigabytes) must be a positive number, got"):
+        size(bundle, *budget, CASE, ["tiny"])
