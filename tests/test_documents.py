@@ -37,6 +37,7 @@ FOLLOWED = {
     "library": "examples/test_examples.py",
     "monai_label": "label/test_label.py",
     "multi_gpu": "release/test_multi_gpu_page.py",
+    "nnunet": "nnunet/test_nnunet_page.py",
     "studies": "study/test_runner.py",
     "tracking": "release/test_followed.py",
 }
