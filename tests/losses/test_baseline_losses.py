@@ -120,6 +120,25 @@ def test_by_class_one_voxel_of_a_rare_class_counts_as_much_as_all_others() -> No
     assert by_class == pytest.approx(plain * math.prod(SIZE) / 2, rel=1e-5)
 
 
+def binary(values: Array) -> Array:
+    """Divergence of being in a region or not, for each region."""
+    return np.stack([values, np.zeros_like(values)], 1)  # logits of a choice of two, of which one is 0
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_overlapping_regions_are_choices_of_their_own(by_class: bool) -> None:
+    student, teacher = noise(2, 3, *SIZE), noise(2, 3, *SIZE, seed=1)
+    teacher[:, 2] = -9.0  # a region without a voxel: only its outside counts
+    values = divergence(binary(student.numpy() / 2), binary(teacher.numpy() / 2), 1)
+    inside = teacher.numpy() > 0
+    each = [values[:, k][mask].mean() for k in range(3) for mask in (inside[:, k], ~inside[:, k]) if mask.any()]
+    assert len(each) == 5
+    expected = 4 * (np.mean(each) if by_class else values.sum(1).mean())
+    loss = LogitsLoss(3, 3, by_class=by_class, overlapping=True)
+    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+    assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+
+
 def test_attention_loss_equals_its_definition() -> None:
     student, teacher = noise(2, 2, *SIZE), noise(2, 5, *SIZE, seed=1)
     value = AttentionLoss(2, 5)(student, teacher)
