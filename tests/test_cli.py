@@ -156,6 +156,17 @@ def test_a_missing_extra_is_named() -> None:
     assert (done.returncode, done.stderr) == (1, said)
 
 
+def test_the_networks_of_nnunet_are_named_without_what_they_ask_for() -> None:
+    before = (
+        "from dcd_components import commands\n"
+        "def check(**options): raise ModuleNotFoundError(\"No module named 'dynamic_network_architectures.a'\")\n"
+        "commands.check = check"
+    )
+    done = dcd("check", "list.json", "--dataset_dir", ".", before=before)
+    said = "error: dynamic_network_architectures, nnU-Net's networks, is not installed: pip install --no-deps "
+    assert (done.returncode, done.stderr) == (1, f"{said}dynamic-network-architectures\n")
+
+
 def test_a_missing_module_that_no_extra_has_keeps_its_traceback() -> None:
     done = dcd("check", "list.json", "--dataset_dir", ".", before="sys.modules['json'] = None")
     assert done.returncode == 1
