@@ -211,7 +211,7 @@ def _from_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("result_folder", type=Path, help="of the trained network, TRAINER__PLANS__CONFIGURATION")
     add("name", help="of the bundle and its new folder")
-    add("--fold", help="whose network is the teacher; the first one by default")
+    add("--fold", nargs="+", metavar="N", help="whose networks are the teachers; the first one by default")
     add("--splits", type=Path, help="splits_final.json of the training, so that the folds are the same")
     add("--out", type=Path, help="folder to put the new one into; this one by default")
 

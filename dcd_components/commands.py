@@ -128,12 +128,12 @@ def new_bundle(
 
 
 def from_nnunet(
-    result_folder: Path, name: str, fold: str | None = None, splits: Path | None = None, out: Path = Path(".")
+    result_folder: Path, name: str, fold: str | Sequence[str] = (), splits: Path | None = None, out: Path = Path(".")
 ) -> str:
     """Write a bundle that distils a network of nnU-Net v2, with nnU-Net's own steps before and after the network."""
     from dcd_components.bundle.nnunet import importing
 
-    folder = importing.bundle_from_nnunet(result_folder, name, out, fold, splits)
+    folder = importing.bundle_from_nnunet(result_folder, name, out, [fold] if isinstance(fold, str) else fold, splits)
     return f"{folder}: the teacher is in models/teacher; docs/README.md says what is still to be written"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dcd_components.bundle.assemble import MARK, blocks, head, mark, title, wanted_files
-from dcd_components.bundle.configs import BUNDLES
+from dcd_components.bundle.configs import ARCHITECTURES, BUNDLES
 from dcd_components.bundle.release.metadata import installed
 from dcd_components.data.case_files import Layout
 
@@ -92,7 +92,7 @@ improves, and the course of the training to a CSV file beside it. Evaluation wri
 for each case, to `eval/`, of the teacher to `eval/teacher/`. Neither masks nor scores of other weights are replaced:
 name another `output_dir`."""
 SEEN = """
-It was trained on all cases: in the test fold, its own scores say nothing of new patients, and those of the student
+{teachers} trained on all cases: in the test fold, its own scores say nothing of new patients, and those of the student
 flatter it."""
 NNUNET_REFERENCE = (
     "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature Methods 18, 2021."
@@ -114,6 +114,7 @@ class Nnunet:
         outputs: labels of each of its outputs by name, without the background.
         fold: whose cases the network has not seen; None if it has seen all.
         last_fold: of nnU-Net's ``splits_final.json``, whose table the bundle has; None if it has none.
+        further: places of the weights of further teachers, which have seen the cases of that fold.
     """
 
     plan: Mapping[str, Any]
@@ -122,6 +123,7 @@ class Nnunet:
     outputs: Mapping[str, Sequence[int]]
     fold: int | None = None
     last_fold: int | None = None
+    further: Sequence[str] = ()
 
     @property
     def training(self) -> dict[str, Any]:
@@ -212,6 +214,8 @@ def _nnunet_marks(name: str, key: str, task: Task) -> Iterator[str]:
         yield mark(part.relative_to(BUNDLES.parent).as_posix())
     if not (replaces and part.name == "images.yaml"):
         yield mark(name, key)
+    if part.name == "distillation.yaml" and task.nnunet and task.nnunet.further:
+        yield mark((ARCHITECTURES / "several_teachers.yaml").relative_to(BUNDLES.parent).as_posix())
     if replaces and part.name == "training.yaml" and task.nnunet and task.nnunet.plan["painted"]:
         yield mark((NNUNET / "regions.yaml").relative_to(BUNDLES.parent).as_posix())
 
@@ -241,12 +245,17 @@ def _settings(task: Task) -> dict[str, dict[str, Any]]:
         },
         "train_student": {"patient_regex": layout.patient_regex, **(task.nnunet.training if task.nnunet else {})},
         **({} if task.nnunet else {"train_teacher": {}}),
-        "distill": {},
+        "distill": _further(task),
         "evaluate": {
             "regions": task.nnunet.outputs if task.nnunet else {name: [value] for name, value in labels.items()},
             "lesion_labels": sorted(labels.values()),
         },
     }
+
+
+def _further(task: Task) -> dict[str, Any]:
+    several = task.nnunet.further if task.nnunet else ()
+    return {"further_teachers": [f"$@bundle_root + '/{place}'" for place in several]} if several else {}
 
 
 def _single(patterns: str | Sequence[str]) -> str | Sequence[str]:
@@ -264,6 +273,8 @@ def _head(name: str, task: Task, settings: Mapping[str, Any]) -> str:
         plan = dict(blocks((NNUNET / "plan.yaml").read_text(encoding="utf-8")))
         kept = "".join(block for key, block in blocks(theirs) if key not in plan)
         theirs = f"{title(theirs)}\n{kept.strip()}\n\n{''.join(plan.values())}\n"
+    if "further_teachers" in settings:
+        theirs += "\nfurther_teachers: []  # beside the one of teacher_path\n"
     return _with_settings(theirs, settings)
 
 
@@ -373,6 +384,12 @@ def _words(task: Task) -> dict[str, str]:
     }
 
 
+def _seen(nnunet: Nnunet) -> str:
+    if nnunet.fold is not None and not nnunet.further:
+        return ""
+    return SEEN.format(teachers="It and its further teachers were" if nnunet.further else "It was")
+
+
 def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
     plan, several = nnunet.plan, nnunet.last_fold is not None
     regions = f"the regions {_listing(nnunet.outputs)}, each by itself"
@@ -387,5 +404,5 @@ def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
             spacing=" x ".join(map(str, task.spacing)),
         ),
         "pred": regions if plan["painted"] else f"background, {_values(task.layout)}",
-        "commands": NNUNET_COMMANDS.format(seen=SEEN if nnunet.fold is None else ""),
+        "commands": NNUNET_COMMANDS.format(seen=_seen(nnunet)),
     }

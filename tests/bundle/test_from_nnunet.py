@@ -400,7 +400,7 @@ def test_without_the_package_of_the_teacher_a_sentence_says_what_to_install(fold
     command = [sys.executable, "-W", "ignore", "-c", text, "from_nnunet", str(folder), "mine", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "dcd_components[nnunet]" in done.stderr
+    assert "pip install --no-deps dynamic-network-architectures" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not any(tmp_path.iterdir())
 
@@ -414,3 +414,19 @@ def test_result_folders_of_nnunet(name: str, tmp_path: Path) -> None:
     assert task["masked"] == [name == "regions"] * 4
     assert (task["painted"] is not None) == (name == "regions")
     assert read_record(bundle / "models" / "teacher" / "model.pt")["spacing"] == [2.0, 2.0, 2.0]
+
+
+# -- several teachers
+
+
+def test_networks_of_several_folds_are_teachers(folder: Path, tmp_path: Path) -> None:
+    source = edited(folder, tmp_path / "several")
+    shutil.copytree(source / "fold_0", source / "fold_3")
+    bundle = made(source, tmp_path, fold=["3", "0"])
+    assert {path.name for path in (bundle / "models" / "teacher").iterdir()} == {"model.pt", "fold_0.pt"}
+    assert settings(bundle, "train_student")["test_folds"] == [3]
+    assert "It and its further teachers were trained on all cases" in (bundle / "docs" / "README.md").read_text()
+    distiller = read_configs(bundle, ["distill", "quick"]).get_parsed_content("distiller")
+    assert len(distiller.distillers) == 2
+    (tmp_path / "other").mkdir()
+    refused(source, tmp_path / "other", "folds must be different ones, got 0, 0", fold=["0", "0"])

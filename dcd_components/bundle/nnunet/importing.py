@@ -36,7 +36,7 @@ FEWEST = 3  # folds
 
 
 def bundle_from_nnunet(
-    result_folder: Path, name: str, parent: Path, fold: int | str | None = None, splits: Path | None = None
+    result_folder: Path, name: str, parent: Path, folds: Sequence[int | str] = (), splits: Path | None = None
 ) -> Path:
     """Write a bundle, or nothing.
 
@@ -44,7 +44,7 @@ def bundle_from_nnunet(
         result_folder: of the teacher, which nnU-Net calls ``TRAINER__PLANS__CONFIGURATION``.
         name: of the bundle.
         parent: folder for it.
-        fold: of the teacher, see :func:`.read_result_folder`.
+        folds: of the teachers, see :func:`.read_result_folder`; the first one's alone by default.
         splits: nnU-Net's ``splits_final.json``, so that the folds are those of the teacher's training.
 
     Returns:
@@ -56,24 +56,30 @@ def bundle_from_nnunet(
     """
     import_module(PLACE)  # or it ends here, with what to install
     folder = free_folder(name, parent)
-    result = read_result_folder(result_folder, fold)
-    folds = _folds(splits, result) if splits else {}
+    chosen: list[int | str | None] = [*folds] or [None]
+    result, *further = [read_result_folder(result_folder, fold) for fold in chosen]
+    if len({one.path for one in (result, *further)}) <= len(further):
+        raise InputError(f"folds must be different ones, got {', '.join(map(str, folds))}")
+    table = _folds(splits, result) if splits else {}
     with TemporaryDirectory(prefix=f".{name}-", dir=parent) as hidden:
         built = Path(hidden) / name
-        write_files(built, task_of(result, max(folds.values(), default=None)))
-        _write_teacher(built, result)
-        if folds:
-            _write_table(built, folds)
+        write_files(built, task_of(result, max(table.values(), default=None), further))
+        _write_teacher(built, result, TEACHER)
+        for one in further:
+            _write_teacher(built, one, _further(one))
+        if table:
+            _write_table(built, table)
         built.rename(folder)
     return folder
 
 
-def task_of(result: ResultFolder, last_fold: int | None = None) -> Task:
+def task_of(result: ResultFolder, last_fold: int | None = None, further: Sequence[ResultFolder] = ()) -> Task:
     """What the bundle of a result folder segments, and how.
 
     Args:
         result: the result folder.
         last_fold: of ``splits_final.json``, where it is known.
+        further: the same of other folds, whose networks are teachers too.
     """
     configuration, (kind, arguments) = result.configuration, result.network
     outputs, kernels = result.outputs, _by_axis(arguments["kernel_sizes"])
@@ -100,7 +106,8 @@ def task_of(result: ResultFolder, last_fold: int | None = None) -> Task:
         **arguments,
         **ARGUMENTS,
     }
-    nnunet = Nnunet(plan, teacher, arguments["features_per_stage"], outputs, result.fold, last_fold)
+    places = [*map(_further, further)]
+    nnunet = Nnunet(plan, teacher, arguments["features_per_stage"], outputs, result.fold, last_fold, places)
     return Task(_layout(result), spacing, patch_size, nnunet)
 
 
@@ -114,13 +121,18 @@ def _by_axis(values: Sequence[int | Sequence[int]]) -> list[list[int]]:
     return [[one] * 3 if isinstance(one, int) else [*one] for one in values]
 
 
-def _write_teacher(bundle: Path, result: ResultFolder) -> None:
+def _further(result: ResultFolder) -> str:
+    """Place of the weights of a further teacher in a bundle."""
+    return f"models/teacher/{result.path.parent.name}.pt"
+
+
+def _write_teacher(bundle: Path, result: ResultFolder, place: str) -> None:
     """Write the weights, which must fit the network of the bundle's config."""
     parser = read_configs(bundle, ["inference", "teacher"])
     with numbers_allowed():
         weights = read_weights(parser.get_parsed_content("teacher_def"), result.path)
-    path = bundle / TEACHER
-    path.parent.mkdir()
+    path = bundle / place
+    path.parent.mkdir(exist_ok=True)
     save_weights(weights, path, parser.get_parsed_content("trained_on"))
 
 
