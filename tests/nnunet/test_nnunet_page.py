@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "regions": ("Dataset702_Regions", "nnUNetResEncUNetMPlans", {"701": "702"}),
 }
 SHORT = "nnUNetTrainerShort"
+only_labels = pytest.mark.parametrize("followed", ["labels"], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ def followed(request: pytest.FixtureRequest, raw: Path, tmp_path_factory: pytest
 
 
 def make_small(plans: Path) -> None:
-    """Few features, and a patch smaller than the images."""
+    """Few features and blocks, and a patch smaller than the images."""
     content = json.loads(plans.read_text())
     configuration = content["configurations"]["3d_fullres"]
     configuration["patch_size"] = [24, 32, 24]
     settings = configuration["architecture"]["arch_kwargs"]
     settings["features_per_stage"] = [8 * 2**stage for stage in range(settings["n_stages"])]
+    if "n_blocks_per_stage" in settings:
+        settings["n_blocks_per_stage"] = [1, 2] + [1] * (settings["n_stages"] - 2)
     plans.write_text(json.dumps(content))
 
 
@@ -93,6 +96,7 @@ def test_the_teacher_s_masks_are_nnunet_s(followed: Round) -> None:
     assert all(mask.any() for mask in expected.values())
 
 
+@only_labels
 def test_so_are_they_without_mirroring(followed: Round) -> None:
     places = {**followed.places, **{name: followed.work / name for name in ("EXACT", "PLAIN")}}
     lines = [
@@ -123,7 +127,7 @@ class nnUNetTrainerDCD(nnunet_trainer.nnUNetTrainerDCD):
 '''
 
 
-@pytest.mark.parametrize("followed", ["labels"], indirect=True)
+@only_labels
 def test_nnunet_s_trainer_distils_a_student_that_nnunet_runs_by_itself(followed: Round, tmp_path: Path) -> None:
     (trainers := tmp_path / "trainers").mkdir()
     (trainers / "light.py").write_text(LIGHT)
