@@ -33,7 +33,8 @@ It is trained with Detail Consistent Distillation (MICCAI 2026, arXiv:2605.26382
 
 - here: what the data are, how many cases of how many patients, the scores on patients that no training saw
 - in `docs/data_license.txt`: who may use the data, and weights trained on them (the code is under Apache-2.0)
-- in `metadata.json`: `name`, `authors`, `copyright`, `data_source`; in `evaluate.yaml`: `regions`, `lesion_labels`
+- in `metadata.json`: `name`, `authors`, `copyright`, `data_source`
+- in `evaluate.yaml`: `regions`, `lesion_labels`{names}
 
 ## Data
 
@@ -376,6 +377,7 @@ def _words(task: Task) -> dict[str, str]:
     return {
         "network": "a residual U-Net",
         "teacher": "",
+        "names": "",
         "folds": "with folds that keep each patient in one",
         "rule": "",
         "image": RAS_IMAGE.format(spacing=" x ".join(map(str, task.spacing))),
@@ -396,6 +398,8 @@ def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
     return {
         "network": "the U-Net of nnU-Net,",
         "teacher": ", a network of nnU-Net",
+        "names": f"\n- whether `{PATIENTS}`, which names the cases and is part of a release, may be published"
+        * several,
         "folds": f"with the folds of the teacher's training{f', in `{PATIENTS}`' if several else ''}",
         "rule": "" if several else " --nnunet_folds",
         "image": NNUNET_IMAGE.format(
