@@ -178,7 +178,7 @@ def test_extras_hold_the_modules_that_the_command_says_they_do() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = packages_distributions()
     for module, extra in cli.EXTRAS.items():
-        packages = {name.lower() for name in names[module]}
+        packages = {name.lower().replace("_", "-") for name in names[module]}
         assert packages & {requirement.partition(">")[0].lower() for requirement in extras[extra]}, module
 
 
