@@ -1,4 +1,4 @@
-"""Masks of real result folders as nnU-Net's own commands gave them; mirrored ones, of slow networks, in one case each."""
+"""Masks of real result folders as nnU-Net's own commands gave them; of mirrored ones, which take long, one each."""
 
 from __future__ import annotations
 
