@@ -24,8 +24,9 @@ def volumes(shape: Sequence[int] = SHAPE, kind: Any = np.float32) -> Array:
 def zoomed(volume: Array, shape: Sequence[int], order: int) -> Array:
     """By scipy, of any number of axes."""
     factors = [new / old for new, old in zip(shape, volume.shape, strict=True)]
-    values = ndimage.zoom(volume.astype(float), factors, order=order, mode="nearest", grid_mode=True)
-    return np.clip(values, volume.min(), volume.max())
+    given: Any = {"order": order, "mode": "nearest", "grid_mode": True}
+    values: Array = ndimage.zoom(volume.astype(float), factors, **given)
+    return values.clip(volume.min(), volume.max())
 
 
 def nearest(volume: Array, size: int, axis: int) -> Array:
