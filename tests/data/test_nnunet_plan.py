@@ -244,11 +244,21 @@ def test_on_another_grid_nearly_all_voxels_come_back(transpose: tuple[int, ...],
     assert (made != np.asarray(nibabel.load(case["label"]).dataobj)).mean() < 0.02
 
 
-def test_spacing_is_that_of_the_header(case: dict[str, Any]) -> None:
-    """nnU-Net goes by pixdim, in float32, not by the affine, which rounds a half otherwise."""
-    item = Compose(steps(plan((1, 1, 1))))(case)
-    zooms = nibabel.load(case["image"]).header.get_zooms()
-    assert item["image"].shape[1:] == tuple(round(n * float(mm)) for n, mm in zip((7, 11, 7), zooms[::-1], strict=True))
+def test_spacing_is_that_of_the_header(tmp_path: Path) -> None:
+    """And not that of the affine, whose numbers are rounded each by itself where axes are oblique."""
+    turns = np.deg2rad(np.arange(1, 60))
+    turned = [np.array([[np.cos(one), -np.sin(one)], [np.sin(one), np.cos(one)]]) for one in turns]
+    stored = [(0.7 * one).astype(np.float32).astype(float) for one in turned]
+    affine = np.eye(4)
+    affine[:2, :2] = next(one for one in stored if np.sqrt((one**2).sum(0)).min() > 0.7)
+    values = np.arange(1, 126, dtype=np.float32).reshape(5, 5, 5)
+    image = nibabel.Nifti1Image(values, affine)
+    image.header.set_zooms((0.7, 0.7, 1.0))
+    nibabel.save(image, path := tmp_path / "case_0000.nii.gz")
+    assert float(nibabel.load(path).header.get_zooms()[0]) < 0.7
+    one, layout = plan(channels=1), Layout({"a": "{case}_0000.nii.gz"})
+    item = Compose([LoadCased(layout), ConcatItemsd(["a"], "image"), NnunetImaged("image", one)])({"image": str(path)})
+    assert item["image"].shape == (1, 5, 3, 3)  # 3.49999994 voxels; by the affine 4
 
 
 @pytest.mark.parametrize("masked", [False, True])
