@@ -217,7 +217,7 @@ def test_a_model_that_is_none_or_not_of_its_bundle(brats: Path, isles: Path, pat
     shutil.copy(brats / "configs" / "tiny.yaml", tmp_path / "other" / "configs")
     shutil.copy(file, tmp_path / "other" / "models")
     with pytest.raises(
-        ValueError, match=r"4 channels in and 5 out, the bundle at .*other has 3 sequences and 2 classes"
+        ValueError, match=r"4 channels in and 5 out, the bundle at .*other has 3 sequences and 2 outputs"
     ):
         segment([patients], tmp_path / "other", tmp_path / "out")
 
