@@ -77,7 +77,8 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
 
     MONAI's ``SlidingWindowInferer`` lets the last window of an axis overlap its neighbour as far as it must; nnU-Net
     spaces all of them evenly, see its ``compute_steps_for_sliding_window``. Weights are a Gaussian of an eighth of the
-    patch; logits and weights are summed up in half precision.
+    patch; logits and weights are summed up in half precision. Windows go through the network one by one, as there: two
+    at a time take other convolutions on a CPU, whose rounding changes the label of single voxels.
 
     Args:
         patch_size: of a window in voxels.
