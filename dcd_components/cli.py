@@ -16,7 +16,7 @@ from typing import Any
 import dcd_components
 from dcd_components import commands
 from dcd_components.commands import SIMULATED, TASKS
-from dcd_components.errors import InputError, missing, plain_errors
+from dcd_components.errors import InputError, plain_errors
 
 #: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
 EXTRAS = {
@@ -24,7 +24,6 @@ EXTRAS = {
     **dict.fromkeys(("nilearn",), "simulate"),
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),
-    **dict.fromkeys(("dynamic_network_architectures",), "nnunet"),
 }
 SETTINGS = "key=value sets a key of the configs, max_epochs=3, nested ones as train::trainer::max_epochs=3"
 WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = command(**options)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS or missing(error):  # which is a sentence already
+        if module not in EXTRAS:
             raise
         raise InputError(
             f'{module} is not installed, which this command needs: pip install "dcd_components[{EXTRAS[module]}]"'

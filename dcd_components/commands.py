@@ -133,8 +133,10 @@ def from_nnunet(
     """Write a bundle that distils a network of nnU-Net v2, with nnU-Net's own steps before and after the network."""
     from dcd_components.bundle.nnunet import importing
 
-    folder = importing.bundle_from_nnunet(result_folder, name, out, [fold] if isinstance(fold, str) else fold, splits)
-    return f"{folder}: the teacher is in models/teacher; docs/README.md says what is still to be written"
+    folds = [fold] if isinstance(fold, str) else fold
+    folder, checkpoints = importing.bundle_from_nnunet(result_folder, name, out, folds, splits)
+    taught = ", ".join(str(path.relative_to(result_folder)) for path in checkpoints)
+    return f"{folder}: taught by {taught}; docs/README.md says what is still to be written"
 
 
 def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:

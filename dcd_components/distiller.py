@@ -62,8 +62,8 @@ class Distiller(nn.Module):
     Args:
         student: network in training, on its device.
         teacher: trained network. It follows the image's device.
-        stages: module paths in the student, such as ``encoder.0``; or ``auto``, for the stages of the two encoders
-            whose maps are of the same size, see :func:`.stage_pairs`.
+        stages: module paths in the student, such as ``encoder.0``; or ``auto``, for the stages of both encoders whose
+            maps are of the same size, see :func:`.stage_pairs`.
         image_shape: ``(C, D, H, W)`` of an input. The channels of the stages are those of a pass of copies without
             weights and values, which costs next to nothing and changes nothing.
         loss: makes the loss of a stage of the channels of the student's and of the teacher's map, such as

@@ -18,9 +18,9 @@ class EnsembleDistiller(nn.Module):
     .. math:: L(e) = \frac{1}{J} \sum_{j=1}^{J} L_j(e)
 
     :math:`L_j` is the loss of :class:`.Distiller` with teacher :math:`j`, with projections of its own, since the
-    features of networks that were trained apart have nothing to do with each other. The divergence of the outputs has
-    the gradient of that from the mean of the teachers' probabilities. The teachers run one after another, so that the
-    memory is that of one teacher and of the losses of all.
+    features of networks that were trained apart have nothing to do with each other. The divergence of the outputs,
+    where every voxel counts alike, has the gradient of that from the mean of the teachers' probabilities. The teachers
+    run one after another, so that there are maps of one at a time.
 
     It is used as a :class:`.Distiller` is, in loops and by :class:`.DistillationHandler`.
 

@@ -87,7 +87,8 @@ class nnUNetTrainerDCD(nnUNetTrainer):  # noqa: N801 - nnU-Net finds its trainer
         super().save_checkpoint(filename)
         if self.local_rank == 0 and not self.disable_checkpointing:
             added = {"projections": self.distiller.state_dict(), "trainer_name": nnUNetTrainer.__name__}
-            torch.save({**read_checkpoint(filename), **added}, filename)
+            torch.save({**read_checkpoint(filename), **added}, f"{filename}.whole")
+            os.replace(f"{filename}.whole", filename)  # a kill leaves one file or the other
 
     def load_checkpoint(self, filename_or_checkpoint):
         """Go on with the projections too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from dcd_components.distiller import Distiller
 from dcd_components.ensemble_distiller import EnsembleDistiller
 from dcd_components.errors import InputError
+from dcd_components.losses.logits import LogitsLoss
 
 
 def teachers(count: int) -> tuple[Network, list[Network]]:
@@ -57,18 +59,15 @@ def test_each_teacher_has_projections_of_its_own_that_are_trained() -> None:
 
 
 def test_the_divergence_has_the_gradient_of_that_from_the_mean_probabilities() -> None:
-    torch.manual_seed(0)
-    student, one, other = torch.randn(1, 4, 2, 2, 2, requires_grad=True), *torch.randn(2, 1, 4, 2, 2, 2)
-    divergence = [
-        nn.functional.kl_div(student.log_softmax(1), x.log_softmax(1), log_target=True, reduction="batchmean")
-        for x in (one, other)
-    ]
-    (found,) = torch.autograd.grad(torch.stack(divergence).mean(), student)
-    mean = (one.softmax(1) + other.softmax(1)) / 2
-    (expected,) = torch.autograd.grad(
-        nn.functional.kl_div(student.log_softmax(1), mean, reduction="batchmean"), student
-    )
-    torch.testing.assert_close(found, expected)
+    """Of the logits, where every voxel counts alike."""
+    student, several = teachers(2)
+    options = {"image_shape": image().shape[1:], "loss": partial(LogitsLoss, temperature=1.0)}
+    ensemble = EnsembleDistiller(student, several[0], ["decoder"], further=several[1:], **options)
+    found = torch.autograd.grad(value_of(ensemble, student), [*student.parameters()])
+    logits, known = student(image()), [teacher(image()) for teacher in several]
+    mean = torch.stack([one.softmax(1) for one in known]).mean(0)
+    divergence = nn.functional.kl_div(logits.log_softmax(1), mean, reduction="none").sum(1).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(divergence, [*student.parameters()]))
 
 
 def test_teachers_of_other_architectures_are_combined_by_their_distillers() -> None:

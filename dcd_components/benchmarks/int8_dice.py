@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dcd_components.data.cases import labelled_cases
 from dcd_components.deploy.runtimes import Runtime
+from dcd_components.errors import InputError
 
 
 def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
@@ -45,6 +46,8 @@ def mean_dice(parser: ConfigParser, folds: Sequence[int], runtimes: Mapping[str,
         folds: of the cases.
         runtimes: by name.
     """
+    if parser.get("painted"):
+        raise InputError("Dice of the benchmark is of labels, and outputs of this bundle are regions: measure without")
     datalist, folder, layout = (parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout"))
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     labels = list(parser.get_parsed_content("labels").values())

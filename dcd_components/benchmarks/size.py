@@ -40,7 +40,7 @@ def propose(
         bundle: its folder.
         seconds: that a case may take, without reading and writing.
         gigabytes: of 10^9 bytes that the process may take.
-        case_size: voxels of a case along the axes, on the network's grid.
+        case_size: voxels of a case on the network's grid, along its axes.
         overlays: names of configs over ``inference``.
         settings: of the configs.
 
@@ -85,7 +85,8 @@ class _Student:
         self.network: nn.Module = parser.get_parsed_content("network").eval().requires_grad_(False)
         device, channels = parser.get_parsed_content("device"), len(parser["sequences"])
         self.patch = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
-        self.gigabytes = parser.get_parsed_content("memory").peak(case_size) / 1e9
+        order = parser.get_parsed_content("file_axes") if "file_axes" in parser.get() else range(3)
+        self.gigabytes = parser.get_parsed_content("memory").peak([case_size[axis] for axis in order]) / 1e9
         self.windows = 0
         parser.get_parsed_content("sliding_window")(torch.zeros(1, 1, *case_size), self._count)
 

@@ -272,7 +272,7 @@ def _head(name: str, task: Task, settings: Mapping[str, Any]) -> str:
         theirs = what + theirs.partition("\n")[2]
     if name == "inference" and task.nnunet:
         plan = dict(blocks((NNUNET / "plan.yaml").read_text(encoding="utf-8")))
-        kept = "".join(block for key, block in blocks(theirs) if key not in plan)
+        kept = "".join(block for key, block in blocks(theirs) if key not in (*plan, "resampled"))
         theirs = f"{title(theirs)}\n{kept.strip()}\n\n{''.join(plan.values())}\n"
     if "further_teachers" in settings:
         theirs += "\nfurther_teachers: []  # beside the one of teacher_path\n"
@@ -401,7 +401,7 @@ def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
         "names": f"\n- whether `{PATIENTS}`, which names the cases and is part of a release, may be published"
         * several,
         "folds": f"with the folds of the teacher's training{f', in `{PATIENTS}`' if several else ''}",
-        "rule": "" if several else " --nnunet_folds",
+        "rule": f"{'' if several else ' --nnunet_folds'} --skip_incomplete",  # imagesTs has no labels
         "image": NNUNET_IMAGE.format(
             axes=" ".join("zyx"[axis] for axis in plan["transpose"]),
             schemes=_listing(dict.fromkeys(plan["normalization"])),

@@ -104,14 +104,18 @@ class NnunetPlan:
             spacing: of their voxels in mm.
 
         Raises:
-            InputError: for another number of channels than the plan has.
+            InputError: for another number of channels than the plan has, and images of less than half a voxel.
         """
         if len(images) != len(self.normalization):
             raise InputError(f"normalization is of {len(self.normalization)} channels, the image has {len(images)}")
+        shape = new_shape(images.shape[1:], spacing, self.spacing)
+        if not all(shape):
+            sizes = " x ".join(f"{n * mm:g}" for n, mm in zip(images.shape[1:], spacing, strict=True))
+            raise InputError(f"what is not 0 in the image is {sizes} mm, less than half a voxel of the plans' grid")
         mask = ndimage.binary_fill_holes((images != 0).any(0)) if any(self.masked) else None
         for channel, (image, masked) in enumerate(zip(images, self.masked, strict=True)):
             self._normalize(channel, image, mask if masked else None)
-        return resampled(images, new_shape(images.shape[1:], spacing, self.spacing), spacing, self.spacing, IMAGES)
+        return resampled(images, shape, spacing, self.spacing, IMAGES)
 
     def _normalize(self, channel: int, image: Array, mask: Array | None) -> None:
         scheme = self.normalization[channel]

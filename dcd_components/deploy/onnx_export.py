@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -14,6 +15,8 @@ from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork, e
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
 from dcd_components.networks.weights import load_frozen, weights_digest
+
+logger = logging.getLogger(__name__)
 
 #: Largest difference from PyTorch, in units of the largest output; rounding takes some 4e-5 of it, in deep networks.
 TOLERANCE = 1e-3
@@ -44,12 +47,15 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
     shapes = _shapes(parser)
     path = weights.with_suffix(".onnx")
     notes = {OVERLAYS: " ".join(overlays), WEIGHTS: weights_digest(weights)}
+    fixed = False
     with whole_file(path) as partial:
         try:
             export_onnx(network, shapes[0][1], partial, notes, size=shapes[1][2:])
-        except torch.onnx.OnnxExporterError:  # of a network that wants multiples of some size, as MedNeXt does
+        except torch.onnx.OnnxExporterError as error:  # of a network that wants multiples of some size, as MedNeXt does
+            logger.info("not for images of any size: %s", error)
             shapes = [[batch, *shapes[0][1:]] for batch in (1, 2)]
-            export_onnx(network, shapes[0][1], partial, notes, size=shapes[0][2:], fixed=True)
+            fixed = True
+            export_onnx(network, shapes[0][1], partial, notes, size=shapes[0][2:], fixed=fixed)
         difference = largest_difference(network, OnnxNetwork(partial), shapes)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -57,7 +63,8 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
                 f"at most {TOLERANCE:.0e} was expected"
             )
     sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
-    return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}"
+    alone = f"; it takes patches of {sizes.partition(',')[0].partition('x')[2]} alone" if fixed else ""
+    return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}{alone}"
 
 
 def _shapes(parser: ConfigParser) -> list[list[int]]:

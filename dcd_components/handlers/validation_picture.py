@@ -20,19 +20,27 @@ class ValidationPicture:
     """Show slices of the first case of each validation: its sequences, the truth and the prediction.
 
     Acts at ``ITERATION_COMPLETED`` of a validation's first iteration, on the post-processed prediction and label, both
-    one channel a class. The same slices are shown every time: those with most of the truth in each third of it, or the
-    middle of each third of the image where nothing is labelled.
+    one channel a class or region. The same slices are shown every time: those with most of the truth in each third of
+    it, or the middle of each third of the image where nothing is labelled.
 
     Args:
         writer: where to.
         sequences: names of the image's channels.
         labels: values of the labels by name.
+        output_labels: label of each channel of prediction and label; later ones are painted over earlier ones.
     """
 
-    def __init__(self, writer: SummaryWriter, sequences: Sequence[str], labels: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        writer: SummaryWriter,
+        sequences: Sequence[str],
+        labels: Mapping[str, int],
+        output_labels: Sequence[int],
+    ) -> None:
         self.writer = writer
         self.sequences = list(sequences)
         self.labels = dict(labels)
+        self.output_labels = list(output_labels)
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
@@ -42,10 +50,16 @@ class ValidationPicture:
         """Draw and write."""
         item: dict[str, Any] = engine.state.output[0]
         image = item[CommonKeys.IMAGE].numpy(force=True)
-        truth, prediction = (item[key].argmax(0).numpy(force=True) for key in (CommonKeys.LABEL, CommonKeys.PRED))
+        truth, prediction = (self._painted(item[key].numpy(force=True)) for key in (CommonKeys.LABEL, CommonKeys.PRED))
         rows = [self._row(image, truth, prediction, part) for part in _thirds(truth, image)]
         self.writer.add_figure("validation", case_figure(rows, self.labels), engine.state.epoch)
         self.writer.flush()
+
+    def _painted(self, masks: NDArray[Any]) -> NDArray[Any]:
+        labels = np.zeros(masks.shape[1:], int)
+        for label, mask in zip(self.output_labels, masks, strict=True):
+            labels[mask > 0] = label
+        return labels
 
     def _row(
         self, image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any], part: NDArray[Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class StageMap:
         path: of the module.
         channels: of its map.
         size: of its map along each axis.
-        encodes: whether it runs before the first module that takes the smallest map to a larger one.
+        encodes: whether it is made before a module first returns a larger map than it is given.
     """
 
     path: str
@@ -40,17 +41,22 @@ class StageMap:
 def stage_maps(network: nn.Module, image_shape: Sequence[int]) -> list[StageMap]:
     """Maps of a network's modules, in the order in which they are made.
 
-    A map is one tensor ``(B, C, ...)`` whose sizes divide those of the image. What lies within a module whose maps are
-    all of the size that it returns, as the convolutions of a block, is left out.
+    A map is one tensor ``(B, C, ...)`` whose sizes divide those of the image, of more than one voxel. Left out are
+    modules that run more than once, and what lies within a module whose maps are all of the size that it returns, as
+    the convolutions of a block.
+
+    The encoder ends where a module first returns a larger map than it is given. Where none does, as in a network that
+    enlarges its maps by functions alone, no map is known to be the encoder's.
 
     Args:
         network: any network; it is not changed, and no values are computed.
         image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
     """
-    found = [call for call in _calls(network, image_shape) if call.path and call.size]
-    smallest = min((call.size for call in found), key=math.prod, default=())
-    ends = [call.begin for call in found if call.before == smallest and math.prod(call.size) > math.prod(smallest)]
-    decoder = min(ends, default=math.inf)
+    calls = [*_calls(network, image_shape)]
+    number = Counter(call.path for call in calls)
+    found = [call for call in calls if call.path and call.size and number[call.path] == 1]
+    larger = [call.begin for call in calls if call.before and math.prod(call.size) > math.prod(call.before)]
+    decoder = min(larger, default=0)
     blocks = {call.path for call in found if all(one.size == call.size for one in found if _is_within(one, call))}
     kept = [call for call in found if not any(_is_within(call, path) for path in blocks)]
     return [StageMap(call.path, call.channels, call.size, call.end < decoder) for call in kept]
@@ -100,15 +106,20 @@ def named_stages(
         student: any network.
         teacher: any network for the same images.
         image_shape: ``(C, D, H, W)`` of an input.
-        stages: module paths in the student, or :data:`AUTO` for those of :func:`stage_pairs`.
-        teacher_stages: module paths in the teacher; those of the student by default.
+        stages: module paths in the student, or :data:`AUTO` for those of both by :func:`stage_pairs`.
+        teacher_stages: module paths in the teacher; those of the student, or what ``auto`` finds, by default.
 
     Raises:
-        InputError: for unequally many, and where there are no stages of one size to be found.
+        InputError: for unequally many, ``auto`` for one of the two alone, and where there are no stages of one size to
+            be found.
     """
-    if stages == AUTO:
+    if stages == AUTO and teacher_stages in (None, AUTO):
         pairs = stage_pairs(student, teacher, image_shape)
         return tuple(ours.path for ours, _ in pairs), tuple(theirs.path for _, theirs in pairs)
+    if isinstance(stages, str) or isinstance(teacher_stages, str) or stages == AUTO:
+        raise InputError(
+            f"stages must be module paths of student and teacher, or {AUTO} for both, got {stages} and {teacher_stages}"
+        )
     ours = tuple(stages)
     theirs = ours if teacher_stages is None else tuple(teacher_stages)
     if len(ours) != len(theirs):
@@ -161,6 +172,8 @@ def _calls(network: nn.Module, image_shape: Sequence[int]) -> Iterator[_Call]:
         if not isinstance(value, Tensor) or value.ndim != len(image_shape) + 1 or len(value) != 2:
             return ()
         sizes = tuple(value.shape[2:])
+        if math.prod(sizes) == 1:  # of the whole image, as in squeeze and excitation
+            return ()
         return sizes if all(one and not whole % one for one, whole in zip(sizes, image_shape[1:], strict=True)) else ()
 
     def begin(path: str) -> Any:

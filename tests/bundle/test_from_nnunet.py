@@ -230,7 +230,7 @@ def test_folds_are_those_of_the_teacher(folder: Path, patients: Path, tmp_path: 
     training = settings(bundle, "train_student")
     assert training["patients"] == "$@bundle_root + '/docs/patients.csv'"
     assert (training["test_folds"], training["val_folds"]) == ([2], [0])
-    assert "datalist DIR --bundle .\n" in (bundle / "docs" / "README.md").read_text()
+    assert "datalist DIR --bundle . --skip_incomplete\n" in (bundle / "docs" / "README.md").read_text()
     datalist(data, bundle=bundle)
     listed = json.loads((data / "datalist.json").read_text())["training"]
     assert {one["case"]: one["fold"] for one in listed} == {case: k for k, val in enumerate(folds) for case in val}
@@ -239,7 +239,7 @@ def test_folds_are_those_of_the_teacher(folder: Path, patients: Path, tmp_path: 
 def test_without_them_folds_are_those_that_nnunet_makes(folder: Path, patients: Path, tmp_path: Path) -> None:
     bundle = made(folder, tmp_path)
     assert settings(bundle, "train_student")["patients"] is None
-    assert "datalist DIR --bundle . --nnunet_folds\n" in (bundle / "docs" / "README.md").read_text()
+    assert "datalist DIR --bundle . --nnunet_folds --skip_incomplete\n" in (bundle / "docs" / "README.md").read_text()
     datalist(raw_data(patients, tmp_path / "raw"), bundle=bundle, nnunet_folds=True)
 
 

@@ -39,7 +39,7 @@ def validate(writer: Any, label: Tensor, runs: int = 1, image: Tensor | None = N
         [{"image": MetaTensor(image * 0), "label": one_hot(label * 0), "pred": one_hot(label)}],
     ]
     engine = Engine(lambda engine, number: outputs[number])
-    ValidationPicture(writer, ["t1", "t2"], {"core": 1, "rim": 2}).attach(engine)
+    ValidationPicture(writer, ["t1", "t2"], {"core": 1, "rim": 2}, [0, 1, 2]).attach(engine)
     drawn: list[list[CasePicture]] = []
 
     def draw(cases: list[CasePicture], labels: dict[str, int]) -> Figure:
@@ -87,3 +87,12 @@ def test_a_label_in_one_slice_gives_one_row(label: Tensor) -> None:
     label[..., 3:] = 0
     (rows,) = validate(Writer(), label)
     assert [row.masks["truth"].shape for row in rows] == [(6, 6, 1)]
+
+
+def test_regions_are_painted_in_their_order() -> None:
+    whole, core = torch.zeros(6, 6, 12, dtype=torch.bool), torch.zeros(6, 6, 12, dtype=torch.bool)
+    whole[1:4, 1:4, 2:8], core[1:3, 1:3, 2:8] = True, True
+    writer: Any = Writer()
+    picture = ValidationPicture(writer, ["t1"], {"oedema": 2, "core": 1}, [2, 1])
+    painted = picture._painted(torch.stack([whole, core]).numpy())
+    assert (painted == 2 * (whole & ~core).numpy() + core.numpy()).all()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from monai.networks.nets import BasicUNet, DynUNet, MedNeXt, SegResNet, SwinUNETR, UNet
+from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, DynUNet, MedNeXt, SegResNet, SwinUNETR, UNet
 from torch import Tensor, nn
 
 from dcd_components.distiller import Distiller
@@ -173,3 +173,76 @@ def test_a_map_of_another_size_is_brought_to_the_students(caplog: pytest.LogCapt
         ),
     ]
     torch.testing.assert_close([*distiller.terms.values()], [one.detach() for one in expected])
+
+
+class Excited(nn.Module):
+    """Two levels with squeeze and excitation: what is pooled to one voxel is no stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(2, 4, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.scale = nn.Conv3d(4, 4, 1)
+        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose3d(8, 4, 2, stride=2)
+        self.last = nn.Conv3d(4, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.first(image)
+        x = x * self.scale(self.pool(x)).sigmoid()
+        result: Tensor = self.last(self.up(self.second(x)))
+        return result
+
+
+class Shared(nn.Module):
+    """One module twice, which would be recorded at its last call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(2, 4, 3, padding=1)
+        self.block = nn.Conv3d(4, 4, 3, padding=1)
+        self.down = nn.Conv3d(4, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose3d(4, 3, 2, stride=2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.up(self.block(self.down(self.block(self.stem(image)))))
+        return result
+
+
+class Functional(nn.Module):
+    """Enlarges its map by a function, so that no module tells where the encoder ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(2, 4, 3, padding=1)
+        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
+        self.last = nn.Conv3d(8, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = nn.functional.interpolate(self.second(self.first(image)), scale_factor=2)
+        result: Tensor = self.last(x)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("network", "paths"),
+    [
+        (Excited(), ["first", "second"]),
+        (Shared(), ["stem", "down"]),
+        (BasicUNetPlusPlus(3, 2, 3, features=(8, 8, 8, 8, 8, 8)), ["conv_0_0", "conv_1_0"]),
+    ],
+    ids=["excited", "shared", "nested"],
+)
+def test_nothing_but_the_encoder_is_a_stage(network: nn.Module, paths: list[str]) -> None:
+    assert [one.path for one in encoder_stages(stage_maps(network, IMAGE)).values()] == paths
+
+
+def test_where_the_encoder_ends_must_be_seen() -> None:
+    with pytest.raises(InputError, match=r"of one size \(student: none; .*name them by stages and teacher_stages"):
+        stage_pairs(Functional(), dynunet(), IMAGE)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("auto", ["0"]), (["input_block"], "auto"), ("input_block", None)])
+def test_auto_is_for_both_networks(ours: list[str] | str, theirs: list[str] | str | None) -> None:
+    with pytest.raises(InputError, match="stages must be module paths of student and teacher, or auto for both, got"):
+        Distiller(dynunet(), dynunet(), ours, image_shape=IMAGE, teacher_stages=theirs)

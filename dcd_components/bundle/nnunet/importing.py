@@ -37,7 +37,7 @@ FEWEST = 3  # folds
 
 def bundle_from_nnunet(
     result_folder: Path, name: str, parent: Path, folds: Sequence[int | str] = (), splits: Path | None = None
-) -> Path:
+) -> tuple[Path, list[Path]]:
     """Write a bundle, or nothing.
 
     Args:
@@ -48,7 +48,7 @@ def bundle_from_nnunet(
         splits: nnU-Net's ``splits_final.json``, so that the folds are those of the teacher's training.
 
     Returns:
-        The bundle's folder.
+        The bundle's folder, and the teachers' checkpoints.
 
     Raises:
         InputError: for a folder that is taken, a result folder of what is not written here, and weights that do not
@@ -70,7 +70,7 @@ def bundle_from_nnunet(
         if table:
             _write_table(built, table)
         built.rename(folder)
-    return folder
+    return folder, [one.path for one in (result, *further)]
 
 
 def task_of(result: ResultFolder, last_fold: int | None = None, further: Sequence[ResultFolder] = ()) -> Task:

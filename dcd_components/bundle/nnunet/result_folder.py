@@ -136,7 +136,7 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
         _check_numbers(found)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         said = "plans.json and dataset.json are not as nnU-Net v2 writes them"
         raise InputError(f"{folder}: {said}: {error!r}") from None
     return found
@@ -199,6 +199,10 @@ def _check_numbers(found: ResultFolder) -> None:
     spacing, schemes = configuration["spacing"], configuration["normalization_schemes"]
     masked, order = configuration["use_mask_for_norm"], found.plans["transpose_forward"]
     NnunetPlan(spacing, schemes, masked, found.intensities, order, found.painted)
+    for key, value in arguments.items():
+        wanted = arguments["n_stages"] - key.endswith("_decoder")
+        if isinstance(value, Sequence) and len(value) != wanted:
+            raise InputError(f"{key} of plans.json must be of {wanted} stages, got {value}")
     check_task(
         spacing, configuration["patch_size"], arguments["strides"], arguments["features_per_stage"], found.labels
     )
