@@ -15,7 +15,7 @@ from tiny import TINY, Workflow, config_files
 
 from dcd_components import commands
 from dcd_components.bundle import running
-from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.nnunet.result_folder import read_result_folder
 from dcd_components.deploy import onnx_export, onnx_inference
 from dcd_components.errors import InputError, input_error
@@ -121,6 +121,13 @@ def test_other_methods(method: str, kind: str, made: Make, run: Callable[..., An
     terms = [float(value) for name, value in row.items() if "distillation_loss/" in name]
     assert terms
     assert all(term > 0 for term in terms)
+
+
+def test_regions_are_shown_and_taught_to_other_students(made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
+    run(made("regions"), "distill", "tensorboard", str(ARCHITECTURES / "unet_student"))
+    (row,) = read_csv(tmp_path / "model_training.csv")
+    assert float(row["distillation_loss"]) > 0
+    assert [*tmp_path.glob("model_tensorboard/*/events*")]
 
 
 def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
