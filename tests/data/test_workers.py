@@ -33,9 +33,8 @@ def check(method: str) -> None:
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_a_process_that_loads_data_ends_by_the_sigterm_of_its_training_alone(method: str) -> None:
     # In a process of its own: what other tests have loaded may start threads in a fork, which take the signal.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, method], capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "-W", "ignore", __file__, method]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
