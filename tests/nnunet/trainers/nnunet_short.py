@@ -10,7 +10,9 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoD
 
 class nnUNetTrainerShort(nnUNetTrainerNoDA):  # type: ignore[misc]  # noqa: N801 - nnU-Net finds its trainers by such names
     def initialize(self) -> None:
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 100, 1
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 150, 1
+        self.oversample_foreground_percent = 1.0  # so few iterations of background would teach nothing else
+        torch.manual_seed(0)
         super().initialize()
 
     def configure_optimizers(self) -> Any:
