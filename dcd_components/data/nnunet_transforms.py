@@ -51,7 +51,16 @@ class NnunetImaged(MapTransform):  # type: ignore[misc]
         return item
 
 
-class NnunetLabeld(MapTransform):  # type: ignore[misc]
+class _AsImaged(MapTransform):  # type: ignore[misc]
+    """Goes the way of an image that :class:`NnunetImaged` has prepared, or back."""
+
+    def __init__(self, keys: str | Sequence[str], image: str, plan: NnunetPlan) -> None:
+        super().__init__(keys)
+        self.image = image
+        self.plan = plan
+
+
+class NnunetLabeld(_AsImaged):
     """Bring label maps to the network's grid, as their image was brought there.
 
     Args:
@@ -59,11 +68,6 @@ class NnunetLabeld(MapTransform):  # type: ignore[misc]
         image: key of what :class:`NnunetImaged` made.
         plan: how.
     """
-
-    def __init__(self, keys: str | Sequence[str], image: str, plan: NnunetPlan) -> None:
-        super().__init__(keys)
-        self.image = image
-        self.plan = plan
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Prepare the label maps of an item."""
@@ -77,7 +81,7 @@ class NnunetLabeld(MapTransform):  # type: ignore[misc]
         return item
 
 
-class NnunetLabelMapd(MapTransform):  # type: ignore[misc]
+class NnunetLabelMapd(_AsImaged):
     """Turn logits into label maps on the grid that the image was stored on.
 
     Args:
@@ -86,11 +90,6 @@ class NnunetLabelMapd(MapTransform):  # type: ignore[misc]
         image: key of what :class:`NnunetImaged` made.
         plan: how.
     """
-
-    def __init__(self, keys: str | Sequence[str], image: str, plan: NnunetPlan) -> None:
-        super().__init__(keys)
-        self.image = image
-        self.plan = plan
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the logits of an item."""

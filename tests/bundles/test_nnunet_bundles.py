@@ -19,6 +19,7 @@ from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.nnunet.result_folder import read_result_folder
 from dcd_components.deploy import onnx_export, onnx_inference
 from dcd_components.errors import InputError, input_error
+from dcd_components.networks.nnunet import read_checkpoint
 from dcd_components.tables import read_csv
 
 Make = Callable[..., Path]
@@ -142,7 +143,7 @@ def test_mirroring_is_over_the_axes_of_the_checkpoint(made: Make, tmp_path: Path
     source = edited(parent / "results", tmp_path / "results")
     path = source / "fold_0" / "checkpoint_final.pth"
     for axes in ((0, 2), None):
-        torch.save({**torch.load(path, weights_only=False), "inference_allowed_mirroring_axes": axes}, path)
+        torch.save({**read_checkpoint(path), "inference_allowed_mirroring_axes": axes}, path)
         commands.from_nnunet(source, "mirrored", out=tmp_path)
         inferer = read_configs(tmp_path / "mirrored", ["inference", "mirror"]).get_parsed_content("inferer")
         assert inferer.flips == ([[], [2], [4], [2, 4]] if axes else [[]])
