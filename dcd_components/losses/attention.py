@@ -25,7 +25,7 @@ class AttentionLoss(_Loss):
         out_channels: channels of the teacher's map, any number.
 
     Shape:
-        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - input: ``(B, in_channels, D, H, W)``, of images without D; target: as ``input``, of ``out_channels``.
         - output: scalar, float32 also under autocast.
     """
 

@@ -28,7 +28,7 @@ class ChannelWiseLoss(_Loss):
         temperature: positive number.
 
     Shape:
-        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - input: ``(B, in_channels, D, H, W)``, of images without D; target: as ``input``, of ``out_channels``.
         - output: scalar, float32 also under autocast.
 
     Raises:

@@ -24,7 +24,7 @@ class FeatureLoss(_Loss):
             a student that predicts nothing scores 1.
 
     Shape:
-        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - input: ``(B, in_channels, D, H, W)``, of images without D; target: as ``input``, of ``out_channels``.
         - output: scalar, float32 also under autocast.
     """
 

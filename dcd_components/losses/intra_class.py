@@ -37,7 +37,7 @@ class IntraClassLoss(_Loss):
 
     Shape:
         - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``; label: classes
-          ``(B, 1, D', H', W')``.
+          ``(B, 1, D', H', W')``; of images all without D.
         - output: scalar, float32 also under autocast.
     """
 

@@ -41,7 +41,7 @@ class LogitsLoss(_Loss):
         overlapping: whether channels are regions, which may overlap, and not classes, of which a voxel has one.
 
     Shape:
-        - input, target: logits ``(B, C, D, H, W)``.
+        - input, target: logits ``(B, C, D, H, W)``, of images without D.
         - output: scalar, float32 also under autocast; with ``by_class`` the same in all processes.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dcd_components.distributed import all_reduce_mean
 from dcd_components.errors import InputError
 from dcd_components.losses.feature import FeatureLoss
-from dcd_components.losses.maps import check_shapes, relative
+from dcd_components.losses.maps import relative, volumes
 from dcd_components.precision import sum_dtype
 from dcd_components.wavelets.band_energies import BandEnergy, ProjectedEnergy
 from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, check_wavelet, supported_levels
@@ -31,6 +31,11 @@ class WaveletDetailLoss(FeatureLoss):
     in space and :math:`P` in channels, it is computed on the student's channels, see
     :mod:`dcd_components.wavelets.band_energies`. Levels count alike, whatever their number of coefficients.
 
+    An axis of a single voxel is not transformed, and of :math:`B` there are the bands without detail along it. So the
+    map of an image has the bands ``aad``, ``ada`` and ``add`` by default, all details of its 2D transform: ``add``,
+    detail along two axes, is compared in volumes too, and normalised the loss is that of a volume which repeats the
+    image along D.
+
     Source: "Detail Consistent Stage-Wise Distillation for Efficient 3D MRI Segmentation", MICCAI 2026,
     arXiv 2605.26382. The authors' code departs from it; see docs/method.md.
 
@@ -45,7 +50,7 @@ class WaveletDetailLoss(FeatureLoss):
             the share of the teacher's detail that the student misses, and its weight has no unit.
 
     Shape:
-        - input: ``(B, in_channels, D, H, W)``; target: ``(B, out_channels, D, H, W)``.
+        - input: ``(B, in_channels, D, H, W)``, of images without D; target: as ``input``, of ``out_channels``.
         - output: scalar, float32 also under autocast.
 
     Raises:
@@ -77,8 +82,10 @@ class WaveletDetailLoss(FeatureLoss):
     # Its passes are written by hand and read tables that a compiler would copy.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss; ``InputError`` when the spatial sizes or batches differ."""
-        check_shapes(input, target)
+        """Return the loss; ``InputError`` when the spatial sizes or batches differ, or images have no such band."""
+        if input.ndim == 4 and all(band.startswith("d") for band in self.bands):
+            raise InputError(f"images have no detail along D, and so none of the bands {', '.join(self.bands)}")
+        input, target = volumes(input, target)
         with torch.autocast(input.device.type, enabled=False):
             projection = self.projection.weight.flatten(1)
             maps = (input, target.detach())

@@ -32,7 +32,7 @@ from dcd_components.networks.weights import load_frozen, weights_digest
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import read_record
 from dcd_components.wavelets.dwt_matmul import dwt3
-from dcd_components.wavelets.transform import DIRECTIONAL_BANDS, supported_levels
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, supported_levels
 
 if TYPE_CHECKING:
     from dcd_components.study.runner import Places
@@ -117,6 +117,8 @@ def _coefficients(x: Tensor, wavelet: str, levels: int, mode: str) -> Products:
     levels = min(levels, supported_levels(x.shape[2:], wavelet))
     approximation, details = dwt3(wide, wavelet, levels, mode)
     details[-1]["aaa"] = approximation
+    for found in details:  # no bands have detail along an axis of a single voxel
+        found |= {band: 0 * next(iter(found.values())) for band in BANDS[1:] if band not in found}
     return {
         (group, level): torch.stack([found[band] for band in bands]).movedim(2, 0).flatten(1)
         for group, bands in GROUPS.items()

@@ -28,13 +28,12 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-import pywt
 import torch
 from torch import Tensor
 
 from dcd_components.precision import sum_dtype
 from dcd_components.wavelets import dwt_matmul
-from dcd_components.wavelets.transform import BANDS, keeps_constants, keeps_energy
+from dcd_components.wavelets.transform import band_size, existing_bands, keeps_constants, keeps_energy
 
 logger = logging.getLogger(__name__)
 #: Voxels of which inner products are summed at once.
@@ -107,16 +106,17 @@ class BandEnergy:
 
     def _plan(self, size: Sequence[int], level: int) -> tuple[int, list[str], list[str]]:
         """Whether bands count (1) or are left out of the whole (-1), which, and all that are needed, ``aaa`` first."""
-        chosen = self.bands_of(level)
-        others = set(BANDS) - chosen
+        chosen = self.bands_of(level, size)
+        others = set(existing_bands(size)) - chosen
         fewer = len(others) < len(chosen) and all(keeps_energy(n, self.wavelet, self.mode) for n in size)
         counted = others if fewer else chosen
         needed = counted | (set() if level == self.levels - 1 else {"aaa"})
         return -1 if fewer else 1, sorted(counted), sorted(needed)
 
-    def bands_of(self, level: int) -> set[str]:
-        """Sub-bands that count on a level, from 0."""
-        return {band for band in self.bands if band != "aaa" or level == self.levels - 1}
+    def bands_of(self, level: int, size: Sequence[int]) -> set[str]:
+        """Sub-bands of maps of spatial ``size`` that count on a level, from 0."""
+        last = level == self.levels - 1
+        return {band for band in existing_bands(size) if band in self.bands and (band != "aaa" or last)}
 
 
 @dataclass
@@ -192,8 +192,9 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
 def _weights(energy: BandEnergy, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     size, counts = shape[-3:], []
     for level in range(energy.levels):
-        size = tuple(pywt.dwt_coeff_len(n, pywt.Wavelet(energy.wavelet).dec_len, energy.mode) for n in size)
-        counts.append(len(energy.bands_of(level)) * math.prod(size) * math.prod(shape[:-3]))
+        number = len(energy.bands_of(level, size))
+        size = band_size(size, energy.wavelet, energy.mode)
+        counts.append(number * math.prod(size) * math.prod(shape[:-3]))
     levels = sum(count > 0 for count in counts)
     with torch.inference_mode(False):  # kept, so it must serve training too
         return torch.tensor([1 / (count * levels) if count else 0.0 for count in counts], dtype=dtype, device=device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcd_components.errors import InputError
 from dcd_components.precision import sum_dtype
-from dcd_components.wavelets.transform import BANDS, check_wavelet, half_matrices
+from dcd_components.wavelets.transform import check_wavelet, existing_bands, half_matrices
 
 
 class Coefficients(NamedTuple):
@@ -21,7 +21,7 @@ class Coefficients(NamedTuple):
 
 
 def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") -> Coefficients:
-    """Transform the last three axes, as ``pywt.wavedecn`` does; differentiable.
+    """Transform the last three axes, as ``pywt.wavedecn`` does, but for axes of a single voxel; differentiable.
 
     Args:
         x: tensor of shape ``(..., D, H, W)``; half precision is raised to float32.
@@ -30,7 +30,8 @@ def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") 
         mode: boundary rule known to PyWavelets.
 
     Returns:
-        The coefficients of ``pywt.wavedecn(x, wavelet, mode, levels, axes=(-3, -2, -1))``, details finest first.
+        The coefficients of ``pywt.wavedecn(x, wavelet, mode, levels, axes=(-3, -2, -1))``, details finest first. An
+        axis that has, or has come to, a single voxel is left as it is, and there are no details along it.
 
     Raises:
         InputError: for ``levels`` below 1, an unknown wavelet or an unknown mode.
@@ -40,9 +41,10 @@ def dwt3(x: Tensor, wavelet: str, levels: int = 1, mode: str = "periodization") 
         raise InputError(f"levels must be at least 1, got {levels}")
     details = []
     for _ in range(levels):
-        coefficients, _ = analyse(x.reshape(1, -1, *x.shape[-3:]), BANDS, wavelet, mode)
-        parts = coefficients.view(len(BANDS), *x.shape[:-3], *coefficients.shape[-3:])
-        bands = dict(zip(BANDS, parts, strict=True))
+        names = existing_bands(x.shape[-3:])
+        coefficients, _ = analyse(x.reshape(1, -1, *x.shape[-3:]), names, wavelet, mode)
+        parts = coefficients.view(len(names), *x.shape[:-3], *coefficients.shape[-3:])
+        bands = dict(zip(names, parts, strict=True))
         x = bands.pop("aaa")
         details.append(bands)
     return Coefficients(x, details)

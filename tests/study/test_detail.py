@@ -135,6 +135,12 @@ def test_it_is_what_pywavelets_and_least_squares_say(wavelet: str, levels: int) 
         assert np.divide(found["energy"]["teacher"][group], energies).std() < 1e-3 / np.mean(energies)
 
 
+def test_a_stage_of_one_plane_has_no_detail_along_it() -> None:
+    plane = (1, 16, 16)
+    found = measured(np.eye(4, 8), np.eye(4, 8), noise(1, size=plane), noise(2, size=plane))
+    assert found["explained"] == {"aaa": [1.0], "directional": [1.0, 1.0], "ddd": [0.0, 0.0]}
+
+
 def test_networks_without_features_share_nothing() -> None:
     nothing, something = np.zeros((3, 8)), np.eye(3, 8)
     for student, teacher in ((nothing, something), (something, nothing)):
