@@ -64,8 +64,9 @@ class Distiller(nn.Module):
         teacher: trained network. It follows the image's device.
         stages: module paths in the student, such as ``encoder.0``; or ``auto``, for the stages of both encoders whose
             maps are of the same size, see :func:`.stage_pairs`.
-        image_shape: ``(C, D, H, W)`` of an input. The channels of the stages are those of a pass of copies without
-            weights and values, which costs next to nothing and changes nothing.
+        image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``: shapes of batches, maps and labels of images are
+            without D. The channels of the stages are those of a pass of copies without weights and values, which costs
+            next to nothing and changes nothing.
         loss: makes the loss of a stage of the channels of the student's and of the teacher's map, such as
             ``functools.partial(WaveletDetailLoss, levels=2)``. A loss with a true ``needs_label`` is called with the
             label as well.
@@ -177,7 +178,7 @@ class Distiller(nn.Module):
         if not self.distils(epoch):
             self._student.forget()
             return self.unweighted
-        maps = [_plain(x) for x in self._student.pop()]
+        maps = [_in_layout_of(self._student.network, _plain(x)) for x in self._student.pop()]
         recorder = self._whole_teacher if output_weight > 0 else self._teacher
         targets = _run(recorder, _plain(image), inferer or _call)
         label = None if label is None else _plain(label)
@@ -305,9 +306,26 @@ def _resized(map_: Tensor, size: Sequence[int]) -> Tensor:
     """Bring a map to a size: by means along axes on which it is finer, by linear interpolation along the others."""
     if tuple(map_.shape[2:]) == tuple(size):
         return map_
-    depth, height, width = (min(pair) for pair in zip(map_.shape[2:], size, strict=True))
-    mean = nn.functional.adaptive_avg_pool3d(map_.float(), (depth, height, width))
-    return nn.functional.interpolate(mean, size=tuple(size), mode="trilinear").to(map_)
+    smaller = tuple(min(pair) for pair in zip(map_.shape[2:], size, strict=True))
+    mean = nn.functional.interpolate(map_.float(), size=smaller, mode="area")
+    linear = "bilinear" if map_.ndim == 4 else "trilinear"
+    return nn.functional.interpolate(mean, size=tuple(size), mode=linear).to(map_)
+
+
+def _in_layout_of(network: nn.Module, map_: Tensor) -> Tensor:
+    """A map to whose gradient the layout is given that a network's convolutions give to theirs.
+
+    Norms return contiguous maps also where channels are last in memory, and sums of gradients of two layouts take ten
+    times as long as of one.
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(map_.ndim)
+    kernels = (weight for weight in network.parameters() if weight.ndim == map_.ndim)
+    if not map_.requires_grad or last is None:
+        return map_
+    if any(weight.is_contiguous(memory_format=last) and not weight.is_contiguous() for weight in kernels):
+        map_ = map_.view_as(map_)
+        map_.register_hook(lambda gradient: gradient.contiguous(memory_format=last))  # type: ignore[no-untyped-call]
+    return map_
 
 
 def _call(image: Tensor, network: nn.Module) -> object:

@@ -72,7 +72,7 @@ def follow_channels(network: nn.Module, image_shape: Sequence[int]) -> Layout:
 
     Args:
         network: in evaluation mode.
-        image_shape: ``(C, D, H, W)`` of an input.
+        image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
 
     Raises:
         InputError: for an operation that is none of these, for grouped convolutions, and for norms without a scale, by

@@ -41,7 +41,8 @@ def start_from_teacher(
         student: of the same architecture as the teacher, but for its widths. What it has alone, such as heads for deep
             supervision, stays as it is.
         teacher: trained; it is not changed.
-        batches: with ``image`` ``(B, C, D, H, W)`` and ``label`` ``(B, 1, D, H, W)``; not many are needed.
+        batches: with ``image`` ``(B, C, D, H, W)`` and ``label`` ``(B, 1, D, H, W)``, or both without D; not many are
+            needed.
         loss: of the teacher's output and the label.
         inferer: how the teacher is run; called by default.
 

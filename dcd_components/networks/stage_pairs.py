@@ -78,7 +78,7 @@ def stage_pairs(student: nn.Module, teacher: nn.Module, image_shape: Sequence[in
     Args:
         student: any network.
         teacher: any network for the same images.
-        image_shape: ``(C, D, H, W)`` of an input.
+        image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
 
     Raises:
         InputError: when there is no such pair, and for images of a size that a network does not take.
@@ -105,7 +105,7 @@ def named_stages(
     Args:
         student: any network.
         teacher: any network for the same images.
-        image_shape: ``(C, D, H, W)`` of an input.
+        image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
         stages: module paths in the student, or :data:`AUTO` for those of both by :func:`stage_pairs`.
         teacher_stages: module paths in the teacher; those of the student, or what ``auto`` finds, by default.
 
