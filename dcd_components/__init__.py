@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
     from dcd_components.handlers.weight_average import WeightAverage, average_of
-    from dcd_components.inferers import AutocastInferer, MirrorInferer, NnunetInferer
+    from dcd_components.inferers import AutocastInferer, ForegroundInferer, MirrorInferer, NnunetInferer
     from dcd_components.losses.attention import AttentionLoss
     from dcd_components.losses.channel_wise import ChannelWiseLoss
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
@@ -69,6 +69,7 @@ __all__ = [
     "DistributedReplacementSampler",
     "EnsembleDistiller",
     "FeatureLoss",
+    "ForegroundInferer",
     "FrequencyLoss",
     "GradientClipping",
     "InferenceWeights",
@@ -160,6 +161,7 @@ MODULES = {
     "handlers.weight_average": ("WeightAverage", "average_of"),
     "inferers": (
         "AutocastInferer",
+        "ForegroundInferer",
         "MirrorInferer",
         "NnunetInferer",
     ),

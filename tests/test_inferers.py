@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.inferers import SimpleInferer
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from scipy import ndimage
 from torch import Tensor, nn
 
 from dcd_components.errors import InputError
-from dcd_components.inferers import AutocastInferer, MirrorInferer, NnunetInferer, cpu_has_bfloat16
+from dcd_components.inferers import AutocastInferer, ForegroundInferer, MirrorInferer, NnunetInferer, cpu_has_bfloat16
 
 
 class Noting(nn.Module):
@@ -120,6 +120,79 @@ def test_further_arguments_reach_the_network() -> None:
 def test_an_axis_that_is_not_spatial_is_refused(axes: Any) -> None:
     with pytest.raises(ValueError, match="axes must be among 0, 1 and 2, each at most once, got"):
         MirrorInferer(SimpleInferer(), axes)
+
+
+# -- windows over the foreground
+
+
+@pytest.fixture
+def brain() -> Tensor:
+    """Two images of two channels whose voxels other than 0 lie in a box of 9 x 7 x 10 voxels, from 4, 0 and 3 on."""
+    image = torch.zeros(2, 2, 15, 12, 14)
+    values = torch.randn(2, 2, 9, 7, 10, generator=torch.Generator().manual_seed(3))
+    image[0, 0, 4:10, 0:7, 3:13], image[1, 1, 6:13, 2:5, 6:9] = values[0, 0, :6], values[1, 1, :7, 2:5, 3:6]
+    return image
+
+
+def test_windows_lie_over_the_foreground_and_beyond_is_background(brain: Tensor, convolution: nn.Module) -> None:
+    options: dict[str, Any] = {"roi_size": (6, 6, 6), "overlap": 0.5, "mode": "gaussian"}
+    made = ForegroundInferer(**options)(MetaTensor(brain), convolution)
+    assert type(made) is Tensor
+    assert made.shape == (2, 3, 15, 12, 14)
+    inside: Any = (..., slice(4, 13), slice(0, 7), slice(3, 13))
+    torch.testing.assert_close(made[inside], SlidingWindowInferer(**options)(brain[inside], convolution))
+    beyond = torch.ones(15, 12, 14, dtype=torch.bool)
+    beyond[inside] = False
+    assert (made[:, :, beyond].softmax(1)[:, 0] > 1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0], ids=["nothing but zeros", "no zeros"])
+def test_an_image_without_a_box_is_taken_whole(value: float, convolution: nn.Module) -> None:
+    image = torch.full((1, 2, 9, 8, 7), value)
+    options: dict[str, Any] = {"roi_size": (6, 6, 6), "overlap": 0.5, "mode": "gaussian"}
+    torch.testing.assert_close(
+        ForegroundInferer(**options)(image, convolution), SlidingWindowInferer(**options)(image, convolution)
+    )
+
+
+@pytest.mark.parametrize(
+    ("divisible", "size", "start"),
+    [
+        pytest.param(4, (12, 8, 12), (3, 0, 2), id="the image has room"),
+        pytest.param((8, 1, 2), (16, 7, 10), (0, 0, 3), id="the image is too short"),
+    ],
+)
+def test_one_pass_over_a_box_of_a_multiple(
+    divisible: Any, size: tuple[int, ...], start: tuple[int, ...], brain: Tensor
+) -> None:
+    seen: list[Tensor] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.cat([x, x], 1)
+
+    made = ForegroundInferer((0, 0, 0), sw_batch_size=2, k_divisible=divisible)(brain, network)
+    (image,) = seen
+    assert image.shape == (2, 2, *size)
+    box: Any = (..., *(slice(low, low + n) for low, n in zip(start, size, strict=True)))
+    within: Any = (..., *map(slice, brain[box].shape[2:]))
+    torch.testing.assert_close(image[within], brain[box])
+    assert image.count_nonzero() == brain.count_nonzero()
+    torch.testing.assert_close(made[:, 2:][box], brain[box])
+
+
+def test_a_scan_takes_fewer_windows() -> None:
+    image, calls = torch.zeros(1, 1, 240, 240, 155), []
+    image[..., 50:190, 25:215, 10:147] = 1
+    for kind in (SlidingWindowInferer, ForegroundInferer):
+        calls.append(0)
+
+        def network(x: Tensor) -> Tensor:
+            calls[-1] += 1
+            return x
+
+        kind((128, 128, 128), overlap=0.5)(image, network)
+    assert calls == [18, 8]
 
 
 # -- the windows of nnU-Net

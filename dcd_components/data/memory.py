@@ -30,7 +30,7 @@ class MemoryLimit:
         gigabytes: of 10^9 bytes, for the whole process; None for no limit.
         layout: names of the files.
         spacing: of the network's grid in mm, along x, y and z.
-        patch_size: of a window in voxels.
+        patch_size: of a window in voxels; 0 for the whole of an axis.
         width: channels of the network at its highest resolution.
         classes: of its output, with the background.
     """
@@ -109,8 +109,9 @@ class MemoryLimit:
             moved: whether anything is resampled.
         """
         several, image = len(sizes), math.prod(shape)
-        padded = math.prod(max(pair) for pair in zip(shape, self.patch_size, strict=True))
-        window = math.prod(self.patch_size) * FLOAT * (9 * self.width + 4 * (several + self.classes))
+        patch = [size or length for size, length in zip(self.patch_size, shape, strict=True)]
+        padded = math.prod(max(pair) for pair in zip(shape, patch, strict=True))
+        window = math.prod(patch) * FLOAT * (9 * self.width + 4 * (several + self.classes))
         before = FLOAT * (several * image + reference)  # image and mask of the case before
         loaded = FLOAT * sum(sizes)
         held = FLOAT * (several + 1) * image  # the image and the reference
@@ -120,6 +121,7 @@ class MemoryLimit:
             before + loaded + moved * (12 * max(sizes) + (FLOAT * several + 52) * image),
             before + FLOAT * image * (3 * several + 4),
             held + FLOAT * several * padded + FLOAT * (self.classes + 5) * padded + window,
+            held + FLOAT * 2 * self.classes * image,  # logits of the box go into those of the image
             held + FLOAT * (self.classes + 1) * image + reference + slab,
             held + 3 * reference,
         ]
