@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcd_components.wavelets.dwt_matmul import dwt3
-from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, supported_levels
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS, existing_bands, supported_levels
 
 WAVELETS = ["haar", "db2", "db4", "sym4", "bior2.2"]
 MODES = ["periodization", "zero", "symmetric", "reflect", "periodic"]
@@ -83,6 +83,28 @@ def test_a_band_is_named_by_the_axis_along_which_there_is_detail(axis: int) -> N
     }
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["D", "H", "W"])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_axis_of_a_single_voxel_is_not_transformed(mode: str, axis: int, levels: int) -> None:
+    plane = noise(2, 16, 24)
+    approximation, details = dwt3(plane.unsqueeze(axis + 1), "db2", levels, mode)
+    expected, *coarse_to_fine = pywt.wavedecn(plane.numpy(), "db2", mode, levels, axes=(1, 2))
+    assert_equal(approximation.squeeze(axis + 1), expected)
+    for ours, theirs in zip(details, reversed(coarse_to_fine), strict=True):
+        assert set(ours) == {band[:axis] + "a" + band[axis:] for band in theirs}
+        for band, values in theirs.items():
+            assert_equal(ours[band[:axis] + "a" + band[axis:]].squeeze(axis + 1), values)
+
+
+def test_a_voxel_alone_is_itself() -> None:
+    assert existing_bands((1, 1, 1)) == ("aaa",)
+    voxel = noise(2, 1, 1, 1)
+    approximation, details = dwt3(voxel, "db2", 3, "reflect")
+    assert torch.equal(approximation, voxel)
+    assert details == [{}] * 3
+
+
 def test_directional_bands_leave_out_the_approximation_and_the_corner() -> None:
     assert len(BANDS) == 8
     assert set(BANDS) - set(DIRECTIONAL_BANDS) == {"aaa", "ddd"}
@@ -117,6 +139,8 @@ def test_a_first_call_in_inference_mode_does_not_hinder_training() -> None:
         pytest.param((128, 16, 64), "db4", 1, id="shortest axis"),
         pytest.param((4, 4, 4), "db4", 1, id="shorter than the filter"),
         pytest.param((8, 8, 8), "haar", 3, id="haar"),
+        pytest.param((1, 128, 64), "db4", 3, id="one plane"),
+        pytest.param((1, 1, 1), "haar", 1, id="one voxel"),
     ],
 )
 def test_supported_levels_follow_the_shortest_axis(size: tuple[int, ...], wavelet: str, levels: int) -> None:
