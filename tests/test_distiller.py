@@ -389,6 +389,24 @@ def test_gradients_of_several_batches_add_up() -> None:
         torch.testing.assert_close(whole, one + other)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+def test_gradients_come_in_the_layout_of_the_student_s_weights(layout: torch.memory_format) -> None:
+    """Those of its convolutions, to which they are added, do too; a norm may have changed that of the map."""
+    student, teacher = (nn.Sequential(nn.Conv3d(2, n, 3, padding=1), nn.InstanceNorm3d(n)) for n in (2, 6))
+    student.to(memory_format=layout)  # type: ignore[call-overload]
+    found: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.register_hook(found.append)  # type: ignore[no-untyped-call]
+
+    distiller = Distiller(student, teacher, ["1"], image_shape=(2, 8, 8, 8), loss=LOSS)
+    x = torch.randn(2, 2, 8, 8, 8)
+    with distiller, student[1].register_forward_hook(note):
+        assert student(x).is_contiguous()
+        distiller.loss(x, epoch=0).backward()  # type: ignore[no-untyped-call]
+    assert [gradient.is_contiguous(memory_format=layout) for gradient in found] == [True]
+
+
 @pytest.mark.parametrize("when", ["before", "after", "in place"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_student_learns_the_same(backend: str, when: str) -> None:
