@@ -182,9 +182,9 @@ def add_details(study: Study, runs: Iterable[Run], places: Places) -> list[str]:
     """Measure what the records of some students lack, seed by seed, and write it into them as ``detail``.
 
     Networks, images, stages, wavelet and levels are those of the configs of ``distill``, and the same for all methods,
-    whatever their settings say of them. An image is the centre patch of a case. The maps are fitted on the
-    validation folds, less those that are tested, or on the training folds where nothing is left, and tested on the
-    test folds.
+    whatever their settings say of them; students of another architecture than their teacher's have other stages, and
+    are left out. An image is the centre patch of a case. The maps are fitted on the validation folds, less those that
+    are tested, or on the training folds where nothing is left, and tested on the test folds.
 
     Args:
         study: that the runs belong to.
@@ -199,7 +199,8 @@ def add_details(study: Study, runs: Iterable[Run], places: Places) -> list[str]:
     """
     teachers = {run.seed: run for run in study.runs if run.method == TEACHER}
     ended = [(run, read_record(study, run)) for run in runs if run.method != TEACHER]
-    lacking = [(run, record) for run, record in ended if record and "detail" not in record]
+    alike = [(run, record) for run, record in ended if run.overlays == teachers[run.seed].overlays]
+    lacking = [(run, record) for run, record in alike if record and "detail" not in record]
     there = [
         (run, record)
         for run, record in lacking

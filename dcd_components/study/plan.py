@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 import yaml
 
 from dcd_components.bundle import running
+from dcd_components.bundle.configs import ARCHITECTURES
 from dcd_components.errors import InputError
 
 TEACHER = "teacher"
 KEYS = ("bundle", "overlays", "seeds", "settings", TEACHER, "students", "methods")
-#: What a method may say: its workflow, overlays and settings on top of those of all students.
-METHOD_KEYS = ("workflow", "overlays", "settings")
+#: What a method may say: its workflow; another network, by its overlay; overlays and settings on top of those of all
+#: students.
+METHOD_KEYS = ("workflow", "network", "overlays", "settings")
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,11 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
             if workflow not in ("student", "distill"):
                 raise InputError(f"{path}: the workflow of {name} must be student or distill, got {workflow}")
             own = _listed(path, said.get("overlays"))
-            if others := [one for one in own if not (running.BASELINES / f"{one}.yaml").is_file()]:
-                known = ", ".join(sorted(one.stem for one in running.BASELINES.glob("*.yaml")))
-                raise InputError(f"{path}: a method's overlay must be one of {known}, got {others[0]}: it trains alone")
+            network = [said["network"]] if "network" in said else []
+            _check_known(f"{path}: the network of {name}", network, ARCHITECTURES.glob("*_student.yaml"))
+            _check_known(f"{path}: a method's overlay, which trains alone,", own, running.BASELINES.glob("*.yaml"))
             settings = {**shared, **students, **_mapping(path, name, said.get("settings"))}
-            yield Run(name, seed, workflow, overlays, own, settings)
+            yield Run(name, seed, workflow, [*network, *overlays], own, settings)
 
 
 def _mapping(path: Path, key: str, said: object) -> Mapping[str, Any]:
@@ -146,6 +148,12 @@ def _listed(path: Path, said: object) -> list[str]:
     if not isinstance(said, list | None) or not all(isinstance(one, str) for one in said or ()):
         raise InputError(f"{path}: overlays must be a list of names, got {said!r}")
     return said or []
+
+
+def _check_known(what: str, names: Sequence[object], files: Iterable[Path]) -> None:
+    known = sorted(file.stem for file in files)
+    if others := [name for name in names if name not in known]:
+        raise InputError(f"{what} must be one of {', '.join(known)}, got {others[0]}")
 
 
 def _check_keys(path: Path, said: object, known: Sequence[str], needed: Sequence[str]) -> None:

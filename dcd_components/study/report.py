@@ -223,7 +223,7 @@ def compared_section(report: Report) -> Section:
         {
             "method": name,
             "trained": TRAINED[run.workflow],
-            "overlays": ", ".join(run.own) or DASH,
+            "overlays": ", ".join(one for one in run.training if one not in runs[TEACHER].training) or DASH,
             "settings": _settings(run.settings, shared if name == TEACHER else same) or DASH,
         }
         for name, run in runs.items()
@@ -234,7 +234,7 @@ def compared_section(report: Report) -> Section:
         "overlays": ("Overlay", ""),
         "settings": ("Settings", ""),
     }
-    overlays = [f"the overlay {one}" for one in students[0].overlays]
+    overlays = [f"the overlay {one}" for one in runs[TEACHER].overlays]
     results = report.results
     text = COMPARED.format(
         patients=len({row["patient"] for row in results.cases}),

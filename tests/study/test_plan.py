@@ -44,6 +44,13 @@ def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
     assert teacher.evaluation == ["teacher", "quick"]
 
 
+def test_a_student_of_another_network_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
+    shallow = {"network": "shallow_student", "overlays": ["cwd"]}
+    run = read_study(written(tmp_path, methods={"shallow": shallow})).runs[1]
+    assert run.training == ["shallow_student", "quick", "cwd"]
+    assert run.evaluation == ["shallow_student", "quick"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -51,14 +58,18 @@ def test_every_seed_has_its_teacher_and_every_method(tmp_path: Path) -> None:
         ({"seeds": 3}, "seeds must be whole numbers"),
         ({"methods": {}}, "methods must be a mapping"),
         ({"method": {}}, "must have the keys bundle, seeds, methods, and only keys of .*, got .*method$"),
-        ({"methods": {"a": {"epochs": 3}}}, "must have only keys of workflow, overlays, settings, got epochs"),
+        ({"methods": {"a": {"epochs": 3}}}, "must have only keys of workflow, network, overlays, settings, got epochs"),
         ({"methods": {"a": {"workflow": "teacher"}}}, "the workflow of a must be student or distill, got teacher"),
         ({"methods": {"a": {"settings": {"level": 3}}}}, "a: no config has the key level; the nearest is levels"),
         (
             {"methods": {"a": {"overlays": ["fast"]}}},
-            "a method's overlay must be one of attention, .*, got fast: it trains alone",
+            "a method's overlay, which trains alone, must be one of attention, .*, got fast",
         ),
-        ({"methods": {"a": {"overlays": ["quick"]}}}, "a method's overlay must be one of attention, .*, got quick"),
+        ({"methods": {"a": {"overlays": ["quick"]}}}, "a method's overlay, .* must be one of attention, .*, got quick"),
+        (
+            {"methods": {"a": {"network": "swin_unetr_teacher"}}},
+            "the network of a must be one of segresnet_student, .*, got swin_unetr_teacher",
+        ),
         ({"overlays": ["fast"]}, "teacher: the bundle .* has no config fast"),
         ({"overlays": "quick"}, "overlays must be a list of names, got 'quick'"),
         ({"seeds": [0, 0]}, r"seeds must be different, got \[0, 0\]"),
