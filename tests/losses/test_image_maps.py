@@ -23,8 +23,9 @@ from dcd_components.losses.frequency import FrequencyLoss
 from dcd_components.losses.intra_class import IntraClassLoss
 from dcd_components.losses.logits import LogitsLoss
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
-from dcd_components.wavelets import dwt_matmul
-from dcd_components.wavelets.transform import BANDS
+from dcd_components.wavelets import dwt_matmul, dwt_numba
+from dcd_components.wavelets.band_energies import BandEnergy
+from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
 #: Our names of the sub-bands of an image and the places of these details in a level of ``pywt.wavedec2``.
 PLACES = {"ada": 0, "aad": 1, "add": 2}
@@ -224,3 +225,12 @@ def test_every_loss_of_images_is_that_of_volumes_of_one_plane(name: str) -> None
 def test_what_is_no_map_is_refused(name: str, size: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"maps must be \(B, C, D, H, W\), or \(B, C, H, W\) of images, got \(2, 4, "):
         LOSSES[name](4, 4).double()(*maps(name, size))
+
+
+@pytest.mark.parametrize("size", [(1, 16, 16), (16, 16, 1)], ids=str)
+def test_of_an_image_the_approximation_alone_is_computed(size: tuple[int, ...]) -> None:
+    """The details that count are the whole less this, as in volumes."""
+    energy = BandEnergy(DIRECTIONAL_BANDS, "db2", 1, "periodization")
+    with mock.patch.object(dwt_numba, "analyse", wraps=dwt_numba.analyse) as analyse:
+        energy.measure(noise(2, 3, *size))
+    assert [call.args[1] for call in analyse.call_args_list] == [["aaa"]]
