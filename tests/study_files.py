@@ -67,7 +67,8 @@ def write_run(study: Study, run: Run) -> None:
         {"epoch": n, "iteration": 50 * n, "seconds": 60.0 * n, "val_mean_dice": 0.0005 * n, **distils}
         for n in (10, length)
     ]
-    record = {"settings": settings_of(study, run), "parameters": 0.1, "gmac": 1.0, "machine": "two cores"}
+    parameters = 0.4 / run.settings.get("width_divisor", 4)
+    record = {"settings": settings_of(study, run), "parameters": parameters, "gmac": 1.0, "machine": "two cores"}
     record |= {"cases": "x", "weights": f"w{run.name}", "commits": ["abc"], "course": course, "seed": run.seed}
     record |= {"teacher": f"wteacher-{run.seed}"} if run.workflow == "distill" else {}
     (study.results / f"{run.name}.json").write_text(json.dumps(record))

@@ -205,6 +205,31 @@ def _draw_curve(
     return max(means, default=0.0)
 
 
+def draw_budgets(networks: Sequence[Mapping[str, Any]], costs: Mapping[str, str], score: str, path: Path) -> None:
+    """A score of networks against what they cost, a panel a cost.
+
+    Args:
+        networks: each with its name as ``network``, its score as ``dice``, and its costs.
+        costs: keys and titles of the costs that are shown.
+        score: its title.
+        path: picture to write.
+    """
+    figure = Figure((3.4 * len(costs) + 0.8, 4.4), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0].tolist()
+    colours = line_colours([one["network"] for one in networks[1:]], networks[1]["network"])
+    for axes, (key, title) in zip(panels, costs.items(), strict=True):
+        for one in networks:
+            axes.plot(one[key], one["dice"], "o", color=colours[one["network"]], markersize=7)
+        axes.set_xscale("log")
+        axes.set_xlabel(title, fontsize=9)
+        axes.tick_params(labelsize=8, which="both")
+        axes.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel(score)
+    dots = {name: Line2D([], [], color=one, marker="o", linewidth=0) for name, one in colours.items()}
+    _legend(figure, dots, "outside upper center")
+    _save(figure, path)
+
+
 def line_colours(lines: Sequence[str], baseline: str) -> dict[str, str]:
     """Colours of the lines: black for the teacher, grey for the first method, others for the others."""
     others = [one for one in lines if one not in (TEACHER, baseline)]

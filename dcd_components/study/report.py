@@ -38,6 +38,8 @@ NETWORKS = {
     "patch_megabytes": ("Extra memory, MB", ".0f"),
     "megabytes_of_teacher": ("of the teacher's", ".2f"),
 }
+#: Of these, what is drawn against the score where every method has a network of its own.
+BUDGET_COSTS = ("parameters", "gmac", "patch_seconds", "patch_megabytes")
 TRAININGS = {
     "method": ("Training", ""),
     "start_seconds": ("Start, s", ".1f"),
@@ -99,6 +101,10 @@ number at the left. They are the extremes, not what is usual. The axial slice is
 NO_CASES = """\
 Pictures of cases need the patients and the masks that the study left:
 dcd report {study} --out REPORT --work WORK --dataset_dir DIR.\
+"""
+BUDGETS = """\
+What each network costs where it runs, and what it scores: the mean over seeds, after trainings of the lengths below. A
+network is worth its place where no other one lies to the left of it and higher.\
 """
 COSTS_CAPTION = """\
 Seconds of a patch and largest extra memory (float32, PyTorch, as many patches at once as the sliding window takes), and
@@ -341,9 +347,16 @@ def costs_section(report: Report) -> Section:
     """What networks and trainings cost."""
     on = f" on {report.costs.machine}" if report.costs.machine else ""
     caption = COSTS_CAPTION.format(on=on, baseline=report.baseline)
-    return Section(
-        "Costs", [Table(_networks(report), NETWORKS), Table(_trainings(report), TRAININGS, _joined(caption))]
-    )
+    networks, trainings = _networks(report), Table(_trainings(report), TRAININGS, _joined(caption))
+    if not report.others or len(networks) <= len(report.study.methods):
+        return Section("Costs", [Table(networks, NETWORKS), trainings])
+    dice = report.scores[0]
+    for row in networks:  # here each method has one of its own
+        row["dice"] = float(report.results.ratios(row["network"], dice).of_seed().mean())
+    shown = {key: NETWORKS[key][0] for key in BUDGET_COSTS if all(row[key] > 0 for row in networks)}
+    pictures.draw_budgets(networks, shown, dice.title, report.out / "budgets.png")
+    columns = {**NETWORKS, "dice": (dice.title, ".3f")}
+    return Section("Costs", [Table(networks, columns), Picture("budgets.png", _joined(BUDGETS)), trainings])
 
 
 def _networks(report: Report) -> list[dict[str, Any]]:

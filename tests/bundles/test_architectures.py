@@ -30,14 +30,24 @@ PAIRS: dict[tuple[str, ...], int] = {
     ("segresnet_teacher", "unet_student"): 2,
     ("mednext_teacher", "segresnet_student"): 4,
     ("unet_teacher",): 2,
+    ("shallow_student",): 3,
 }
 SETTINGS: Mapping[str, Any] = {"patch_size": [32, 32, 32], "teacher_widths": [16, 16, 32], "spacing": [3.0, 3.0, 3.0]}
+#: What some of them need.
+OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "swin_unetr_teacher": {"patch_size": [64, 32, 32]},
+    "shallow_student": {"teacher_widths": [16, 16, 16, 32]},
+}
 every_pair = pytest.mark.parametrize("overlays", PAIRS, ids="-".join)
 
 
 def shared(*names: str) -> list[str]:
     """Names of overlays as if they were of the bundle."""
     return [f"../../common/architectures/{name}" for name in names]
+
+
+def settings_of(*names: str) -> dict[str, Any]:
+    return {**SETTINGS, **{key: value for name in names for key, value in OTHERS.get(name, {}).items()}}
 
 
 def of(role: str, overlays: tuple[str, ...]) -> list[str]:
@@ -74,7 +84,7 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(
     overlays: tuple[str, ...], workflow: Workflow, tmp_path: Path
 ) -> None:
     teacher, student = of("teacher", overlays), of("student", overlays)
-    settings = {**SETTINGS, **({"patch_size": [64, 32, 32]} if "swin_unetr_teacher" in teacher else {})}
+    settings = settings_of(*overlays)
     trained_teacher = workflow(
         "train_teacher", "quick", *shared(*teacher), **settings, ckpt_path=f"{tmp_path}/teacher.pt"
     )
@@ -96,17 +106,18 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(
         assert (out / "scores.csv").is_file()
 
 
-@pytest.mark.parametrize("student", ["segresnet_student", "unet_student"])
+@pytest.mark.parametrize("student", ["segresnet_student", "unet_student", "shallow_student"])
 def test_a_student_of_another_architecture_is_published(student: str, patients: Path, tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    write_overlay(bundle, {**TINY, **SETTINGS})
+    write_overlay(bundle, {**TINY, **settings_of(student)})
     overlays = ["tiny", student]
     draw_weights(merged(config_texts(bundle, overlays)["inference"]), bundle / "models" / "model.pt", seed=0)
     assert re.search(r"within \d\.\de-\d\d of PyTorch", export(bundle, overlays))
     zipfile.ZipFile(pack(bundle, tmp_path / "out", overlays=overlays)).extractall(tmp_path / "release")
     release = tmp_path / "release" / BRATS.name
     network = read_configs(release, ["inference"]).get_parsed_content("network_def")
-    assert type(network).__name__.lower() in student.replace("_", "")
+    assert type(network).__name__.lower() in student.replace("_", "").replace("shallow", "dynunet")
+    assert student != "shallow_student" or len(network.downsamples) == 1
     network.load_state_dict(torch.load(release / "models" / "model.pt", weights_only=True))
     image = torch.zeros(1, 4, 32, 32, 32)
     with torch.no_grad():

@@ -121,6 +121,23 @@ def test_networks_have_latency_and_memory(study: Path) -> None:
     assert rows["student"]["Extra memory, MB"] == "\N{EN DASH}"
 
 
+def test_students_of_several_networks_are_drawn_against_what_they_cost(tmp_path: Path) -> None:
+    methods = {"quarter": None, "half": {"settings": {"width_divisor": 2}}, "shallow": {"network": "shallow_student"}}
+    study = write_study(tmp_path, methods, seeds=[0], missing=())
+    path = tmp_path / "small" / "shallow-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parameters": 0.05}))
+    text = reported(study)
+    networks = lines(text, "Costs")
+    assert [*networks] == ["teacher", "quarter", "half", "shallow"]
+    assert networks["half"]["Parameters, M"] == "0.200"
+    assert {name: row["Dice"] for name, row in networks.items()} == {
+        name: row["Dice"] for name, row in lines(text, "Scores").items()
+    }
+    assert lines(text, "What is compared")["shallow"]["Overlay"] == "shallow_student"
+    assert imread(tmp_path / "out" / "budgets.png").std() > 0.01
+    assert "budgets.png" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_plain_trainings_of_several_lengths_are_reported_without_a_comparison_at_equal_cost(tmp_path: Path) -> None:
     methods = {"plain": {"workflow": "student"}, "longer": {"workflow": "student", "settings": {"max_epochs": 1500}}}
     study = write_study(tmp_path, methods, seeds=[0], missing=())
