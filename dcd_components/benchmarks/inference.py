@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,15 +29,22 @@ COLUMNS = {
     "parameters": ("Parameters, M", ".3f"),
     "gmac": ("GMAC per patch", ".2f"),
     "patch_seconds": ("Seconds per patch", ".3f"),
-    "patch_of_eager": ("of eager float32", ".3f"),
     "patch_of_teacher": ("of the teacher", ".3f"),
     "case_seconds": ("Seconds per case", ".2f"),
-    "case_of_eager": ("of eager float32", ".3f"),
     "case_of_teacher": ("of the teacher", ".3f"),
+    "one_pass_seconds": ("in one pass", ".2f"),
+    "one_pass_of_teacher": ("of the teacher in windows", ".3f"),
     "megabytes": ("Extra memory per patch, MB", ".0f"),
+    "one_pass_megabytes": ("in one pass, MB", ".0f"),
     "dice": ("Mean Dice", ".4f"),
+    "worst_change": ("Largest loss of a case", ".4f"),
+    "one_pass_dice": ("Mean Dice in one pass", ".4f"),
 }
 TEACHER, STUDENT = "teacher", "student"
+WINDOWS, ONE_PASS = "in windows", "in one pass"
+#: Configs over the inference that make the two ways of going through a case.
+WAYS = ((), ("one_pass",))
+SCORES = ("dice", "worst_change", "one_pass_dice")
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
 #: Dice that int8 may lose against eager float32.
 DICE_TOLERANCE = 0.005
@@ -48,9 +56,7 @@ Key = tuple[str, str]
 
 
 def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """Time both networks in every runtime, in turns: one patch, and whole cases in sliding windows.
-
-    A whole case is timed for the student everywhere, for the teacher in eager float32 and in its fastest runtime.
+    """Time both networks in every runtime, in turns: one patch, and whole cases, the student's also in one pass.
 
     Args:
         setting: what is measured.
@@ -71,21 +77,30 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     names = {" ".join(key): key for key in loaded}
     seconds = timing.seconds({name: _call(loaded[key], image) for name, key in names.items()}, repeats, least=2.0)
     patches = {names[name]: taken for name, taken in seconds.items()}
-    whole = torch.randn(1, shape[0], *setting.case_size)
-    window = student.get_parsed_content("sliding_window")
-    cases = _cases({key: _case(window, whole, loaded[key]) for key in _chosen(patches)}, min(repeats, 3))
-    test_folds = setting.parser("inference", "evaluate")["test_folds"]
+    whole = inference_setting.brain(shape[0], setting.case_size)
+    windows, one_pass = (setting.parser("inference", *more).get_parsed_content("sliding_window") for more in WAYS)
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
-    dice = int8_dice.mean_dice(setting.parser("train_student"), test_folds, students) if setting.scored else {}
+    passes = {runtime: _case(one_pass, whole, run) for runtime, run in students.items()}
+    pass_megabytes = {runtime: _megabytes(step) for runtime, step in passes.items()}
+    cases = _cases(
+        {
+            **{key: _case(windows, whole, run) for key, run in loaded.items()},
+            **{(ONE_PASS, runtime): step for runtime, step in passes.items()},
+        },
+        min(repeats, 3),
+    )
+    scores = _scores(setting, students, windows, one_pass) if setting.scored else {}
     return [
         {
             "network": name,
-            "runtime": _label(runtime, dice, setting.scored),
+            "runtime": _label(runtime, scores),
             **costs[name],
-            **_times("patch", patches, (name, runtime)),
-            **_times("case", cases, (name, runtime)),
+            **_times("patch", patches, (name, runtime), (TEACHER, runtime)),
+            **_times("case", cases, (name, runtime), (TEACHER, runtime)),
+            **_times("one_pass", cases, (ONE_PASS if name == STUDENT else "", runtime), (TEACHER, runtime)),
             "megabytes": megabytes[name, runtime],
-            "dice": dice.get(runtime, math.nan) if name == STUDENT else math.nan,
+            "one_pass_megabytes": pass_megabytes[runtime] if name == STUDENT else math.nan,
+            **(scores[runtime] if name == STUDENT and scores else dict.fromkeys(SCORES, math.nan)),
         }
         for name, runtime in loaded
     ]
@@ -116,17 +131,14 @@ def _load(
             for name in names:
                 run = runtimes.load(name, module, model, patches)
                 loaded[network, name] = run
-                # Measured once, since some runtimes keep what they took. On a GPU's machine it is not told.
-                step = _call(run, image)
-                megabytes[network, name] = math.nan if torch.cuda.is_available() else timing.extra_megabytes(step)
+                megabytes[network, name] = _megabytes(_call(run, image))
                 progress.update()
     return loaded, megabytes
 
 
-def _chosen(patches: Mapping[Key, float]) -> list[Key]:
-    """Whose whole cases are timed: the student's all, the teacher's in eager float32 and where it is fastest."""
-    fastest = min((key for key in patches if key[0] == TEACHER), key=lambda key: patches[key])
-    return [key for key in patches if key[0] == STUDENT or key in ((TEACHER, runtimes.EAGER), fastest)]
+def _megabytes(step: Callable[[], object]) -> float:
+    """Memory of a first pass, since some runtimes keep what they took. On a GPU's machine it is not told."""
+    return math.nan if torch.cuda.is_available() else timing.extra_megabytes(step)
 
 
 def _cases(steps: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
@@ -149,21 +161,40 @@ def _case(window: Inferer, image: Tensor, run: runtimes.Runtime) -> Callable[[],
     return lambda: window(image, run)
 
 
-def _times(kind: str, seconds: Mapping[Key, float], key: Key) -> dict[str, float]:
-    """A time, and its ratios to the same network in eager float32 and to the teacher in the same runtime."""
-    network, runtime = key
+def _times(kind: str, seconds: Mapping[Key, float], key: Key, teacher: Key) -> dict[str, float]:
+    """A time, and its ratio to one of the teacher in the same runtime."""
     taken = seconds.get(key, math.nan)
+    return {f"{kind}_seconds": taken, f"{kind}_of_teacher": taken / seconds[teacher]}
+
+
+def _scores(
+    setting: Setting, students: Mapping[str, runtimes.Runtime], windows: Inferer, one_pass: Inferer
+) -> dict[str, dict[str, float]]:
+    """Mean Dice of the student's runtimes, in windows and in one pass, and what a case loses most against the first."""
+    folds = setting.parser("inference", "evaluate")["test_folds"]
+    ways = {
+        **{(WINDOWS, runtime): partial(windows, network=run) for runtime, run in students.items()},
+        **{(ONE_PASS, runtime): partial(one_pass, network=run) for runtime, run in students.items()},
+    }
+    dice = int8_dice.case_dice(setting.parser("train_student"), folds, ways)
+    means = {way: of_cases.nanmean(0).nanmean().item() for way, of_cases in dice.items()}
+    changes = {
+        runtime: dice[WINDOWS, runtime].nanmean(1) - dice[WINDOWS, runtimes.EAGER].nanmean(1) for runtime in students
+    }
     return {
-        f"{kind}_seconds": taken,
-        f"{kind}_of_eager": taken / seconds[network, runtimes.EAGER],
-        f"{kind}_of_teacher": taken / seconds.get((TEACHER, runtime), math.nan),
+        runtime: {
+            "dice": means[WINDOWS, runtime],
+            "worst_change": changes[runtime].nan_to_num().min().item(),
+            "one_pass_dice": means[ONE_PASS, runtime],
+        }
+        for runtime in students
     }
 
 
-def _label(runtime: str, dice: Mapping[str, float], scored: bool) -> str:
+def _label(runtime: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     """Name of a runtime; int8 with what speaks against its use."""
     if runtime != runtimes.INT8:
         return runtime
-    if not scored:
+    if not scores:
         return runtime + NOISE
-    return runtime + LOSSY * (dice[runtime] < dice[runtimes.EAGER] - DICE_TOLERANCE)
+    return runtime + LOSSY * (scores[runtime]["dice"] < scores[runtimes.EAGER]["dice"] - DICE_TOLERANCE)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
+from torch import Tensor
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.deploy import runtimes
@@ -15,6 +17,8 @@ from dcd_components.errors import InputError
 
 #: Patches of training cases that int8 is calibrated on.
 PATCHES = 24
+#: Share of the axes of a case that the brain takes: in a scan of BraTS 2023, 140 x 190 x 137 of 240 x 240 x 155 voxels.
+BRAIN = (0.58, 0.79, 0.88)
 
 
 @dataclass(frozen=True)
@@ -60,5 +64,13 @@ class Setting:
         else:
             data = "int8 is calibrated on noise, so it counts for time alone; Dice was not measured."
         size = " x ".join(map(str, self.case_size))
-        case = f"a case of {size} voxels, in at most three rounds, one where it takes a minute"
+        box = " x ".join(f"{share:.0%}" for share in BRAIN)
+        case = f"a case of {size} voxels with a brain of {box}, in at most three rounds, one where it takes a minute"
         return f"Patches of {patch}, {case}; on the CPU. {data}{absent}"
+
+
+def brain(channels: int, size: Sequence[int]) -> Tensor:
+    """Noise within an ellipsoid amid a case, and 0 beyond: ``(1, channels, *size)``."""
+    axes = [torch.linspace(-1 / share, 1 / share, length) for share, length in zip(BRAIN, size, strict=True)]
+    inside = sum(axis.square() for axis in torch.meshgrid(*axes, indexing="ij")) <= 1
+    return torch.randn(1, channels, *size) * inside

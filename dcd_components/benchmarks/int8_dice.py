@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from monai.bundle import ConfigParser
-from monai.inferers import Inferer
 from monai.transforms import Compose, CropForeground, RandSpatialCrop, SpatialPad
 from torch import Tensor
 from tqdm import tqdm
 
 from dcd_components.data.cases import labelled_cases
-from dcd_components.deploy.runtimes import Runtime
 from dcd_components.errors import InputError
+
+Way = TypeVar("Way")
 
 
 def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
@@ -35,8 +36,10 @@ def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
     return [crop(prepare(case)["image"]).as_tensor()[None].float() for case in tqdm(chosen, unit="patch", leave=False)]
 
 
-def mean_dice(parser: ConfigParser, folds: Sequence[int], runtimes: Mapping[str, Runtime]) -> dict[str, float]:
-    """Mean Dice over labels and held-out cases, on the network's grid, for each runtime.
+def case_dice(
+    parser: ConfigParser, folds: Sequence[int], ways: Mapping[Way, Callable[[Tensor], Tensor]]
+) -> dict[Way, Tensor]:
+    """Dice of the labels of the held-out cases, on the network's grid, for each way to predict them.
 
     As in :func:`.case_scores`, a label absent from truth and prediction is left out, and one absent from
     either scores 0.
@@ -44,21 +47,23 @@ def mean_dice(parser: ConfigParser, folds: Sequence[int], runtimes: Mapping[str,
     Args:
         parser: a bundle's config ``train_student`` with ``dataset_dir``.
         folds: of the cases.
-        runtimes: by name.
+        ways: from images ``(1, C, D, H, W)`` to logits, by name.
+
+    Returns:
+        ``(cases, labels)`` by name, NaN for what is left out.
     """
     if parser.get("painted"):
         raise InputError("Dice of the benchmark is of labels, and outputs of this bundle are regions: measure without")
     datalist, folder, layout = (parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout"))
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     labels = list(parser.get_parsed_content("labels").values())
-    window: Inferer = parser.get_parsed_content("sliding_window")
-    scores: dict[str, list[Tensor]] = {name: [] for name in runtimes}
+    scores: dict[Way, list[Tensor]] = {name: [] for name in ways}
     for case in tqdm(labelled_cases(datalist, folder, layout, folds), unit="case", leave=False):
         prepared = prepare(case)
         image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
-        for name, runtime in runtimes.items():
-            scores[name].append(_dice(window(image, runtime)[0].argmax(0), truth, labels))
-    return {name: torch.stack(cases).nanmean(0).nanmean().item() for name, cases in scores.items()}
+        for name, predict in ways.items():
+            scores[name].append(_dice(predict(image)[0].argmax(0), truth, labels))
+    return {name: torch.stack(cases) for name, cases in scores.items()}
 
 
 def _dice(prediction: Tensor, truth: Tensor, labels: Sequence[int]) -> Tensor:
