@@ -284,6 +284,7 @@ def _segment_options(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, required=True, help="the ONNX file, in the folder models of its bundle")
     add("--out", type=Path, required=True, help="folder for the masks, each in the geometry of its case")
     add("--max_memory", type=float, metavar="GB", help="refuse a case that needs more memory")
+    add("--runtime", metavar="NAME", help="onnxruntime (by default), or openvino, which is faster and rounds more")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

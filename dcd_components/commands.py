@@ -215,11 +215,13 @@ def export(bundle: Path, overlay: Sequence[str] = ()) -> str:
     return onnx_export.run(str(bundle), overlay)
 
 
-def segment(cases: Sequence[str], model: Path, out: Path, max_memory: float | None = None) -> str:
+def segment(
+    cases: Sequence[str], model: Path, out: Path, max_memory: float | None = None, runtime: str = "onnxruntime"
+) -> str:
     """Segment cases on a CPU with the ONNX file that export wrote; masks that are there already are kept."""
     from dcd_components.deploy import onnx_inference
 
-    return onnx_inference.run(cases, model, out, max_memory)
+    return onnx_inference.run(cases, model, out, max_memory, runtime)
 
 
 def phantom(

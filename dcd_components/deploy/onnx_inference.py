@@ -15,11 +15,21 @@ from dcd_components.data.case_files import FAULT, IMAGE, Case, Layout
 from dcd_components.data.masks import check_overwrite, planned_cases
 from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
 from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork
+from dcd_components.deploy.runtimes import load_openvino
 from dcd_components.errors import InputError
 from dcd_components.networks.weights import weights_digest
 
+#: What runs the file, and what is said of it to tell its masks from others.
+RUNTIMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO"}
 
-def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_memory: float | None = None) -> str:
+
+def run(
+    cases: Sequence[str | Path],
+    model: str | Path,
+    out: str | Path,
+    max_memory: float | None = None,
+    runtime: str = "onnxruntime",
+) -> str:
     """Segment cases with an ONNX file that the command export wrote.
 
     Masks that are there already are kept where they are of the same weights, files and settings, so that a run that was
@@ -31,17 +41,21 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_mem
         model: the ONNX file, in the folder models of its bundle, whose configs say how images are prepared.
         out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
         max_memory: gigabytes that the process may take; a case that needs more has no mask.
+        runtime: ``onnxruntime``, or ``openvino``, which is faster and where the processor has bfloat16 computes in it.
 
     Returns:
         How many masks are there.
 
     Raises:
-        InputError: when ONNX Runtime is not installed; for no case, a model that does not fit its bundle or is of other
-            weights than those beside it, and a file in a mask's place; at the end, for cases that have no mask, since
-            their files are missing, damaged or do not fit together.
+        InputError: when ONNX Runtime, or OpenVINO where it is asked for, is not installed; for no case, an unknown
+            runtime, a model that does not fit its bundle or is of other weights than those beside it, and a file in a
+            mask's place; at the end, for cases that have no mask, since their files are missing, damaged or do not fit
+            together.
     """
     if not cases:
         raise InputError("name the cases: a file of each, or a folder")
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime}")
     path, folder = Path(str(model)), Path(str(out))
     network = OnnxNetwork(path)
     weights = _weights(network, path)
@@ -49,7 +63,15 @@ def run(cases: Sequence[str | Path], model: str | Path, out: str | Path, max_mem
     parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder)), "max_memory": max_memory})
     items = _items(cases, parser.get_parsed_content("layout"))
     check_overwrite(items, folder, weights)
-    _segment(parser, items, network, weights, folder)
+    predict = load_openvino(path) if runtime == "openvino" else network
+    prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
+    todo = planned_cases(items, folder, weights, [prepare, window, RUNTIMES[runtime]])
+    sound = SoundCases(todo, prepare, folder, parser.get_parsed_content("memory"))
+    prepared: dict[str, Any]
+    for prepared in tqdm(sound, total=len(todo), unit="case"):
+        prepared["pred"] = window(prepared[IMAGE][None], predict)[0]
+        finish(prepared)
+    sound.report()
     return f"masks in {folder}: {len(items)}"
 
 
@@ -90,15 +112,3 @@ def _items(cases: Sequence[str | Path], layout: Layout) -> list[Case]:
         else:
             images.append(str(path.absolute()))
     return checked_cases(images, layout) + faulty
-
-
-def _segment(parser: ConfigParser, items: Sequence[Case], network: OnnxNetwork, weights: str, folder: Path) -> None:
-    """Write the masks, each whole or not at all."""
-    prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
-    todo = planned_cases(items, folder, weights, [prepare, window, "ONNX"])
-    cases = SoundCases(todo, prepare, folder, parser.get_parsed_content("memory"))
-    prepared: dict[str, Any]
-    for prepared in tqdm(cases, total=len(todo), unit="case"):
-        prepared["pred"] = window(prepared[IMAGE][None], network)[0]
-        finish(prepared)
-    cases.report()

@@ -15,7 +15,7 @@ from monai.inferers import SimpleInferer
 from monai.networks.utils import convert_to_torchscript
 from torch import Tensor, nn
 
-from dcd_components.deploy.onnx_network import OnnxNetwork, quiet
+from dcd_components.deploy.onnx_network import OnnxNetwork, quiet, require
 from dcd_components.errors import InputError
 from dcd_components.inferers import AutocastInferer, cpu_has_bfloat16
 
@@ -63,12 +63,22 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         SCRIPT: lambda: _torchscript(network),
         ONNX: lambda: OnnxNetwork(model),
         OPENVINO: lambda: _OpenVino(_read(model), "f32"),
-        OPENVINO_BFLOAT16: lambda: _OpenVino(_read(model), "bf16"),
+        OPENVINO_BFLOAT16: lambda: load_openvino(model),
         INT8: lambda: _OpenVino(_quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
     }
     if name not in loaders:
         raise InputError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
     return loaders[name]()
+
+
+def load_openvino(model: Path) -> Runtime:
+    """An ONNX file in OpenVINO, in bfloat16 where this processor multiplies it natively, else in float32.
+
+    Raises:
+        InputError: when OpenVINO is not installed.
+    """
+    require("openvino")
+    return _OpenVino(_read(model), "bf16" if cpu_has_bfloat16() else "f32")
 
 
 def _autocast(network: nn.Module) -> Runtime:
