@@ -29,6 +29,7 @@ PAIRS: dict[tuple[str, ...], int] = {
     ("swin_unetr_teacher",): 3,
     ("segresnet_teacher", "unet_student"): 2,
     ("mednext_teacher", "segresnet_student"): 4,
+    ("mednext_student",): 3,
     ("unet_teacher",): 2,
     ("shallow_student",): 3,
 }
@@ -106,7 +107,7 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(
         assert (out / "scores.csv").is_file()
 
 
-@pytest.mark.parametrize("student", ["segresnet_student", "unet_student", "shallow_student"])
+@pytest.mark.parametrize("student", ["segresnet_student", "unet_student", "shallow_student", "mednext_student"])
 def test_a_student_of_another_architecture_is_published(student: str, patients: Path, tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
     write_overlay(bundle, {**TINY, **settings_of(student)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.blocks import UnetResBlock
 from result_folders import FLAT, LABELS, REAL, REGIONS, edited, needs_real, network, small, unequal_voxels, voxels
 from tiny import TINY, Workflow, config_files
 
@@ -17,6 +20,7 @@ from dcd_components import commands
 from dcd_components.bundle import running
 from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.nnunet.result_folder import read_result_folder
+from dcd_components.bundle.release import packing
 from dcd_components.deploy import onnx_export, onnx_inference
 from dcd_components.errors import InputError, input_error
 from dcd_components.networks.nnunet import read_checkpoint
@@ -131,6 +135,32 @@ def test_regions_are_shown_and_taught_to_other_students(made: Make, run: Callabl
     assert [*tmp_path.glob("model_tensorboard/*/events*")]
 
 
+@pytest.mark.parametrize("kind", ["labels", "thick"])
+def test_a_residual_student(kind: str, made: Make, run: Callable[..., Any], images: Path, tmp_path: Path) -> None:
+    """It learns, is scored, exported, packed and run; nnU-Net has no class for it."""
+    bundle = shutil.copytree(made(kind), tmp_path / kind)
+    (bundle / "configs" / "residual.yaml").write_text("architecture::res_block: true\n")
+    weights = bundle / "models" / "model.pt"
+    run(bundle, "distill", "residual", "quick", ckpt_path=str(weights), max_epochs=4, epoch_length=4)
+    rows = read_csv(weights.with_name("model_training.csv"))
+    for column in ("loss", "distillation_loss"):
+        assert float(rows[-1][column]) < float(rows[0][column])
+    places = {"ckpt_path": str(weights), "output_dir": str(tmp_path / "eval")}
+    flow = run(bundle, "inference", "evaluate", "residual", **places)
+    assert any(isinstance(module, UnetResBlock) for module in flow.parser.get_parsed_content("network").modules())
+    assert len(read_csv(tmp_path / "eval" / "scores.csv")) == 2
+    assert re.search(r"within \d\.\de-\d\d of PyTorch", commands.export(bundle, ["residual"]))
+    with zipfile.ZipFile(packing.pack(bundle, tmp_path / "packed", overlays=["residual"])) as release:
+        release.extractall(tmp_path / "release")
+    packed = tmp_path / "release" / kind
+    places = {"ckpt_path": str(packed / "models" / "model.pt"), "output_dir": str(tmp_path / "masks")}
+    run(packed, "inference", dataset_dir=str(images), **places)
+    assert len([*(tmp_path / "masks").glob("*_seg.nii.gz")]) == 2
+    with pytest.raises(InputError, match=r"the student is a \w+ with residual blocks, for which nnU-Net has no class"):
+        commands.to_nnunet(bundle, tmp_path / "new" / "out", ["residual"])
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
     with pytest.raises(RuntimeError) as caught:
         run(made("labels"), "distill", init="teacher")
@@ -198,11 +228,9 @@ def test_what_cannot_be_given_back(made: Make, tmp_path: Path) -> None:
     for name in ("nnUNetTrainer__Plans", "Mine__Plans__3d", "nnUNetTrainer____3d"):
         with pytest.raises(InputError, match=rf"called nnUNetTrainer__PLANS__CONFIGURATION, got {name}$"):
             commands.to_nnunet(bundle, tmp_path / name)
-    (bundle / "configs" / "other.yaml").write_text("architecture::res_block: true\n")
-    student = read_configs(bundle, ["inference", "other"]).get_parsed_content("network_def")
-    torch.save(student.state_dict(), bundle / "models" / "model.pt")
-    with pytest.raises(InputError, match=r"the weights have .*, which no plain U-Net of nnU-Net has$"):
-        commands.to_nnunet(bundle, tmp_path / "out", ["other"])
+    said = "for which nnU-Net has no class: only its plain U-Net can be given back$"
+    with pytest.raises(InputError, match=f"the student is a SegResNet, {said}"):
+        commands.to_nnunet(bundle, tmp_path / "deep" / "out", [str(ARCHITECTURES / "segresnet_student")])
     with pytest.raises(
         InputError, match=r"brats_gli_dcd does not have nnU-Net's steps: only bundles of dcd from_nnunet"
     ):

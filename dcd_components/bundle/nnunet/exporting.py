@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.networks.blocks import UnetResBlock
+from monai.networks.nets import DynUNet
+from torch import nn
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, READERS
@@ -50,22 +53,34 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists: name another folder")
     plans_name, configuration = _names(out)
-    network = load_frozen(parser.get_parsed_content("network_def"), parser.get_parsed_content("ckpt_path"))
+    network = parser.get_parsed_content("network_def")
+    _check_plain(network)
+    load_frozen(network, parser.get_parsed_content("ckpt_path"))
+    checkpoint = {
+        "network_weights": nnunet_weights(network.state_dict()),
+        "trainer_name": TRAINER,
+        "init_args": {"configuration": configuration},
+        "inference_allowed_mirroring_axes": tuple(parser["mirror_axes"]) or None,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as hidden:
         built = Path(hidden) / out.name
         (built / "fold_0").mkdir(parents=True)
         write_json(built / "plans.json", _plans(parser, plans_name, configuration))
         write_json(built / "dataset.json", _dataset(parser))
-        checkpoint = {
-            "network_weights": nnunet_weights(network.state_dict()),
-            "trainer_name": TRAINER,
-            "init_args": {"configuration": configuration},
-            "inference_allowed_mirroring_axes": tuple(parser["mirror_axes"]) or None,
-        }
         torch.save(checkpoint, built / "fold_0" / CHECKPOINTS[0])
         built.rename(out)
     return out
+
+
+def _check_plain(network: nn.Module) -> None:
+    """Refuse a student that nnU-Net has no class for, whatever its weights are called."""
+    kind = type(network).__name__
+    if any(isinstance(module, UnetResBlock) for module in network.modules()):
+        kind = f"{kind} with residual blocks"
+    elif isinstance(network, DynUNet):
+        return
+    raise InputError(f"the student is a {kind}, for which nnU-Net has no class: only its plain U-Net can be given back")
 
 
 def _names(out: Path) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import multiprocessing
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,30 @@ def scripted(config: Mapping[str, Any], weights: bytes, metadata: Mapping[str, A
 def _script(config: dict[str, Any], weights: bytes, metadata: dict[str, Any]) -> bytes:
     warnings.simplefilter("ignore")  # torch.jit is deprecated, but the model zoo and MONAI Label read its files
     torch.manual_seed(0)  # DynUNet draws a number that nothing reads
-    network: nn.Module = ConfigParser(config).get_parsed_content("network_def").eval()
+    parser = ConfigParser(config)
+    network: nn.Module = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
-    compiled = torch.jit.script(network)
-    save_net_with_metadata(compiled, file := io.BytesIO(), include_config_vals=False, meta_values=metadata)
+    shape = [len(parser.get_parsed_content("sequences")), *parser.get_parsed_content("patch_size")]
+    save_net_with_metadata(_compiled(network, shape), file := io.BytesIO(), include_config_vals=False, meta_values=metadata)
     return file.getvalue()
+
+
+def _compiled(network: nn.Module, shape: Sequence[int]) -> Any:
+    """Compile a network, or trace it where TorchScript cannot read its code, as that of MONAI's MedNeXt.
+
+    Raises:
+        InputError: for a traced network that computes something else on images of another size.
+    """
+    try:
+        return torch.jit.script(network)
+    except RuntimeError:
+        channels, *patch = shape
+        traced = torch.jit.trace(network, torch.randn(1, channels, *patch))
+        other = torch.randn(2, channels, patch[0], 2 * patch[1], patch[2])
+        if not torch.allclose(traced(other), network(other), rtol=1e-4, atol=1e-4):
+            name = type(network).__name__
+            raise InputError(f"TorchScript cannot compile {name}, and traced it is one of a single size") from None
+        return traced
 
 
 def canonical(compiled: bytes) -> bytes:
