@@ -61,7 +61,8 @@ def _script(config: dict[str, Any], weights: bytes, metadata: dict[str, Any]) ->
     network: nn.Module = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     shape = [len(parser.get_parsed_content("sequences")), *parser.get_parsed_content("patch_size")]
-    save_net_with_metadata(_compiled(network, shape), file := io.BytesIO(), include_config_vals=False, meta_values=metadata)
+    compiled = _compiled(network, shape)
+    save_net_with_metadata(compiled, file := io.BytesIO(), include_config_vals=False, meta_values=metadata)
     return file.getvalue()
 
 
@@ -75,7 +76,7 @@ def _compiled(network: nn.Module, shape: Sequence[int]) -> Any:
         return torch.jit.script(network)
     except RuntimeError:
         channels, *patch = shape
-        traced = torch.jit.trace(network, torch.randn(1, channels, *patch))
+        traced: Any = torch.jit.trace(network, torch.randn(1, channels, *patch))  # type: ignore[no-untyped-call]
         other = torch.randn(2, channels, patch[0], 2 * patch[1], patch[2])
         if not torch.allclose(traced(other), network(other), rtol=1e-4, atol=1e-4):
             name = type(network).__name__
