@@ -187,6 +187,7 @@ def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") ->
         layout: how its files are named.
         labels: whether a case without a label is a fault (``needed``, if the layout says how labels are called) or
             not (``optional``), or no label is looked at (``ignored``). What is a label by its name is never an image.
+            Where none is needed, a case without one may lack in the table of patients: it is its own patient.
 
     Returns:
         The cases, sorted and without folds, and one sentence for each fault: a sequence or a label that is missing or
@@ -208,11 +209,13 @@ def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") ->
         raise InputError(f"no file below {shown(root)} fits {', '.join(several)}")
     cases, faults = [], []
     for case, files in sorted(found.items()):
-        wrong = _faults(root, files, layout, labels == "needed") or _unnamed(case, layout)
+        own = case if layout.patients and labels != "needed" and LABEL not in files else None
+        patient = layout.patient_of(case) or own
+        wrong = _faults(root, files, layout, labels == "needed") or [_unnamed(layout)] * (not patient)
         faults += [f"{shown(case)}: {fault}" for fault in wrong]
         if not wrong:
             label = {LABEL: files[LABEL][0]} if LABEL in files else {}
-            names = {"case": case, "patient": layout.patient_of(case)}
+            names = {"case": case, "patient": patient}
             cases.append({IMAGE: [files[sequence][0] for sequence in layout.sequences], **label, **names})
     return cases, faults
 
@@ -236,7 +239,5 @@ def _faults(root: Path, files: Mapping[str, Sequence[str]], layout: Layout, labe
     return wrong + doubled
 
 
-def _unnamed(case: str, layout: Layout) -> list[str]:
-    if layout.patient_of(case):
-        return []
-    return [f"not in {layout.patients}" if layout.patients else f"no patient in its name by {layout.patient_regex!r}"]
+def _unnamed(layout: Layout) -> str:
+    return f"not in {layout.patients}" if layout.patients else f"no patient in its name by {layout.patient_regex!r}"

@@ -72,21 +72,20 @@ def make_datalist(
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     ranked = [case for case in cases if LABEL in case] or cases  # what has no label must not unbalance what trains
-    assigned = _folds(ranked, layout, folds, seed, nnunet=nnunet)
-    known = {name: one.fold for name, one in layout.table.items() if one.fold is not None}
-    known |= {case["case"]: fold for case, fold in zip(ranked, assigned, strict=True)}
-    of_patient = {case["patient"]: known[case["case"]] for case in ranked}
+    known = _folds(ranked, layout, folds, seed, nnunet=nnunet)
+    of_patient = {case["patient"]: known[case["case"]] for case in ranked if case["case"] in known}
     listed_cases = [{**case, "fold": known.get(case["case"], of_patient.get(case["patient"], 0))} for case in cases]
     header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)
     return DataList(listed_cases, *header, description), faults
 
 
-def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> list[int]:
-    known = [layout.table[case["case"]].fold for case in cases] if layout.patients else []
-    given = [fold for fold in known if fold is not None]
+def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:
+    """Fold of each case by its name, and of others that the table of patients has."""
+    given = {case: patient.fold for case, patient in layout.table.items() if patient.fold is not None}
     if not given:
         number = 5 if folds is None else folds
-        return nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
+        assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
+        return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
     if nnunet or seed or folds is not None:
         raise InputError(f"{layout.patients} says in which fold each patient is: leave out the choice of other folds")
     return given

@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.model_selection import KFold
@@ -119,6 +120,26 @@ def test_a_case_without_a_label_is_in_the_fold_of_the_table(tmp_path: Path) -> N
     touch(tmp_path, ["1.nii.gz", "2.nii.gz", "1_seg.nii.gz"])
     layout = replace(table(tmp_path, "case,patient,fold\n1,a,3\n2,b,2\n"), label_file="{case}_seg.nii.gz")
     assert [case["fold"] for case in listed(tmp_path, layout, unlabelled=True)] == [3, 2]
+
+
+@pytest.mark.parametrize("folds", ["", ",fold"])
+def test_cases_to_segment_need_not_be_in_the_table(folds: str, tmp_path: Path) -> None:
+    """Those with a label do, of which a training must know the patient."""
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "1_seg.nii.gz", "3.nii.gz", "4.nii.gz"])
+    rows = [f"case,patient{folds}", *(f"{case},{patient}{',3' * bool(folds)}" for case, patient in ("1a", "2a"))]
+    layout = replace(table(tmp_path, "\n".join(rows) + "\n"), label_file="{case}_seg.nii.gz")
+    options: dict[str, Any] = {"unlabelled": True, "folds": None if folds else 1}
+    assigned = 3 * bool(folds)
+    found = [(case["patient"], case["fold"]) for case in listed(tmp_path, layout, **options)]
+    assert found == [("a", assigned), ("a", assigned), ("3", 0), ("4", 0)]
+    with pytest.raises(InputError, match=r"^3 faults in .*:\n  2: no label\n  3: no label\n  4: no label$"):
+        listed(tmp_path, layout)
+    touch(tmp_path, ["4_seg.nii.gz"])
+    with pytest.raises(InputError, match=r"^1 faults in .*:\n  4: not in .*patients.csv$"):
+        listed(tmp_path, layout, **options)
+    for label in ("1_seg.nii.gz", "4_seg.nii.gz"):
+        (tmp_path / label).unlink()
+    assert [case["patient"] for case in listed(tmp_path, layout, **options)] == ["a", "a", "3", "4"]
 
 
 @pytest.mark.parametrize(
