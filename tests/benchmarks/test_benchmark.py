@@ -159,8 +159,9 @@ def test_dice_is_that_of_the_held_out_cases(patients: Path, tmp_path: Path, monk
     assert 0 < dice[runtimes.EAGER] < 1
     assert all(value == pytest.approx(dice[runtimes.EAGER], abs=1e-3) for name, value in dice.items() if "32" in name)
     exact_rows = [row for row in rows if "32" in str(row["runtime"])]
-    assert all(abs(row["worst_change"]) < 0.02 and 0 < row["one_pass_dice"] < 1 for row in exact_rows)
+    assert all(abs(row["worst_change"]) < 0.02 for row in exact_rows)
     assert exact_rows[0]["worst_change"] == 0  # eager float32 itself
+    assert 0 < exact_rows[0]["one_pass_dice"] < 1
     assert "noise" not in text
 
 
