@@ -26,6 +26,7 @@ def test_cosine_ramp_is_the_papers_formula(epoch: int) -> None:
     [
         pytest.param(constant(0.5), [0.5, 0.5, 0.5, 0.5, 0.5], id="constant from the first epoch"),
         pytest.param(constant(0.5, 10), [0, 0.5, 0.5, 0.5, 0.5], id="constant"),
+        pytest.param(constant(0.5, 10, every=10), [0, 0.5, 0.5, 0.5, 0], id="every tenth epoch"),
         pytest.param(linear_ramp(0.5, 10, 20), [0, 0, 0.25, 0.5, 0.5], id="linear_ramp"),
         pytest.param(cosine_ramp(0.5, 10, 20), [0, 0, 0.25, 0.5, 0.5], id="cosine_ramp"),
     ],
@@ -72,6 +73,8 @@ def test_constant_names_wrong_settings() -> None:
         constant(-1)
     with pytest.raises(ValueError, match="got start -2"):
         constant(1, -2)
+    with pytest.raises(ValueError, match="every >= 1 epochs, got start 0, every 0"):
+        constant(1, every=0)
 
 
 @pytest.mark.parametrize("name", ["linear_ramp", "cosine_ramp"])

@@ -31,6 +31,8 @@ SCHEMES = (
 )
 #: What a channel that is normalised as CT is normalised by.
 STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
+#: Label of what is outside the head while labels are resampled.
+OUTSIDE = -1
 #: Least standard deviation, and least range, that is divided by.
 LEAST = 1e-8
 
@@ -112,7 +114,7 @@ class NnunetPlan:
         if not all(shape):
             sizes = " x ".join(f"{n * mm:g}" for n, mm in zip(images.shape[1:], spacing, strict=True))
             raise InputError(f"what is not 0 in the image is {sizes} mm, less than half a voxel of the plans' grid")
-        mask = ndimage.binary_fill_holes((images != 0).any(0)) if any(self.masked) else None
+        mask = filled((images != 0).any(0)) if any(self.masked) else None
         for channel, (image, masked) in enumerate(zip(images, self.masked, strict=True)):
             self._normalize(channel, image, mask if masked else None)
         return resampled(images, shape, spacing, self.spacing, IMAGES)
@@ -135,14 +137,20 @@ class NnunetPlan:
         elif scheme == "RGBTo01Normalization":
             image /= 255.0
 
-    def prepared_labels(self, labels: Array, spacing: Sequence[float]) -> Array:
+    def prepared_labels(self, labels: Array, mask: Array, spacing: Sequence[float]) -> Array:
         """Resample a cropped label map onto the network's grid.
+
+        What is 0 outside the head is a label of its own meanwhile, and takes part where labels meet; it ends as 0.
 
         Args:
             labels: ``(D, H, W)``.
+            mask: ``(D, H, W)``, which voxels of the cropped images are not 0 in any channel.
             spacing: of its voxels in mm.
         """
-        return resampled_labels(labels, new_shape(labels.shape, spacing, self.spacing), spacing, self.spacing)
+        shape = new_shape(labels.shape, spacing, self.spacing)
+        wider = labels.astype(np.int32)
+        wider[(labels == 0) & ~filled(mask)] = OUTSIDE
+        return resampled_labels(wider, shape, spacing, self.spacing).clip(min=0).astype(labels.dtype)
 
     def label_map(self, logits: Tensor, shape: Sequence[int], spacing: Sequence[float]) -> Array:
         """Labels of the cropped image, from logits on the network's grid.
@@ -167,3 +175,9 @@ class NnunetPlan:
         for label, output in zip(self.painted, whole, strict=True):
             made[torch.from_numpy(output).float().sigmoid().numpy() > 0.5] = label
         return made
+
+
+def filled(mask: Array) -> Array:
+    """A mask with its holes filled."""
+    whole: Array = ndimage.binary_fill_holes(mask)
+    return whole

@@ -21,6 +21,8 @@ Array = NDArray[Any]
 
 #: Key of an image's meta data: the bounds of the crop along each axis of the network, ``(3, 2)``.
 CROP = "crop"
+#: What the key of an image ends in where it is that of the mask of its crop, for its labels.
+MASK = "_mask"
 
 
 class NnunetImaged(MapTransform):  # type: ignore[misc]
@@ -28,7 +30,8 @@ class NnunetImaged(MapTransform):  # type: ignore[misc]
 
     Args:
         keys: of images ``(C, X, Y, Z)`` as :class:`.LoadCased` loads them; they become ``(C, D, H, W)`` in float32 on
-            the network's grid, with the affine of this grid.
+            the network's grid, with the affine of this grid. A key with ``_mask`` gets the mask ``(D, H, W)`` of what
+            is not 0 in the crop.
         plan: how.
     """
 
@@ -44,6 +47,7 @@ class NnunetImaged(MapTransform):  # type: ignore[misc]
             stored = _turned(np.asarray(image), self.plan)
             box, spacing = self.plan.crop_box(stored), _spacing(image, self.plan)
             cropped = np.array(stored[(slice(None), *_slices(box))], np.float32, order="C")
+            item[f"{key}{MASK}"] = torch.from_numpy((cropped != 0).any(0))
             made = self.plan.prepared(cropped, spacing)
             affine = _affine(np.asarray(image.affine, np.float64), self.plan, box, made.shape[1:])
             meta = {**copy.deepcopy(image.meta), CROP: box, "affine": torch.from_numpy(affine)}
@@ -72,10 +76,10 @@ class NnunetLabeld(_AsImaged):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Prepare the label maps of an item."""
         item, image = dict(data), data[self.image]
-        box = np.asarray(image.meta[CROP])
+        box, mask = np.asarray(image.meta[CROP]), np.asarray(data[f"{self.image}{MASK}"])
         for key in self.key_iterator(item):
             stored = _turned(np.asarray(item[key]), self.plan)[0]
-            made = self.plan.prepared_labels(stored[_slices(box)], _spacing(image, self.plan))
+            made = self.plan.prepared_labels(stored[_slices(box)], mask, _spacing(image, self.plan))
             meta = {**copy.deepcopy(item[key].meta), "affine": image.affine.clone()}
             item[key] = MetaTensor(torch.from_numpy(made[None].copy()), meta=meta)
         return item

@@ -74,44 +74,20 @@ class BandEnergy:
 
     def measure(self, x: Tensor) -> MeasuredMap:
         """Read a map ``(B, C, D, H, W)`` once for its energies."""
-        original, passes, totals, energies = x, _passes(x), [], []
-        offset: Tensor | None = (channel_offset := self.channel_offset(x))
-        for level in range(self.levels):
-            sign, counted, bands = self._plan(x.shape[2:], level)
-            coefficients, each = passes.analyse(x, bands, self.wavelet, self.mode, offset, measure=True)
-            kept = each[1 + len(bands) - len(counted) :].sum()  # what is only there for the next level comes first
-            totals.append(each[0])
-            energies.append(kept if sign > 0 else each[0] - kept)
-            x, offset = (coefficients[0] if bands else x), None
-        total = totals[0] + 1e-6 * original.shape[2:].numel() * channel_offset.square().sum()
-        weights = self.weights(original.shape, sum_dtype(original), original.device)
-        return MeasuredMap(self, original, channel_offset, total, torch.stack(energies), weights)
+        bands, shares = _plan(self, tuple(x.shape[2:]))
+        offset = self.channel_offset(x)
+        energies = _passes(x).energies(x, bands, self.wavelet, self.mode, offset)
+        levels = (shares.to(energies) * energies).sum(1).to(sum_dtype(x))
+        total = energies[0].to(sum_dtype(x)) + 1e-6 * x.shape[2:].numel() * offset.square().sum()
+        return MeasuredMap(self, x, offset, total, levels, self.weights(x.shape, sum_dtype(x), x.device))
 
     def gradient(self, x: Tensor, weights: Tensor, offset: Tensor | None = None) -> Tensor:
         """Half the gradient of the energy weighted by level, ``A (x - offset)``, of ``(B, C, D, H, W)``."""
-        return self._gradient(x, weights, offset, 0)
-
-    def _gradient(self, x: Tensor, weights: Tensor, offset: Tensor | None, level: int) -> Tensor:
-        sign, counted, bands = self._plan(x.shape[2:], level)
-        passes = _passes(x)
-        coefficients, _ = passes.analyse(x, bands, self.wavelet, self.mode, offset)
-        last = level == self.levels - 1
-        deeper = None if last else self._gradient(coefficients[0], weights, None, level + 1)
-        coefficients *= sign * weights[level]
-        if deeper is not None:
-            coefficients[0] = deeper + coefficients[0] if "aaa" in counted else deeper
-        scale = weights[level] if sign < 0 else None
-        out: Tensor = passes.adjoint(coefficients, bands, self.wavelet, self.mode, x, offset, scale)
+        bands, shares = _plan(self, tuple(x.shape[2:]))
+        offset = x.new_zeros(x.shape[:2], dtype=sum_dtype(x)) if offset is None else offset
+        of_bands = (weights[:, None] * shares.to(weights)).sum(0)
+        out: Tensor = _passes(x).gradient(x, bands, self.wavelet, self.mode, offset, of_bands)
         return out
-
-    def _plan(self, size: Sequence[int], level: int) -> tuple[int, list[str], list[str]]:
-        """Whether bands count (1) or are left out of the whole (-1), which, and all that are needed, ``aaa`` first."""
-        chosen = self.bands_of(level, size)
-        others = set(existing_bands(size)) - chosen
-        fewer = len(others) < len(chosen) and all(keeps_energy(n, self.wavelet, self.mode) for n in size)
-        counted = others if fewer else chosen
-        needed = counted | (set() if level == self.levels - 1 else {"aaa"})
-        return -1 if fewer else 1, sorted(counted), sorted(needed)
 
     def bands_of(self, level: int, size: Sequence[int]) -> set[str]:
         """Sub-bands of maps of spatial ``size`` that count on a level, from 0."""
@@ -186,6 +162,30 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
     pairs = zip(*(torch.split(maps.flatten(2), PART, 2) for maps in (x, y)), strict=True)
     parts = [one @ other.T for some, others in pairs for one, other in zip(some, others, strict=True)]
     return torch.stack(parts).sum(0, dtype=sum_dtype(x))
+
+
+@lru_cache(maxsize=256)
+def _plan(energy: BandEnergy, size: tuple[int, ...]) -> tuple[tuple[tuple[str, ...], ...], Tensor]:
+    """Names of the sub-bands that are needed on each level, ``aaa`` first, and what makes energies of levels of theirs.
+
+    The energies are those of the map and of the bands; of them, the matrix ``(levels, 1 + bands)`` takes those bands
+    that count, or leaves out the others of the whole if these are fewer.
+    """
+    needed: list[tuple[str, ...]] = []
+    rows: list[dict[int, float]] = []
+    whole, count = 0, 1
+    for level in range(energy.levels):
+        chosen = energy.bands_of(level, size)
+        others = set(existing_bands(size)) - chosen
+        fewer = len(others) < len(chosen) and all(keeps_energy(n, energy.wavelet, energy.mode) for n in size)
+        counted = others if fewer else chosen
+        needed.append(tuple(sorted(counted | (set() if level == energy.levels - 1 else {"aaa"}))))
+        places = {band: count + place for place, band in enumerate(needed[-1])}
+        rows.append({whole: 1.0} if fewer else {})
+        rows[-1] |= {places[band]: -1.0 if fewer else 1.0 for band in counted}
+        whole, count = count, count + len(needed[-1])
+        size = band_size(size, energy.wavelet, energy.mode)
+    return tuple(needed), torch.tensor([[row.get(place, 0.0) for place in range(count)] for row in rows])
 
 
 @lru_cache(maxsize=256)

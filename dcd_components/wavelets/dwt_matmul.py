@@ -113,6 +113,54 @@ def adjoint(
     return out if scale is None else out.addcmul_(_less(base, offset), scale)
 
 
+def energies(x: Tensor, bands: Sequence[Sequence[str]], wavelet: str, mode: str, offset: Tensor) -> Tensor:
+    """Energies of a map less a constant, and of its sub-bands on every level.
+
+    Args:
+        x: map of shape ``(B, C, D, H, W)``.
+        bands: names on each level, ``aaa`` first where there is a deeper one.
+        wavelet: discrete wavelet known to PyWavelets.
+        mode: boundary rule known to PyWavelets.
+        offset: ``(B, C)``.
+
+    Returns:
+        That of ``x - offset``, and those of the bands in their order.
+    """
+    found: list[Tensor] = []
+    less: Tensor | None = offset
+    for names in bands:
+        coefficients, each = analyse(x, names, wavelet, mode, less, measure=True)
+        found.append(each[1:] if found else each)
+        x, less = (coefficients[0] if names else x), None
+    return torch.cat(found)
+
+
+def gradient(
+    x: Tensor, bands: Sequence[Sequence[str]], wavelet: str, mode: str, offset: Tensor | None, weights: Tensor
+) -> Tensor:
+    """Half the gradient of the sum of the :func:`energies`, each with a weight.
+
+    Args:
+        x: map of shape ``(B, C, D, H, W)``.
+        bands: as for the energies.
+        wavelet: discrete wavelet known to PyWavelets.
+        mode: boundary rule known to PyWavelets.
+        offset: ``(B, C)``; 0 by default.
+        weights: one for each energy.
+
+    Returns:
+        Map of shape ``(B, C, D, H, W)``.
+    """
+    names, *deeper = bands
+    scale, own, rest = weights.tensor_split([1, 1 + len(names)])
+    coefficients, _ = analyse(x, names, wavelet, mode, offset)
+    inner = gradient(coefficients[0], deeper, wavelet, mode, None, torch.cat([own[:1], rest])) if deeper else None
+    coefficients *= own.view(-1, *[1] * x.ndim) if names else 1
+    if inner is not None:
+        coefficients[0] = inner
+    return adjoint(coefficients, names, wavelet, mode, x, offset, scale)
+
+
 def _less(x: Tensor, offset: Tensor | None) -> Tensor:
     """``x - offset`` in float32 or wider."""
     return x.to(sum_dtype(x)) if offset is None else x - offset[..., None, None, None]
