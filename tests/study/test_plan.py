@@ -68,7 +68,7 @@ def test_a_student_of_another_network_is_evaluated_as_it_was_trained(tmp_path: P
         ({"methods": {"a": {"overlays": ["quick"]}}}, "a method's overlay, .* must be one of attention, .*, got quick"),
         (
             {"methods": {"a": {"network": "swin_unetr_teacher"}}},
-            "the network of a must be one of segresnet_student, .*, got swin_unetr_teacher",
+            "the network of a must be one of mednext_student, .*, got swin_unetr_teacher",
         ),
         ({"overlays": ["fast"]}, "teacher: the bundle .* has no config fast"),
         ({"overlays": "quick"}, "overlays must be a list of names, got 'quick'"),
