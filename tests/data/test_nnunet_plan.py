@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_normalised_first_resampled_then() -> None:
 def test_the_crop_is_to_what_is_not_zero_in_any_channel() -> None:
     assert plan().crop_box(head()).tolist() == [[1, 8], [2, 13], [3, 10]]
     assert plan().crop_box(np.zeros((2, 3, 4, 5))).tolist() == [[0, 3], [0, 4], [0, 5]]
+
+
+@pytest.mark.parametrize("order", sorted({*permutations(["label", "label", "background", "outside"])}), ids="-".join)
+def test_outside_the_head_is_a_label_of_its_own_while_labels_meet(order: tuple[str, ...]) -> None:
+    """Half a voxel of a label is more than a quarter of background, with another quarter outside the head."""
+    voxels = np.array(order).reshape(1, 2, 2)
+    labels = (voxels == "label").astype(np.uint8)
+    made = plan((1, 2, 2)).prepared_labels(labels, voxels != "outside", (1, 1, 1))
+    assert (made.tolist(), made.dtype) == ([[[1]]], np.uint8)
+    assert labels.max() == 1
+
+
+def test_outside_the_head_and_in_its_holes_is_background_in_the_end() -> None:
+    labels, mask = np.zeros((6, 6, 6), np.uint8), np.zeros((6, 6, 6), bool)
+    mask[1:5, 1:5, 1:5] = True
+    mask[2:4, 2:4, 2:4] = False
+    labels[2:4, 2:4, 2:4], labels[0, 0, 0] = 3, 2
+    assert np.array_equal(plan().prepared_labels(labels, mask, (1, 1, 1)), labels)
+    assert {*np.unique(plan((0.7, 0.7, 0.7)).prepared_labels(labels, mask, (1, 1, 1)))} == {0, 2, 3}
 
 
 @pytest.mark.parametrize(

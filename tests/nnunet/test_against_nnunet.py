@@ -93,8 +93,7 @@ def write_case(folder: Path, grid: Grid) -> list[Path]:
     head[11:14, 15:18, 9:12] = False
     images = np.clip(images, 1, 250)
     images[:, ~head] = 0
-    # Off the edge: around the head nnU-Net has a label more, to be left out, that takes part where labels meet.
-    label[~ndimage.binary_erosion(head, iterations=3)] = 0
+    label[~ndimage.binary_fill_holes(head)] = 0  # up to the edge, around which nnU-Net has a label more meanwhile
     affine = np.diag([-grid.edges[0], grid.edges[1], -grid.edges[2], 1])
     if grid.oblique:
         angle = np.deg2rad(13)
