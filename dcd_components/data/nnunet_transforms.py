@@ -21,8 +21,8 @@ Array = NDArray[Any]
 
 #: Key of an image's meta data: the bounds of the crop along each axis of the network, ``(3, 2)``.
 CROP = "crop"
-#: What the key of an image ends in where it is that of the mask of its crop, for its labels.
-MASK = "_mask"
+#: What keys end in beside an image: of the mask of its crop, for its labels, and of its affine, which caches keep.
+MASK, AFFINE = "_mask", "_affine"
 
 
 class NnunetImaged(MapTransform):  # type: ignore[misc]
@@ -30,8 +30,8 @@ class NnunetImaged(MapTransform):  # type: ignore[misc]
 
     Args:
         keys: of images ``(C, X, Y, Z)`` as :class:`.LoadCased` loads them; they become ``(C, D, H, W)`` in float32 on
-            the network's grid, with the affine of this grid. A key with ``_mask`` gets the mask ``(D, H, W)`` of what
-            is not 0 in the crop.
+            the network's grid, with the affine of this grid. The key with ``_mask`` gets the mask of what is not 0 in
+            the crop, on its own grid, that with ``_affine`` the affine.
         plan: how.
     """
 
@@ -51,6 +51,7 @@ class NnunetImaged(MapTransform):  # type: ignore[misc]
             made = self.plan.prepared(cropped, spacing)
             affine = _affine(np.asarray(image.affine, np.float64), self.plan, box, made.shape[1:])
             meta = {**copy.deepcopy(image.meta), CROP: box, "affine": torch.from_numpy(affine)}
+            item[f"{key}{AFFINE}"] = torch.from_numpy(affine)
             item[key] = MetaTensor(torch.from_numpy(made), meta=meta)
         return item
 

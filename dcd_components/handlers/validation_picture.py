@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
+from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
+from torch import Tensor
 
+from dcd_components.data.nnunet_transforms import AFFINE
 from dcd_components.handlers.pictures import CasePicture, case_figure
 
 if TYPE_CHECKING:
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class ValidationPicture:
-    """Show slices of the first case of each validation: its sequences, the truth and the prediction.
+    """Show axial slices of the first case of each validation: its sequences, the truth and the prediction.
 
     Acts at ``ITERATION_COMPLETED`` of a validation's first iteration, on the post-processed prediction and label, both
     one channel a class or region. The same slices are shown every time: those with most of the truth in each third of
-    it, or the middle of each third of the image where nothing is labelled.
+    it, or the middle of each third of the image where nothing is labelled. Images are in RAS, or else the batch holds
+    their ``image_affine``, by which they are turned.
 
     Args:
         writer: where to.
@@ -49,8 +53,10 @@ class ValidationPicture:
     def __call__(self, engine: Engine) -> None:
         """Draw and write."""
         item: dict[str, Any] = engine.state.output[0]
-        image = item[CommonKeys.IMAGE].numpy(force=True)
-        truth, prediction = (self._painted(item[key].numpy(force=True)) for key in (CommonKeys.LABEL, CommonKeys.PRED))
+        affine = engine.state.batch[0].get(f"{CommonKeys.IMAGE}{AFFINE}")
+        keys = (CommonKeys.IMAGE, CommonKeys.LABEL, CommonKeys.PRED)
+        image, *masks = (_in_ras(item[key].numpy(force=True), affine) for key in keys)
+        truth, prediction = map(self._painted, masks)
         rows = [self._row(image, truth, prediction, part) for part in _thirds(truth, image)]
         self.writer.add_figure("validation", case_figure(rows, self.labels), engine.state.epoch)
         self.writer.flush()
@@ -66,6 +72,14 @@ class ValidationPicture:
     ) -> CasePicture:
         sequences = dict(zip(self.sequences, image[..., part], strict=True))
         return CasePicture("", sequences, {"truth": truth[..., part], "prediction": prediction[..., part]})
+
+
+def _in_ras(volumes: NDArray[Any], affine: Tensor | None) -> NDArray[Any]:
+    """Volumes ``(C, D, H, W)`` with the axes in the order and direction of RAS, as nearly as that can be."""
+    if affine is None:
+        return volumes
+    turned: NDArray[Any] = apply_orientation(np.moveaxis(volumes, 0, -1), io_orientation(affine.numpy(force=True)))
+    return np.moveaxis(turned, -1, 0)
 
 
 def _thirds(truth: NDArray[Any], image: NDArray[Any]) -> list[NDArray[Any]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.networks.blocks import UnetResBlock
 from result_folders import FLAT, LABELS, REAL, REGIONS, edited, needs_real, network, small, unequal_voxels, voxels
 from tiny import TINY, Workflow, config_files
@@ -23,6 +25,8 @@ from dcd_components.bundle.nnunet.result_folder import read_result_folder
 from dcd_components.bundle.release import packing
 from dcd_components.deploy import onnx_export, onnx_inference
 from dcd_components.errors import InputError, input_error
+from dcd_components.handlers import validation_picture
+from dcd_components.handlers.pictures import CasePicture, case_figure
 from dcd_components.networks.nnunet import read_checkpoint
 from dcd_components.tables import read_csv
 
@@ -128,11 +132,25 @@ def test_other_methods(method: str, kind: str, made: Make, run: Callable[..., An
     assert all(term > 0 for term in terms)
 
 
-def test_regions_are_shown_and_taught_to_other_students(made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
+def test_regions_are_shown_and_taught_to_other_students(
+    made: Make, run: Callable[..., Any], raw_patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown are axial slices, though the axes of the network are z y x."""
+    shown: list[CasePicture] = []
+
+    def figure(cases: Sequence[CasePicture], labels: Mapping[str, int]) -> Figure:
+        shown.extend(cases)
+        return case_figure(cases, labels)
+
+    monkeypatch.setattr(validation_picture, "case_figure", figure)
     run(made("regions"), "distill", "tensorboard", str(ARCHITECTURES / "unet_student"))
     (row,) = read_csv(tmp_path / "model_training.csv")
     assert float(row["distillation_loss"]) > 0
     assert [*tmp_path.glob("model_tensorboard/*/events*")]
+    cases = json.loads((raw_patients / "datalist.json").read_text())["training"]
+    label = voxels(raw_patients / next(case["label"] for case in cases if case["fold"] == 1))
+    truth = np.concatenate([one.masks["truth"] for one in shown], -1)
+    assert [*np.count_nonzero(truth, (0, 1))] == [count for count in np.count_nonzero(label, (0, 1)) if count]
 
 
 @pytest.mark.parametrize("kind", ["labels", "thick"])

@@ -127,7 +127,8 @@ def test_outside_the_head_is_a_label_of_its_own_while_labels_meet(order: tuple[s
     voxels = np.array(order).reshape(1, 2, 2)
     labels = (voxels == "label").astype(np.uint8)
     made = plan((1, 2, 2)).prepared_labels(labels, voxels != "outside", (1, 1, 1))
-    assert (made.tolist(), made.dtype) == ([[[1]]], np.uint8)
+    assert made.tolist() == [[[1]]]
+    assert made.dtype == np.uint8
     assert labels.max() == 1
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import nibabel as nib
 import pytest
 import torch
 from ignite.engine import Engine
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from dcd_components.handlers import validation_picture
@@ -31,14 +33,16 @@ def one_hot(label: Tensor) -> MetaTensor:
     return MetaTensor(torch.nn.functional.one_hot(label, 3).movedim(-1, 0).float())
 
 
-def validate(writer: Any, label: Tensor, runs: int = 1, image: Tensor | None = None) -> list[list[CasePicture]]:
-    """Rows of the pictures of several validations, of two cases each."""
+def validate(
+    writer: Any, label: Tensor, runs: int = 1, image: Tensor | None = None, **others: Any
+) -> list[list[CasePicture]]:
+    """Rows of the pictures of several validations, of two cases each; others are in the batches."""
     image = torch.rand(2, *label.shape) if image is None else image
     outputs = [
         [{"image": MetaTensor(image), "label": one_hot(label), "pred": one_hot(label.flip(0))}],
         [{"image": MetaTensor(image * 0), "label": one_hot(label * 0), "pred": one_hot(label)}],
     ]
-    engine = Engine(lambda engine, number: outputs[number])
+    engine = Engine(lambda engine, batch: outputs[(engine.state.iteration - 1) % 2])
     ValidationPicture(writer, ["t1", "t2"], {"core": 1, "rim": 2}, [0, 1, 2]).attach(engine)
     drawn: list[list[CasePicture]] = []
 
@@ -50,7 +54,7 @@ def validate(writer: Any, label: Tensor, runs: int = 1, image: Tensor | None = N
         patch.setattr(validation_picture, "case_figure", draw)
         for epoch in range(runs):  # as MONAI's evaluators do it
             engine.state.epoch, engine.state.iteration, engine.state.max_epochs = epoch, 0, epoch + 1
-            engine.run([0, 1], max_epochs=epoch + 1)
+            engine.run([[others], [others]], max_epochs=epoch + 1)
     return drawn
 
 
@@ -72,6 +76,27 @@ def test_each_validation_shows_its_first_case_once(label: Tensor) -> None:
         for row in rows:
             assert list(row.sequences) == ["t1", "t2"]
             assert (row.masks["prediction"] == row.masks["truth"][::-1]).all()
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SPL", "ARI"])
+def test_slices_are_axial_whatever_the_axes_of_the_network_are(codes: str, label: Tensor) -> None:
+    """As of a network of nnU-Net, to which an oblique image comes with its axes in another order."""
+    image = torch.rand(2, *label.shape)
+    (expected,) = validate(Writer(), label, image=image)
+    ras, theirs = (nib.orientations.axcodes2ornt(one) for one in ("RAS", codes))
+    turn = nib.orientations.ornt_transform(ras, theirs)
+    affine = nib.orientations.inv_ornt_aff(turn, label.shape)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10, -15, 20], degrees=True).as_matrix() @ affine[:3, :3]
+
+    def turned(volume: Tensor) -> Tensor:
+        return torch.from_numpy(nib.orientations.apply_orientation(volume.numpy(), turn).copy())
+
+    volumes = torch.stack([turned(one) for one in image])
+    (rows,) = validate(Writer(), turned(label), image=volumes, image_affine=torch.from_numpy(affine))
+    assert len(rows) == len(expected) == 3
+    for row, other in zip(rows, expected, strict=True):
+        assert all((row.sequences[name] == other.sequences[name]).all() for name in ("t1", "t2"))
+        assert (row.masks["truth"] == other.masks["truth"]).all()
 
 
 def test_a_case_without_labels_is_shown_too(label: Tensor) -> None:
