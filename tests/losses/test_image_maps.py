@@ -165,8 +165,12 @@ def test_its_precision_is_that_of_the_maps(dtype: torch.dtype, rtol: float, offs
     maps = (noise(2, channels, 32, 32, seed=channels) + offset for channels in (3, 5))
     loss, (student, teacher) = wavelet_loss(), (x.to(dtype) for x in maps)
     expected = result(loss, student.double(), teacher.double())
+    single = dtype == torch.float32
+    allowed = rtol + (
+        offset * torch.finfo(dtype).eps if single else 0
+    )  # an offset may cost its rounding, as in volumes
     for ours, exact in zip(result(loss.float(), student, teacher), expected, strict=True):
-        assert (ours.double() - exact).norm() <= rtol * exact.norm()
+        assert (ours.double() - exact).norm() <= allowed * exact.norm()
 
 
 def test_bands_along_an_axis_that_images_do_not_have_are_refused() -> None:
@@ -231,6 +235,6 @@ def test_what_is_no_map_is_refused(name: str, size: tuple[int, ...]) -> None:
 def test_of_an_image_the_approximation_alone_is_computed(size: tuple[int, ...]) -> None:
     """The details that count are the whole less this, as in volumes."""
     energy = BandEnergy(DIRECTIONAL_BANDS, "db2", 1, "periodization")
-    with mock.patch.object(dwt_numba, "analyse", wraps=dwt_numba.analyse) as analyse:
+    with mock.patch.object(dwt_numba, "energies", wraps=dwt_numba.energies) as energies:
         energy.measure(noise(2, 3, *size))
-    assert [call.args[1] for call in analyse.call_args_list] == [["aaa"]]
+    assert [call.args[1] for call in energies.call_args_list] == [(("aaa",),)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from types import FunctionType
 
+import numpy as np
 import pytest
+import pywt
 import torch
 from numba.core.registry import CPUDispatcher
 
 from dcd_components.losses.wavelet_detail import WaveletDetailLoss
 from dcd_components.wavelets import band_energies, dwt_numba, numba_kernels
-from dcd_components.wavelets.dwt_numba import MemoryLayout
-
-LAST = torch.channels_last_3d
+from dcd_components.wavelets.transform import half_matrices
 
 
 def test_what_compiled_functions_call_stands_in_their_own_file() -> None:
@@ -25,32 +25,40 @@ def test_what_compiled_functions_call_stands_in_their_own_file() -> None:
         assert called <= {numba_kernels.__name__}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_map_is_read_as_it_lies(batch: int, channels_last: bool, transposed: bool) -> None:
-    x = torch.randn(batch, 4, 5, 6, 7)
-    x = x.contiguous(memory_format=LAST) if channels_last else x
-    x = (
-        x.transpose(3, 4).contiguous(memory_format=LAST if channels_last else torch.contiguous_format).transpose(3, 4)
-        if transposed
-        else x
-    )
-    assert MemoryLayout.of(x) == (channels_last, transposed)
-    assert MemoryLayout.of(x).planes(x).data_ptr() == x.data_ptr()
-    assert torch.equal(MemoryLayout.of(x).maps(MemoryLayout.of(x).planes(x), 4), x)
+@pytest.mark.parametrize("mode", pywt.Modes.modes)
+@pytest.mark.parametrize("wavelet", ["haar", "db4", "bior2.2", "rbio1.3", "db10"])
+def test_a_filter_along_an_extended_line_is_the_matrix_of_pywt(wavelet: str, mode: str) -> None:
+    for n in (*range(1, 12), 33):
+        columns = dwt_numba._lines(n, wavelet, mode, torch.float64)
+        matrices = half_matrices(n, wavelet, mode, torch.float64, torch.device("cpu"))
+        points, width = len(matrices["a"]), columns.filters.shape[1]
+        extended = np.zeros((2 * points + width - 2, n))
+        left = int(columns.left)
+        extended[left : left + n] = np.eye(n)
+        places = (columns.sources - columns.left).astype(int)
+        for pad, sources, weights in zip(columns.pads.astype(int), places, columns.weights, strict=True):
+            np.add.at(extended[pad], sources, weights)
+        for letter, taps in zip("ad", columns.filters, strict=True):
+            found = np.stack([taps @ extended[2 * k : 2 * k + width] for k in range(points)])
+            np.testing.assert_allclose(found, matrices[letter], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_maps_are_read_as_they_lie(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 4, 5, 6).to(dtype)
+    assert dwt_numba._array(x).ctypes.data == x.data_ptr()
 
 
 def test_threads_change_nothing() -> None:
-    """Planes are done alike whoever does them; only the order of a sum of energies might differ."""
-    x, bands = torch.randn(2, 8, 20, 24, 22), ["aaa", "ddd"]
+    """Planes are done alike whoever does them, and their energies are added in one order."""
+    x, bands = torch.randn(2, 8, 20, 24, 22), (("aaa", "ddd"), ("aaa", "ddd"))
+    offset, weights = torch.zeros(2, 8), torch.tensor([0.5, 0.2, -0.5, -0.2, -0.2])
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            coefficients, energies = dwt_numba.analyse(x, bands, "db4", "periodization", measure=True)
-            back = dwt_numba.adjoint(coefficients, bands, "db4", "periodization", x, None, torch.tensor(0.5))
-            found.append((coefficients, back, energies))
+            energies = dwt_numba.energies(x, bands, "db4", "periodization", offset)
+            found.append((energies, dwt_numba.gradient(x, bands, "db4", "periodization", offset, weights)))
     finally:
         torch.set_num_threads(threads)
     assert x.numel() > dwt_numba.WORTH_SHARING
