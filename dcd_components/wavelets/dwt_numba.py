@@ -146,7 +146,7 @@ def _share(work: Callable[[slice], None], count: int, numbers: int) -> None:
     Each takes the next part that is left, so that none waits for one that was slow to wake.
     """
     threads = torch.get_num_threads() if numbers > WORTH_SHARING else 1
-    parts = min(count, 1 if threads == 1 else 4 * threads)
+    parts = min(count, 1 if threads == 1 else 2 * threads)
     spans = iter([slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)])
 
     def run() -> None:
