@@ -318,7 +318,8 @@ def benchmark_inference(overlay: Sequence[str] = (), settings: Sequence[str] = (
     from dcd_components.bundle import running
 
     given = _pairs(settings)
-    running.check_settings(running.config_files(options.get("bundle", benchmark.BRATS), ["inference", *overlay]), given)
+    names = ["inference", "evaluate", "train_student", *overlay]  # patches, cases under test, cases to calibrate with
+    running.check_settings(running.config_files(options.get("bundle", benchmark.BRATS), names), given)
     values = {key: _literal(text) for key, text in given.items()}
     return benchmark.run_inference(overlays=overlay, settings=values, **options)
 

@@ -40,7 +40,7 @@ def propose(
         bundle: its folder.
         seconds: that a case may take, without reading and writing.
         gigabytes: of 10^9 bytes that the process may take.
-        case_size: voxels of a case on the network's grid, along its axes.
+        case_size: voxels of a case on the network's grid, along its axes; where it is a brain amid zeros, of its box.
         overlays: names of configs over ``inference``.
         settings: of the configs.
 

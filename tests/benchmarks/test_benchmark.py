@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from monai.bundle import ConfigParser
 from tiny import BRATS, config_files
 
+from dcd_components import commands
 from dcd_components.benchmarks import benchmark, inference_setting, int8_dice, timing, training
 from dcd_components.benchmarks import inference as inference_benchmark
 from dcd_components.benchmarks import loss as loss_benchmark
@@ -202,6 +203,15 @@ def test_a_case_has_three_axes(tmp_path: Path) -> None:
 def test_a_data_set_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Dice wants trained weights: name them with ckpt_path"):
         benchmark.run_inference(tmp_path / "out", settings={"dataset_dir": "DIR"})
+
+
+def test_the_command_takes_folds_and_refuses_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "run_inference", lambda **given: str(given["settings"]))
+    folds = {"train_folds": [2], "val_folds": [1], "test_folds": [0, 3]}
+    words = [f"{name}={value}" for name, value in folds.items()]
+    assert commands.benchmark_inference(settings=words) == str(folds)
+    with pytest.raises(InputError, match="no config has the key test_fold; the nearest is test_folds"):
+        commands.benchmark_inference(settings=["test_fold=0"])
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
