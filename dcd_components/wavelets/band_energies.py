@@ -36,8 +36,8 @@ from dcd_components.wavelets import dwt_matmul
 from dcd_components.wavelets.transform import band_size, existing_bands, keeps_constants, keeps_energy
 
 logger = logging.getLogger(__name__)
-#: Voxels of which inner products are summed at once.
-PART = 1 << 15
+#: Voxels of which inner products are summed at once, in bfloat16 and wider.
+PART, WIDE_PART = 1 << 15, 1 << 12
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,23 @@ def _mix(matrix: Tensor, x: Tensor, less: Tensor) -> Tensor:
 def _products(x: Tensor, y: Tensor) -> Tensor:
     """Inner products of the channels of two maps ``(B, channels, D, H, W)``.
 
-    In parts, for products come rounded to bfloat16 where the maps are: their sum in float32 is less so.
+    In parts: in bfloat16, products come rounded, and their sum in float32 is less so; wider, parts that caches hold are
+    multiplied in one call.
     """
-    pairs = zip(*(torch.split(maps.flatten(2), PART, 2) for maps in (x, y)), strict=True)
-    parts = [one @ other.T for some, others in pairs for one, other in zip(some, others, strict=True)]
-    return torch.stack(parts).sum(0, dtype=sum_dtype(x))
+    pairs = zip(x.flatten(2), y.flatten(2), strict=True)
+    if x.dtype == torch.bfloat16:
+        spans = ((torch.split(one, PART, 1), torch.split(other, PART, 1)) for one, other in pairs)
+        parts = [one @ other.T for some, others in spans for one, other in zip(some, others, strict=True)]
+        return torch.stack(parts).sum(0, dtype=sum_dtype(x))
+    voxels = x.shape[2:].numel()
+    size = min(WIDE_PART, voxels)
+    rest = voxels - voxels % size
+    sums = [
+        torch.bmm(one.unfold(1, size, size).transpose(0, 1), other.unfold(1, size, size).permute(1, 2, 0)).sum(0)
+        + one[:, rest:] @ other[:, rest:].T
+        for one, other in pairs
+    ]
+    return torch.stack(sums).sum(0)
 
 
 @lru_cache(maxsize=256)
