@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dcd_components.data.cases import LoadCased, LoadLabeld, labelled_cases
     from dcd_components.data.label_maps import LabelMapd
     from dcd_components.data.masks import SaveMaskd, check_output, check_overwrite, planned_cases, weights_mark
-    from dcd_components.data.memory import MemoryLimit
+    from dcd_components.data.memory import MemoryLimit, NnunetMemoryLimit
     from dcd_components.data.nnunet_plan import NnunetPlan
     from dcd_components.data.nnunet_transforms import NnunetImaged, NnunetLabeld, NnunetLabelMapd
     from dcd_components.data.registration import RigidRegistrationd
@@ -86,6 +86,7 @@ __all__ = [
     "NnunetInferer",
     "NnunetLabelMapd",
     "NnunetLabeld",
+    "NnunetMemoryLimit",
     "NnunetPlan",
     "NnunetUNet",
     "PreparedCases",
@@ -134,7 +135,7 @@ MODULES = {
     "data.case_files": ("Layout",),
     "data.label_maps": ("LabelMapd",),
     "data.masks": ("SaveMaskd", "check_output", "check_overwrite", "planned_cases", "weights_mark"),
-    "data.memory": ("MemoryLimit",),
+    "data.memory": ("MemoryLimit", "NnunetMemoryLimit"),
     "data.nnunet_plan": ("NnunetPlan",),
     "data.nnunet_transforms": ("NnunetImaged", "NnunetLabelMapd", "NnunetLabeld"),
     "data.transforms": ("RegionMasksd", "nonzero_or_all"),

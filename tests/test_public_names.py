@@ -21,8 +21,17 @@ PUBLIC_NAMES = {
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),
     *("Layout", "LoadCased", "LoadLabeld", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
     *("check_task", "check_training"),
-    *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_overwrite", "weights_mark", "MemoryLimit"),
-    *("NnunetPlan", "NnunetImaged", "NnunetLabeld", "NnunetLabelMapd", "RegionMasksd", "NnunetUNet"),
+    *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_overwrite", "weights_mark"),
+    *("MemoryLimit", "NnunetMemoryLimit"),
+    *(
+        "NnunetMemoryLimit",
+        "NnunetPlan",
+        "NnunetImaged",
+        "NnunetLabeld",
+        "NnunetLabelMapd",
+        "RegionMasksd",
+        "NnunetUNet",
+    ),
     *("LossesForTrackers", "PreparedCases", "TrainingCheckpoint", "TrainingGuard", "outlive_signals"),
 }
 

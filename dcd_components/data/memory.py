@@ -14,7 +14,8 @@ from dcd_components.data.label_maps import SLAB
 from dcd_components.data.nifti import read_header
 from dcd_components.errors import InputError
 
-FLOAT = 4  # bytes
+FLOAT, HALF = 4, 2  # bytes
+RESAMPLED = 32  # bytes of a voxel that is interpolated axis by axis in double precision
 BASE = 700e6  # bytes of a process that has imported torch and MONAI, and run a transform
 
 
@@ -109,9 +110,8 @@ class MemoryLimit:
             moved: whether anything is resampled.
         """
         several, image = len(sizes), math.prod(shape)
-        patch = [size or length for size, length in zip(self.patch_size, shape, strict=True)]
-        padded = math.prod(max(pair) for pair in zip(shape, patch, strict=True))
-        window = math.prod(patch) * FLOAT * (9 * self.width + 4 * (several + self.classes))
+        patch, padded = self._windows(shape)
+        window = self._window(several, patch)
         before = FLOAT * (several * image + reference)  # image and mask of the case before
         loaded = FLOAT * sum(sizes)
         held = FLOAT * (several + 1) * image  # the image and the reference
@@ -124,6 +124,56 @@ class MemoryLimit:
             held + FLOAT * 2 * self.classes * image,  # logits of the box go into those of the image
             held + FLOAT * (self.classes + 1) * image + reference + slab,
             held + 3 * reference,
+        ]
+        return max(stages)
+
+    def _windows(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Voxels of a window, and of an image that is padded to it."""
+        patch = [size or length for size, length in zip(self.patch_size, shape, strict=True)]
+        return math.prod(patch), math.prod(max(pair) for pair in zip(shape, patch, strict=True))
+
+    def _window(self, several: int, patch: int) -> int:
+        """Bytes of the feature maps of a window."""
+        return patch * FLOAT * (9 * self.width + 4 * (several + self.classes))
+
+
+class NnunetMemoryLimit(MemoryLimit):
+    """Refuse a case whose inference by the steps of nnU-Net would take more memory than it may.
+
+    What would be cropped away is not known from the headers and counts as kept. Stages are those of
+    :class:`MemoryLimit`, except that grids are those of the files: axes are not turned to the patient's. Images are
+    normalised in single precision and resampled in double precision, each by itself; logits and their sums are of half
+    precision, and are resampled onto the grid of the file before labels are taken there.
+
+    Args:
+        spacing: of the network's grid in mm, along the axes of the file.
+        patch_size: of a window in voxels, along the same axes.
+    """
+
+    def _network_shape(self, grid: Grid) -> list[int]:
+        """Shape of the whole image on the network's grid, along the axes of the file."""
+        edges = map(float, grid.spacing_mm)
+        return [max(1, round(n * edge / mm)) for n, edge, mm in zip(grid.shape, edges, self.spacing, strict=True)]
+
+    def _is_resampled(self, grid: Grid) -> bool:
+        return self._network_shape(grid) != [*grid.shape]
+
+    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int], *, moved: bool) -> float:
+        several, image = len(sizes), math.prod(shape)
+        patch, padded = self._windows(shape)
+        case = FLOAT * (several * image + reference) + reference  # image, reference and mask of what is not 0
+        before = case + reference
+        loaded, sums = FLOAT * sum(sizes), HALF * self.classes
+        made = before + 2 * loaded + FLOAT * reference + reference  # stored and cropped images, and the reference
+        resampling = moved * RESAMPLED * max(reference, image)
+        stages = [
+            before + 2.5 * loaded + 12 * max(sizes),  # files are unpacked
+            made + 4 * FLOAT * reference,  # statistics of an image
+            made + moved * FLOAT * several * image + resampling,
+            before + 2 * case,  # a batch is made of the case
+            case + (FLOAT * several + sums + HALF) * padded + self._window(several, patch),
+            case + sums * (image + moved * reference) + resampling,
+            case + sums * (image + 2 * reference) + 10 * reference,  # the most probable of all labels
         ]
         return max(stages)
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from result_folders import dataset, network, plans, write
 from tiny import BRATS, SEQUENCES
 from trees import save
 
+from dcd_components import commands
 from dcd_components.bundle.configs import read_configs
 from dcd_components.data.case_files import Layout
-from dcd_components.data.memory import BASE, MemoryLimit
+from dcd_components.data.memory import BASE, MemoryLimit, NnunetMemoryLimit
 from dcd_components.data.nifti import read_header
 from dcd_components.data.unlabelled_cases import SoundCases
 from dcd_components.errors import InputError
@@ -74,41 +78,86 @@ def test_a_limit_that_is_none_is_refused(gigabytes: Any) -> None:
 
 #: Not getrusage, whose peak includes that of the process which started this one.
 CHILD = r"""
-import re, sys
+import json, re, sys
 from pathlib import Path
 import torch
 from dcd_components.bundle.configs import literal, read_configs
 torch.set_num_threads(1)
-bundle, folder, spacing = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+bundle, folder = Path(sys.argv[1]), sys.argv[2]
 parser = read_configs(bundle, ["inference"])
-labels = {str(label): label for label in range(1, 6)}
-small = {"patch_size": [32, 32, 32], "teacher_widths": [32, 32, 32], "spacing": [spacing] * 3, "labels": labels}
-small["sliding_window::overlap"] = 0.0
-parser.update({**small, "dataset_dir": literal(folder), "output_dir": literal(folder)})
+parser.update({**json.loads(sys.argv[3]), "dataset_dir": literal(folder), "output_dir": literal(folder)})
 limit, cases = parser.get_parsed_content("memory"), parser.get_parsed_content("data")
 prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
 item = prepare(cases[0])
 with torch.no_grad():  # a single convolution is not the network, whose part is small here
-    item["pred"] = window(item["image"][None], torch.nn.Conv3d(4, 6, 1))[0]
+    item["pred"] = window(item["image"][None], torch.nn.Conv3d(len(item["image"]), limit.classes, 1))[0]
 finish(item)
 peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 print(limit.estimate(cases[0]), peak)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not tell a process's peak memory")
-@pytest.mark.parametrize("spacing", [1.0, 1.3], ids=["same grid", "resampled"])
-def test_a_process_stays_below_the_estimate_and_not_far(spacing: float, tmp_path: Path) -> None:
-    voxels = np.zeros((144, 144, 144), np.int16)
-    voxels[8:-8, 8:-8, 8:-8] = np.arange(128) + 1
-    for number, name in enumerate(SEQUENCES):
-        voxels[9, 9, number] = 7
-        nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1])), tmp_path / f"a-{name}.nii.gz")
-    words = [sys.executable, "-W", "ignore", "-c", CHILD, str(BRATS), str(tmp_path), str(spacing)]
+linux = pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="the system does not tell a process's peak memory"
+)
+
+
+def estimate_and_peak(bundle: Path, folder: Path, **settings: Any) -> tuple[float, float]:
+    """Bytes that the inference of the case in a folder is said to take, and those that it took."""
+    given = {"patch_size": [32, 32, 32], "teacher_widths": [32, 32, 32], "sliding_window::overlap": 0.0, **settings}
+    words = [sys.executable, "-W", "ignore", "-c", CHILD, str(bundle), str(folder), json.dumps(given)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     estimate, peak = map(float, done.stdout.split()[-2:])
+    return estimate, peak
+
+
+def made_up(folder: Path, shape: tuple[int, int, int], names: Sequence[str], margin: int) -> None:
+    """Images of a case with a margin of 0, in voxels, at either end of the third axis."""
+    voxels = np.zeros(shape, np.int16)
+    voxels[..., margin : shape[2] - margin] = np.arange(shape[2] - 2 * margin) + 1
+    for number, name in enumerate(names):
+        voxels[9, 9, number] = 7
+        nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1])), folder / name)
+
+
+@linux
+@pytest.mark.parametrize("spacing", [1.0, 1.3], ids=["same grid", "resampled"])
+def test_a_process_stays_below_the_estimate_and_not_far(spacing: float, tmp_path: Path) -> None:
+    made_up(tmp_path, (144, 144, 144), [f"a-{name}.nii.gz" for name in SEQUENCES], margin=8)
+    labels = {str(label): label for label in range(1, 6)}
+    estimate, peak = estimate_and_peak(BRATS, tmp_path, spacing=[spacing] * 3, labels=labels)
     assert peak < estimate
     assert estimate - BASE < 2 * (peak - 0.5 * BASE)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("channels", "labels", "shape", "spacing"),
+    [(4, 4, (160, 160, 100), 0.8), (1, 7, (256, 256, 256), 1.75)],
+    ids=["four channels, finer", "one channel, coarser"],
+)
+def test_steps_of_nnunet_stay_below_the_estimate(
+    channels: int, labels: int, shape: tuple[int, int, int], spacing: float, tmp_path: Path
+) -> None:
+    named = {"background": 0, **{f"label_{label}": label for label in range(1, labels + 1)}}
+    data = dataset(named, tuple("abcd"[:channels]))
+    result = write(tmp_path / "result", plans(channels), data, network(channels, labels + 1))
+    commands.from_nnunet(result, "b", out=tmp_path)
+    (folder := tmp_path / "images").mkdir()
+    made_up(folder, shape, [f"a_{number:04d}.nii.gz" for number in range(channels)], margin=0)
+    estimate, peak = estimate_and_peak(tmp_path / "b", folder, spacing=[spacing] * 3)
+    assert peak < estimate
+    assert estimate - BASE < 2 * (peak - 0.5 * BASE)
+
+
+def test_grids_of_nnunet_are_along_the_axes_of_the_file(tmp_path: Path) -> None:
+    """Rounded as it rounds, and never turned to the patient's."""
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt("PIL"), (10, 20, 30))
+    claiming(tmp_path / "a.nii", (10, 20, 30), affine)
+    grid = read_header(tmp_path / "a.nii").grid
+    assert grid
+    limit = NnunetMemoryLimit(1, ONE, **{**SETTINGS, "spacing": [1.0, 0.5, 4.0]})
+    assert limit._network_shape(grid) == [10, 40, 8]
 
 
 def test_the_bundle_s_settings_are_those_of_its_network(tmp_path: Path) -> None:
