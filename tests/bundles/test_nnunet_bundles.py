@@ -235,6 +235,21 @@ def test_the_student_is_a_result_folder(
     assert first.get_parsed_content("widths") == second["teacher_widths"]
 
 
+def test_a_student_of_other_strides_is_given_back(made: Make, tmp_path: Path) -> None:
+    """Of an overlay that computes them, as that of the shallow student does."""
+    bundle = shutil.copytree(made("labels"), tmp_path / "labels")
+    (bundle / "configs" / "other.yaml").write_text('strides: "$[1, 2] + [1]"\nkernel_size: "$[3] * len(@widths)"\n')
+    student = read_configs(bundle, ["inference", "other"]).get_parsed_content("network_def")
+    torch.save(student.state_dict(), bundle / "models" / "model.pt")
+    commands.to_nnunet(bundle, tmp_path / "out", ["other"])
+    given = network(4, 5, **read_result_folder(tmp_path / "out").network[1])
+    checkpoint = torch.load(tmp_path / "out" / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    given.load_state_dict(checkpoint["network_weights"])
+    image = torch.randn(1, 4, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(given.eval()(image), student.eval()(image), rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_given_back(made: Make, tmp_path: Path) -> None:
     bundle = shutil.copytree(made("labels"), tmp_path / "labels")
     with pytest.raises(InputError, match=r"no weights at .*models/model.pt"):

@@ -95,12 +95,13 @@ def _names(out: Path) -> tuple[str, str]:
 
 def _plans(parser: ConfigParser, name: str, configuration: str) -> dict[str, Any]:
     order = [*parser["transpose"]]
-    stages = len(parser["strides"])
+    sizes = {key: parser.get_parsed_content(key) for key in ("strides", "kernel_size", "widths")}
+    stages = len(sizes["strides"])
     arguments = {
         "n_stages": stages,
-        "features_per_stage": parser.get_parsed_content("widths"),
-        "kernel_sizes": parser["kernel_size"],
-        "strides": parser["strides"],
+        "features_per_stage": sizes["widths"],
+        "kernel_sizes": sizes["kernel_size"],
+        "strides": sizes["strides"],
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
         **USUAL,
