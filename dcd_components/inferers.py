@@ -80,6 +80,9 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
     Beyond the box is background: in a trained network's patches too, which are drawn from that box. A scan of
     240 x 240 x 155 voxels takes 8 windows of 128 voxels instead of 18. An image without zeros is its own box.
 
+    The network must return one tensor of the size of its input, whose first channel is the background, so not one of
+    regions that may overlap.
+
     Args:
         args: of ``monai.inferers.SlidingWindowInferer``. ``roi_size`` 0 takes the box in one pass.
         k_divisible: voxels of which the box gets a multiple, along all axes or each of them.
@@ -94,11 +97,18 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
         self.k_divisible = ensure_tuple_rep(k_divisible, 3)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Return logits ``(B, K, D, H, W)``, whose first channel is the background."""
+        """Return logits ``(B, K, D, H, W)``.
+
+        Raises:
+            InputError: for a network that returns anything but one tensor of the size of its input.
+        """
         image = torch.as_tensor(inputs.detach()).as_subclass(Tensor)
         box, lacking = self._box(image)
         inside = torch.nn.functional.pad(image[box], lacking) if any(lacking) else image[box]
-        logits: Tensor = super().__call__(inside, network, *args, **kwargs)
+        logits: Any = super().__call__(inside, network, *args, **kwargs)
+        if not isinstance(logits, Tensor) or logits.shape[2:] != inside.shape[2:]:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(f"the network must return one tensor of the size of its input, got {got}")
         if logits.shape[2:] == image.shape[2:]:
             return logits
         whole = logits.new_full((*logits.shape[:2], *image.shape[2:]), self.ELSE)

@@ -181,6 +181,16 @@ def test_one_pass_over_a_box_of_a_multiple(
     torch.testing.assert_close(made[:, 2:][box], brain[box])
 
 
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [(lambda x: (x, x), "a tuple"), (lambda x: x[..., ::2], r"\(2, 2, 9, 7, 5\)")],
+    ids=["several", "another size"],
+)
+def test_a_network_returns_one_tensor_of_its_input_s_size(network: Any, got: str, brain: Tensor) -> None:
+    with pytest.raises(InputError, match=f"one tensor of the size of its input, got {got}"):
+        ForegroundInferer((9, 7, 10))(brain, network)
+
+
 def test_a_scan_takes_fewer_windows() -> None:
     image, calls = torch.zeros(1, 1, 240, 240, 155), []
     image[..., 50:190, 25:215, 10:147] = 1

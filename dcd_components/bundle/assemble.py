@@ -20,6 +20,8 @@ MARK = re.compile(r"^# ==== from (\S+?)(?:, (\w+))?: .* ====\n", re.M)
 KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
 TITLE = re.compile(r"(?:#.*\n)*")
 COMMON = BUNDLES / "common"
+#: What tells a bundle with nnU-Net's steps, and the overlays of other windows than nnU-Net's, which it does not get.
+NNUNET, OTHER_WINDOWS = "common/nnunet/inference.yaml", ("one_pass",)
 
 
 def assembled(config: Path) -> str:
@@ -129,7 +131,12 @@ def wanted_files(bundle: Path) -> dict[Path, str]:
     """Text of each file of a bundle that is made from others; an overlay that says where it is from is its own."""
     configs = bundle / "configs"
     own = {path for path in configs.glob("*.yaml") if MARK.search(path.read_text(encoding="utf-8"))}
-    shared = {configs / path.name: path.read_text(encoding="utf-8") for path in (COMMON / "overlays").iterdir()}
+    of_nnunet = NNUNET in (configs / "inference.yaml").read_text(encoding="utf-8")
+    shared = {
+        configs / path.name: path.read_text(encoding="utf-8")
+        for path in (COMMON / "overlays").iterdir()
+        if not (of_nnunet and path.stem in OTHER_WINDOWS)
+    }
     copied = {path: text for path, text in shared.items() if path not in own}
     ours = {path: assembled(path) for path in sorted({*configs.glob("*.yaml")} - {*copied})}
     licence = {bundle / "LICENSE": (BUNDLES.parent / "LICENSE").read_text(encoding="utf-8")}

@@ -16,6 +16,7 @@ from dcd_components.errors import InputError
 
 FLOAT, HALF = 4, 2  # bytes
 RESAMPLED = 32  # bytes of a voxel that is interpolated axis by axis in double precision
+PASS = 32  # voxels of which an image in one pass may get a multiple
 BASE = 700e6  # bytes of a process that has imported torch and MONAI, and run a transform
 
 
@@ -129,7 +130,7 @@ class MemoryLimit:
 
     def _windows(self, shape: Sequence[int]) -> tuple[int, int]:
         """Voxels of a window, and of an image that is padded to it."""
-        patch = [size or length for size, length in zip(self.patch_size, shape, strict=True)]
+        patch = [size or PASS * math.ceil(length / PASS) for size, length in zip(self.patch_size, shape, strict=True)]
         return math.prod(patch), math.prod(max(pair) for pair in zip(shape, patch, strict=True))
 
     def _window(self, several: int, patch: int) -> int:

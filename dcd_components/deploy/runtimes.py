@@ -98,7 +98,10 @@ def _torchscript(network: nn.Module) -> Runtime:
 
 
 class _OpenVino:
-    """A model of OpenVINO, compiled for every shape it meets: int8 is a sixth faster so than with free axes."""
+    """A model of OpenVINO, compiled for the shape it meets: int8 is a sixth faster so than with free axes.
+
+    Only the last one is kept, since each takes memory of its own.
+    """
 
     def __init__(self, model: Any, precision: str) -> None:
         self.model = model
@@ -113,7 +116,7 @@ class _OpenVino:
         if image.shape not in self.compiled:
             fixed = self.model.clone()
             fixed.reshape(list(image.shape))
-            self.compiled[image.shape] = _core().compile_model(fixed, "CPU", self.settings)
+            self.compiled = {image.shape: _core().compile_model(fixed, "CPU", self.settings)}
         return torch.from_numpy(self.compiled[image.shape](image.numpy(force=True))[0])
 
 

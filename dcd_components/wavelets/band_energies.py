@@ -73,19 +73,21 @@ class BandEnergy:
         return some.mean((2, 3, 4), dtype=sum_dtype(x))
 
     def measure(self, x: Tensor) -> MeasuredMap:
-        """Read a map ``(B, C, D, H, W)`` once for its energies."""
-        bands, shares = _plan(self, tuple(x.shape[2:]))
+        """Energies of a map ``(B, C, D, H, W)``, and what else a distance from it needs."""
+        bands, _ = _plan(self, tuple(x.shape[2:]))
         offset = self.channel_offset(x)
         energies = _passes(x).energies(x, bands, self.wavelet, self.mode, offset)
-        levels = (shares.to(energies) * energies).sum(1).to(sum_dtype(x))
+        shares = _shares(self, tuple(x.shape[2:]), energies.dtype, energies.device)
+        levels = (shares * energies).sum(1).to(sum_dtype(x))
         total = energies[0].to(sum_dtype(x)) + 1e-6 * x.shape[2:].numel() * offset.square().sum()
         return MeasuredMap(self, x, offset, total, levels, self.weights(x.shape, sum_dtype(x), x.device))
 
     def gradient(self, x: Tensor, weights: Tensor, offset: Tensor | None = None) -> Tensor:
         """Half the gradient of the energy weighted by level, ``A (x - offset)``, of ``(B, C, D, H, W)``."""
-        bands, shares = _plan(self, tuple(x.shape[2:]))
+        bands, _ = _plan(self, tuple(x.shape[2:]))
+        shares = _shares(self, tuple(x.shape[2:]), weights.dtype, weights.device)
         offset = x.new_zeros(x.shape[:2], dtype=sum_dtype(x)) if offset is None else offset
-        of_bands = (weights[:, None] * shares.to(weights)).sum(0)
+        of_bands = (weights[:, None] * shares).sum(0)
         out: Tensor = _passes(x).gradient(x, bands, self.wavelet, self.mode, offset, of_bands)
         return out
 
@@ -197,7 +199,15 @@ def _plan(energy: BandEnergy, size: tuple[int, ...]) -> tuple[tuple[tuple[str, .
         rows[-1] |= {places[band]: -1.0 if fewer else 1.0 for band in counted}
         whole, count = count, count + len(needed[-1])
         size = band_size(size, energy.wavelet, energy.mode)
-    return tuple(needed), torch.tensor([[row.get(place, 0.0) for place in range(count)] for row in rows])
+    with torch.inference_mode(False):  # kept, so it must serve training too
+        return tuple(needed), torch.tensor([[row.get(place, 0.0) for place in range(count)] for row in rows])
+
+
+@lru_cache(maxsize=256)
+def _shares(energy: BandEnergy, size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix of :func:`_plan` where it is used: to copy it in each step would make a GPU wait."""
+    with torch.inference_mode(False):  # kept, so it must serve training too
+        return _plan(energy, size)[1].to(device, dtype)
 
 
 @lru_cache(maxsize=256)

@@ -108,6 +108,12 @@ def test_thick_slices_have_kernels_of_their_own(tmp_path: Path) -> None:
     assert metadata(bundle)["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["4*n", "8*n", "8*n"]
 
 
+def test_windows_are_nnunet_s_alone(folder: Path, tmp_path: Path) -> None:
+    bundle = made(folder, tmp_path)
+    assert not (bundle / "configs" / "one_pass.yaml").exists()
+    assert (bundle / "configs" / "mirror.yaml").exists()
+
+
 def test_older_plans(folder: Path, tmp_path: Path) -> None:
     """Of before 2.3, with `modality` instead of `channel_names`, as nnU-Net reads them too."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import re
@@ -72,16 +73,15 @@ def _compiled(network: nn.Module, shape: Sequence[int]) -> Any:
     Raises:
         InputError: for a traced network that computes something else on images of another size.
     """
-    try:
+    with contextlib.suppress(RuntimeError, torch.jit.frontend.FrontendError):
         return torch.jit.script(network)
-    except RuntimeError:
-        channels, *patch = shape
-        traced: Any = torch.jit.trace(network, torch.randn(1, channels, *patch))  # type: ignore[no-untyped-call]
-        other = torch.randn(2, channels, patch[0], 2 * patch[1], patch[2])
-        if not torch.allclose(traced(other), network(other), rtol=1e-4, atol=1e-4):
-            name = type(network).__name__
-            raise InputError(f"TorchScript cannot compile {name}, and traced it is one of a single size") from None
-        return traced
+    channels, *patch = shape
+    traced: Any = torch.jit.trace(network, torch.randn(1, channels, *patch))  # type: ignore[no-untyped-call]
+    other = torch.randn(2, channels, patch[0], 2 * patch[1], patch[2])
+    with contextlib.suppress(RuntimeError):
+        if torch.allclose(traced(other), network(other), rtol=1e-4, atol=1e-4):
+            return traced
+    raise InputError(f"TorchScript cannot compile {type(network).__name__}, and traced it is one of a single size")
 
 
 def canonical(compiled: bytes) -> bytes:
