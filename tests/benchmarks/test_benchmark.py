@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.image import imread
-from monai.inferers import SimpleInferer
 from monai.bundle import ConfigParser
+from monai.inferers import SimpleInferer
 from tiny import BRATS, config_files
 
 from dcd_components import commands
@@ -181,7 +181,8 @@ def test_the_largest_loss_is_that_of_a_case_and_not_below_0(monkeypatch: pytest.
         inference_benchmark.ONE_PASS: torch.tensor([[0.4, 0.2], [0.2, math.nan]]),
     }
     monkeypatch.setattr(int8_dice, "case_dice", lambda *_: dice)
-    students: dict[str, runtimes.Runtime] = {name: lambda x: x for name in (runtimes.EAGER, runtimes.INT8, runtimes.ONNX)}
+    names = (runtimes.EAGER, runtimes.INT8, runtimes.ONNX)
+    students: dict[str, runtimes.Runtime] = {name: lambda x: x for name in names}
     found = inference_benchmark._scores(Setting(BRATS), students, SimpleInferer(), SimpleInferer())
     assert {name: one["largest_loss"] for name, one in found.items()} == pytest.approx(
         {runtimes.EAGER: 0, runtimes.INT8: 0.1, runtimes.ONNX: 0}
