@@ -20,7 +20,7 @@ from trees import save
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.release.packing import config_texts
-from dcd_components.deploy import onnx_export, onnx_inference
+from dcd_components.deploy import onnx_export, onnx_inference, runtimes
 from dcd_components.errors import InputError
 
 #: What a clinic need not install.
@@ -115,8 +115,12 @@ def test_masks_of_openvino_differ_by_its_rounding(
     segment([first], brats, tmp_path / "exact")
     model = brats / "models" / "model.onnx"
     loaded: list[Path] = []
-    load = onnx_inference.load_openvino
-    monkeypatch.setattr(onnx_inference, "load_openvino", lambda path: loaded.append(path) or load(path))
+
+    def load(path: Path) -> runtimes.Runtime:
+        loaded.append(path)
+        return runtimes.load_openvino(path)
+
+    monkeypatch.setattr(onnx_inference, "load_openvino", load)
     onnx_inference.run([first], model, tmp_path / "fast", runtime="openvino")
     assert loaded == [model]
     same(tmp_path / "fast", tmp_path / "exact", apart=0.03)  # of weights as drawn, which decide nothing clearly
