@@ -42,8 +42,6 @@ COLUMNS = {
 }
 TEACHER, STUDENT = "teacher", "student"
 ONE_PASS = "in one pass"
-#: Configs over the inference that make the two ways of going through a case.
-WAYS = ((), ("one_pass",))
 SCORES = ("dice", "largest_loss", "one_pass_dice")
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
 #: Dice that int8 may lose against eager float32.
@@ -78,9 +76,12 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     seconds = timing.seconds({name: _call(loaded[key], image) for name, key in names.items()}, repeats, least=2.0)
     patches = {names[name]: taken for name, taken in seconds.items()}
     whole = inference_setting.brain(shape[0], setting.case_size)
-    windows, one_pass = (setting.parser("inference", *more).get_parsed_content("sliding_window") for more in WAYS)
+    windows = student.get_parsed_content("sliding_window")
+    one_pass = None
+    if setting.has_one_pass:
+        one_pass = setting.parser("inference", "one_pass").get_parsed_content("sliding_window")
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
-    passes = {runtime: _case(one_pass, whole, run) for runtime, run in students.items()}
+    passes = {runtime: _case(one_pass, whole, run) for runtime, run in students.items() if one_pass}
     pass_megabytes = {runtime: _megabytes(step) for runtime, step in passes.items()}
     cases = _cases(
         {
@@ -99,7 +100,7 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
             **_times("case", cases, (name, runtime), (TEACHER, runtime)),
             **_times("one_pass", cases, (ONE_PASS if name == STUDENT else "", runtime), (TEACHER, runtime)),
             "megabytes": megabytes[name, runtime],
-            "one_pass_megabytes": pass_megabytes[runtime] if name == STUDENT else math.nan,
+            "one_pass_megabytes": pass_megabytes.get(runtime, math.nan) if name == STUDENT else math.nan,
             **(scores[runtime] if name == STUDENT and scores else dict.fromkeys(SCORES, math.nan)),
         }
         for name, runtime in loaded
@@ -168,12 +169,13 @@ def _times(kind: str, seconds: Mapping[Key, float], key: Key, teacher: Key) -> d
 
 
 def _scores(
-    setting: Setting, students: Mapping[str, runtimes.Runtime], windows: Inferer, one_pass: Inferer
+    setting: Setting, students: Mapping[str, runtimes.Runtime], windows: Inferer, one_pass: Inferer | None
 ) -> dict[str, dict[str, float]]:
     """Mean Dice of the student's runtimes, what a case loses most against the first, and Dice of that in one pass."""
     folds = setting.parser("inference", "evaluate")["test_folds"]
     ways = {runtime: partial(windows, network=run) for runtime, run in students.items()}
-    ways[ONE_PASS] = partial(one_pass, network=students[runtimes.EAGER])
+    if one_pass:
+        ways[ONE_PASS] = partial(one_pass, network=students[runtimes.EAGER])
     dice = int8_dice.case_dice(setting.parser("train_student"), folds, ways)
     means = {way: of_cases.nanmean(0).nanmean().item() for way, of_cases in dice.items()}
     losses = {way: dice[runtimes.EAGER].nanmean(1) - of_cases.nanmean(1) for way, of_cases in dice.items()}
@@ -181,7 +183,7 @@ def _scores(
         runtime: {
             "dice": means[runtime],
             "largest_loss": losses[runtime].nan_to_num().clamp(min=0).max().item(),
-            "one_pass_dice": means[ONE_PASS] if runtime == runtimes.EAGER else math.nan,
+            "one_pass_dice": means.get(ONE_PASS, math.nan) if runtime == runtimes.EAGER else math.nan,
         }
         for runtime in students
     }

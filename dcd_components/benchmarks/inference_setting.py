@@ -48,6 +48,11 @@ class Setting:
         """Whether there are weights and cases, for Dice."""
         return {"ckpt_path", "dataset_dir"} <= self.settings.keys()
 
+    @property
+    def has_one_pass(self) -> bool:
+        """Whether the bundle has that overlay; one with nnU-Net's windows has not."""
+        return any((self.bundle / "configs").glob("one_pass.*"))
+
     def parser(self, *configs: str) -> ConfigParser:
         """Configs of the bundle, by name, with the overlays and settings, on the CPU."""
         parser = read_configs(self.bundle, (*configs, *self.overlays))

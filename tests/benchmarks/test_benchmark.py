@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,17 @@ def test_dice_is_that_of_the_held_out_cases(patients: Path, tmp_path: Path, monk
     assert exact_rows[0]["largest_loss"] == 0  # eager float32 itself
     assert 0 < exact_rows[0]["one_pass_dice"] < 1
     assert "noise" not in text
+
+
+def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: Path, monkeypatch: Any) -> None:
+    """As those with nnU-Net's windows are."""
+    left_out = shutil.ignore_patterns("models", "eval", "cache", "one_pass.yaml")
+    bundle = Path(shutil.copytree(BRATS, tmp_path / BRATS.name, ignore=left_out))
+    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER])
+    small = {"patch_size": [16, 16, 16]}
+    benchmark.run_inference(tmp_path / "out", bundle, case_size=(20, 24, 16), repeats=1, settings=small)
+    rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
+    assert all(row["case_seconds"] > 0 and math.isnan(row["one_pass_seconds"]) for row in rows)
 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
