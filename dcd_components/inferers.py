@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms.utils import generate_spatial_bounding_box
-from monai.utils import ensure_tuple_rep
+from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
 from dcd_components.errors import InputError
@@ -105,13 +105,16 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
         image = torch.as_tensor(inputs.detach()).as_subclass(Tensor)
         box, lacking = self._box(image)
         inside = torch.nn.functional.pad(image[box], lacking) if any(lacking) else image[box]
-        logits: Any = super().__call__(inside, network, *args, **kwargs)
+        if any(ensure_tuple(self.roi_size)):
+            logits: Any = super().__call__(inside, network, *args, **kwargs)
+        else:  # a single window: nothing to sum up, which would take time and memory
+            logits = network(inside, *args, **kwargs)
         if not isinstance(logits, Tensor) or logits.shape[2:] != inside.shape[2:]:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise InputError(f"the network must return one tensor of the size of its input, got {got}")
         if logits.shape[2:] == image.shape[2:]:
-            return logits
-        whole = logits.new_full((*logits.shape[:2], *image.shape[2:]), self.ELSE)
+            return logits.to(image.dtype)
+        whole = image.new_full((*logits.shape[:2], *image.shape[2:]), self.ELSE)
         whole[:, 0] = self.BACKGROUND
         within: Any = (..., *map(slice, whole[box].shape[2:]))
         whole[box] = logits[within]

@@ -181,14 +181,27 @@ def test_one_pass_over_a_box_of_a_multiple(
     torch.testing.assert_close(made[:, 2:][box], brain[box])
 
 
+@pytest.mark.parametrize("inside", [slice(4, 13), slice(None)], ids=["a box", "the whole"])
+def test_one_pass_gives_what_a_single_window_gives(inside: slice, brain: Tensor, convolution: nn.Module) -> None:
+    image = brain[:, :, inside]
+    one_pass, window = ForegroundInferer((0, 0, 0)), ForegroundInferer((9, 7, 10))
+    torch.testing.assert_close(one_pass(image, convolution), window(image, convolution))
+    half = one_pass(image, lambda x: convolution(x).bfloat16())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, window(image, convolution), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("roi_size", [(9, 7, 10), (0, 0, 0)], ids=["windows", "one pass"])
 @pytest.mark.parametrize(
     ("network", "got"),
     [(lambda x: (x, x), "a tuple"), (lambda x: x[..., ::2], r"\(2, 2, 9, 7, 5\)")],
     ids=["several", "another size"],
 )
-def test_a_network_returns_one_tensor_of_its_input_s_size(network: Any, got: str, brain: Tensor) -> None:
+def test_a_network_returns_one_tensor_of_its_input_s_size(
+    network: Any, got: str, roi_size: tuple[int, ...], brain: Tensor
+) -> None:
     with pytest.raises(InputError, match=f"one tensor of the size of its input, got {got}"):
-        ForegroundInferer((9, 7, 10))(brain, network)
+        ForegroundInferer(roi_size)(brain, network)
 
 
 def test_a_scan_takes_fewer_windows() -> None:

@@ -98,9 +98,10 @@ def _torchscript(network: nn.Module) -> Runtime:
 
 
 class _OpenVino:
-    """A model of OpenVINO, compiled for the shape it meets: int8 is a sixth faster so than with free axes.
+    """A model of OpenVINO, compiled for the first shape that it meets, and at a second one for all shapes.
 
-    Only the last one is kept, since each takes memory of its own.
+    Windows have one shape, for which a model is up to a sixth faster. Whole cases have one each, and to compile the
+    model for it takes longer than that saves. One compiled model is kept, since each takes memory of its own.
     """
 
     def __init__(self, model: Any, precision: str) -> None:
@@ -110,14 +111,18 @@ class _OpenVino:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",  # all threads on one image
         }
-        self.compiled: dict[torch.Size, Any] = {}
+        self.compiled: Any = None
+        self.shape: torch.Size | None = None  # None once it takes all
 
     def __call__(self, image: Tensor) -> Tensor:
-        if image.shape not in self.compiled:
-            fixed = self.model.clone()
+        if self.compiled is None:
+            self.shape, fixed = image.shape, self.model.clone()
             fixed.reshape(list(image.shape))
-            self.compiled = {image.shape: _core().compile_model(fixed, "CPU", self.settings)}
-        return torch.from_numpy(self.compiled[image.shape](image.numpy(force=True))[0])
+            self.compiled = _core().compile_model(fixed, "CPU", self.settings)
+        elif self.shape not in (None, image.shape):
+            self.shape, self.compiled = None, None  # freed before the next takes its memory
+            self.compiled = _core().compile_model(self.model, "CPU", self.settings)
+        return torch.from_numpy(self.compiled(image.numpy(force=True))[0])
 
 
 @functools.cache

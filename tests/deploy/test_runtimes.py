@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,22 @@ def test_lower_precision_is_close_to_eager_and_comes_back_as_float32(
         found = runtime(image)
         assert found.dtype == torch.float32
         assert error(found, network(image)) < bound
+
+
+def test_openvino_compiles_for_the_first_shape_and_then_for_all(
+    load: Callable[[str], runtimes.Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, core, free = load(runtimes.OPENVINO), runtimes._core(), []
+
+    class Core:
+        def compile_model(self, model: Any, *args: Any) -> Any:
+            free.append(model.is_dynamic())
+            return core.compile_model(model, *args)
+
+    monkeypatch.setattr(runtimes, "_core", Core)
+    for size in (SIZES[0], SIZES[0], SIZES[1], SIZES[0], SIZES[2]):
+        runtime(torch.randn(size))
+    assert free == [False, True]
 
 
 @pytest.mark.parametrize("name", [runtimes.ONNX, runtimes.OPENVINO])
