@@ -174,14 +174,17 @@ class Demo:
         write_datalist(replace(listed, cases=[case]), apart / "datalist.json")
 
     def _time_iterations(self) -> dict[str, float]:
-        """Seconds an iteration of the plain and of the distilled student's training takes."""
+        """Seconds an iteration of both students' trainings takes, with its share of what comes before the first."""
         step = "time an iteration of plain and distilled, in turns"
         self._announce(step)
         files = {model: self._configs(TRAININGS[model]) for model in (PLAIN, DISTILLED)}
         settings = {"bundle_root": str(self.bundle), **self._training_settings(DISTILLED), **self.size.settings}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            starts = training.start_seconds(files, **settings)
             found = training.seconds(files, self.size.rounds, **settings)
+        iterations = self.size.student_epochs * self._read(TRAININGS[DISTILLED])["epoch_length"]
+        found = {model: taken + starts[model] / iterations for model, taken in found.items()}
         self._say("    " + ", ".join(f"{model} {seconds:.3f} s" for model, seconds in found.items()))
         del self.left[step]
         return found
@@ -196,7 +199,8 @@ class Demo:
             "seed": self.seed,
             "ckpt_path": self._weights(model),
             "log_path": str(self.folder / "logs" / f"{file_name(model)}.csv"),
-            **({"teacher_path": self._weights(TEACHER)} if model == DISTILLED else {}),
+            # In trainings of minutes, to start as channels of the teacher gains most: docs/results.md.
+            **({"teacher_path": self._weights(TEACHER), "init": "teacher"} if model == DISTILLED else {}),
             "dataset_dir": str(self.patients),
             "datalist": str(self.datalist),
             "cache_dir": str(self.folder / "cache"),
@@ -284,7 +288,7 @@ def equal_cost_epochs(epochs: int, seconds: Mapping[str, float]) -> int:
 
     Args:
         epochs: of the distilled student.
-        seconds: an iteration of each of the two takes.
+        seconds: an iteration of each of the two takes, with its share of the start.
     """
     return max(1, round(epochs * seconds[DISTILLED] / seconds[PLAIN]))
 

@@ -55,9 +55,10 @@ weights over fewer iterations (decay {decay:g}); the distillation's loss is {nor
 ({shape}).\
 """
 EQUAL = """\
-Plain and distilled student have the same first weights, the same data in the same order and the same number of
-iterations. "Plain, equal cost" is the plain student trained for longer, because distillation makes an iteration
-{ratio:.2f} times as dear (measured in turns on this machine); the teacher's training is not counted.\
+The plain student starts at random, the distilled one as the most important channels of its teacher; both have the same
+data in the same order and the same number of iterations. "Plain, equal cost" is the plain student trained for longer,
+because distillation makes an iteration {ratio:.2f} times as dear (measured in turns on this machine, the start
+included); the teacher's training is not counted.\
 """
 
 
@@ -80,7 +81,8 @@ def write(
         patients: that were trained on and scored.
         evaluations: configs that each model is evaluated with, in the table's order.
         distillation: configs of the distillation.
-        iteration_seconds: what an iteration takes of the plain and of the distilled student's training.
+        iteration_seconds: what an iteration takes of the plain and of the distilled student's training, with its share
+            of what comes before the first.
 
     Returns:
         The table of six columns in Markdown, with its caption.
