@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import BRATS, HIPPOCAMPUS
 
+from dcd_components.benchmarks import training
 from dcd_components.demo import demo
 from dcd_components.demo.demo import STEPS, TRAININGS, Demo, Size
+from dcd_components.demo.report import DISTILLED, PLAIN
 from dcd_components.errors import InputError
 from dcd_components.tables import read_csv
 
@@ -38,6 +40,8 @@ def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys
     assert (tmp_path / "table.md").read_text().strip() in said
     assert [row["model"] for row in read_csv(tmp_path / "table.csv", text=["model"])] == list(TRAININGS)
     assert said.count("means of 2 cases: mean Dice") == len(TRAININGS)
+    (log,) = (tmp_path / "logs").glob("* train distilled.txt")
+    assert "the student starts as the most important channels of its teacher" in log.read_text()
     assert f"[{len(STEPS) - 1}/{len(STEPS) - 1}] segment the new case" in said
     assert len(list((tmp_path / "new_case").glob("*_seg.nii.gz"))) == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
@@ -58,6 +62,13 @@ def test_it_takes_real_patients_too(hippocampi: Path, tmp_path: Path, capsys: py
     assert f"[{len(STEPS) - 2}/{len(STEPS) - 2}] segment the new case" in said
     assert {path.name for path in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "new_case.png"}
     assert sorted(hippocampi.rglob("*")) == before
+
+
+def test_an_iteration_costs_its_share_of_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "seconds", lambda *_, **__: {PLAIN: 0.2, DISTILLED: 0.3})
+    monkeypatch.setattr(training, "start_seconds", lambda *_, **__: {PLAIN: 0.0, DISTILLED: 7.0})
+    size = Size(student_epochs=14, settings={"epoch_length": 50})
+    assert Demo(tmp_path, BRATS, 0, size)._time_iterations() == pytest.approx({PLAIN: 0.2, DISTILLED: 0.31})
 
 
 def test_a_step_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
