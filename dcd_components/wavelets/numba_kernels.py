@@ -299,7 +299,7 @@ def _analyse_planes(x, count, n, width, half, band, rows, columns, wanted, out, 
     points, planes = np.uint64(out.shape[4]), np.uint64(out.shape[1] * out.shape[2])
     zero = columns.filters[0, 0] - columns.filters[0, 0]
     for v in range(2):
-        if wanted[v].max() < 0:
+        if wanted[v, 0] < 0 and wanted[v, 1] < 0:  # a reduction would take a tenth of the level
             continue
         for k in range(count):
             combine_rows(x, k * n, width, rows, v, half, columns.left + k * lines * stride, stride)
