@@ -327,13 +327,13 @@ def _measurement_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, help="rounds of which the median is taken")
 
 
-def _benchmark_step_options(parser: argparse.ArgumentParser) -> None:
+def _bundle_measurement_options(parser: argparse.ArgumentParser) -> None:
     _measurement_options(parser)
     parser.add_argument("--bundle", type=Path, help="whose networks are measured; that for BraTS by default")
 
 
 def _benchmark_inference_options(parser: argparse.ArgumentParser) -> None:
-    _benchmark_step_options(parser)
+    _bundle_measurement_options(parser)
     parser.usage = "dcd benchmark inference --out OUT [options] [key=value ...]"
     parser.epilog = SETTINGS
     add = parser.add_argument
@@ -342,7 +342,7 @@ def _benchmark_inference_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _benchmark_data_options(parser: argparse.ArgumentParser) -> None:
-    _benchmark_step_options(parser)
+    _bundle_measurement_options(parser)
     add = parser.add_argument
     add("--dataset_dir", type=Path, required=True, help="with its datalist.json; all its cases are trained on")
     add("--epoch_length", type=int, help="iterations per epoch; 6 by default")
@@ -370,7 +370,7 @@ COMMANDS: list[tuple[str, Callable[..., str | None], str, Callable[[argparse.Arg
     ("study", commands.study, "compare methods over seeds; goes on where it was stopped", _study_options),
     ("report", commands.report, "tables, pictures and a page of a study", _report_options),
     ("benchmark loss", commands.benchmark_loss, "the loss, forward and backward", _benchmark_loss_options),
-    ("benchmark step", commands.benchmark_step, "a training step", _benchmark_step_options),
+    ("benchmark step", commands.benchmark_step, "a training step", _measurement_options),
     ("benchmark inference", commands.benchmark_inference, "inference on a CPU", _benchmark_inference_options),
     ("benchmark data", commands.benchmark_data, "the time spent waiting for data", _benchmark_data_options),
 ]

@@ -157,8 +157,13 @@ def size(
 ) -> str:
     """Measure students of several widths on this machine, and name the widest that a budget allows."""
     from dcd_components.benchmarks import size as of_size
+    from dcd_components.bundle import running
 
-    named = {key: _literal(value) for key, value in _pairs(settings).items()}
+    given = _pairs(settings)
+    if "width_divisor" in given:
+        raise InputError("width_divisor is what dcd size looks for, and so is no setting of it")
+    running.check_settings(running.config_files(bundle, ["inference", *overlay]), given)
+    named = {key: _literal(value) for key, value in given.items()}
     return of_size.propose(bundle, seconds, gigabytes, case_size, overlay, named)
 
 

@@ -46,12 +46,11 @@ def run_loss(out: Path, sizes: Sequence[int] = (32, 64), levels: Sequence[int] =
     return _write(out, "loss", rows, f"## {heading}\n\n{_table(rows, loss_benchmark.COLUMNS, repeats)}", _plot_loss)
 
 
-def run_step(out: Path, bundle: Path = BRATS, repeats: int = 7) -> str:
+def run_step(out: Path, repeats: int = 7) -> str:
     """Measure a training step of the student alone, of distillation, and of the published algorithm.
 
     Args:
         out: new folder for ``step.csv``, ``step.md`` and ``step.png``.
-        bundle: folder of the bundle whose networks are trained.
         repeats: rounds of which the median is taken.
 
     Returns:
@@ -62,7 +61,7 @@ def run_step(out: Path, bundle: Path = BRATS, repeats: int = 7) -> str:
     """
     _refuse_existing(out)
     torch.manual_seed(0)
-    rows = step_benchmark.measure(bundle, repeats)
+    rows = step_benchmark.measure(BRATS, repeats)
     heading = "A training step, bfloat16"
     return _write(out, "step", rows, f"## {heading}\n\n{_table(rows, step_benchmark.COLUMNS, repeats)}", _plot_step)
 
@@ -94,8 +93,8 @@ def run_inference(
         InputError: when ``out`` exists, for a case without three axes, and for a data set without weights.
     """
     _refuse_existing(out)
-    if len(case_size) != 3:
-        raise InputError(f"case_size must be three numbers of voxels, got {list(case_size)}")
+    if len(case_size) != 3 or min(case_size) < 1:
+        raise InputError(f"case_size must be three positive numbers of voxels, got {list(case_size)}")
     setting = Setting(bundle, overlays, settings or {}, case_size)
     torch.manual_seed(0)
     rows = inference_benchmark.measure(setting, repeats)

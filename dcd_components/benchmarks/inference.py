@@ -65,7 +65,7 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     Returns:
         Rows with the keys of ``COLUMNS``; NaN is what was not measured.
     """
-    student, teacher = setting.parser("inference"), setting.parser("inference", "teacher")
+    student, teacher = setting.parser("inference"), setting.teacher()
     pair = {TEACHER: _network(teacher), STUDENT: _network(student)}
     if "ckpt_path" in setting.settings:
         load_frozen(pair[STUDENT], setting.settings["ckpt_path"])

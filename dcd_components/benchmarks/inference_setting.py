@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from dcd_components.errors import InputError
 
 #: Patches of training cases that int8 is calibrated on.
 PATCHES = 24
+#: Settings of the student alone, and how its overlays' names end.
+STUDENT_KEYS, STUDENT_OVERLAY = frozenset({"widths", "network_def"}), "_student"
 #: Share of the axes of a case that the brain takes: in a scan of BraTS 2023, 140 x 190 x 137 of 240 x 240 x 155 voxels.
 BRAIN = (0.58, 0.79, 0.88)
 
@@ -58,6 +60,12 @@ class Setting:
         parser = read_configs(self.bundle, (*configs, *self.overlays))
         parser.update({"device": "$torch.device('cpu')", **self.settings})
         return parser
+
+    def teacher(self) -> ConfigParser:
+        """The same of the teacher's inference: without what changes the student alone."""
+        overlays = [name for name in self.overlays if not name.endswith(STUDENT_OVERLAY)]
+        settings = {key: value for key, value in self.settings.items() if key.partition("::")[0] not in STUDENT_KEYS}
+        return replace(self, overlays=overlays, settings=settings).parser("inference", "teacher")
 
     def note(self) -> str:
         """The patch, the case, what is left out and what int8 was calibrated on, as sentences."""

@@ -33,8 +33,8 @@ def propose(
     """Measure students of several widths, and name the widest that a budget allows.
 
     A patch is timed, in turns, in eager float32, on the threads and the device that the bundle's inference would take;
-    a case takes as many as it has windows. The memory is that of the whole process, as :class:`.MemoryLimit` estimates
-    it. No weights are needed.
+    a case takes as many as it has windows. The memory is that of the whole process: what the network takes for a patch
+    is measured where the system tells it, the rest is what :class:`.MemoryLimit` estimates. No weights are needed.
 
     Args:
         bundle: its folder.
@@ -48,11 +48,13 @@ def propose(
         A table, and the setting of the widest student that fits.
 
     Raises:
-        InputError: for a budget that is not positive, and one that no student fits.
+        InputError: for a budget or a case whose numbers are not positive, and a budget that no student fits.
     """
     for name, value in (("seconds", seconds), ("gigabytes", gigabytes)):
         if not 0 < value < math.inf:
             raise InputError(f"{name} must be a positive number, got {value}")
+    if len(case_size) != 3 or min(case_size) < 1:
+        raise InputError(f"case_size must be three positive numbers of voxels, got {list(case_size)}")
     students = {divisor: _Student(bundle, divisor, case_size, overlays, settings or {}) for divisor in DIVISORS}
     distinct = {tuple(one.widths): one for one in reversed(students.values())}  # narrow ones meet at 8 channels
     several = sorted(distinct.values(), key=lambda one: one.divisor)
@@ -86,7 +88,9 @@ class _Student:
         device, channels = parser.get_parsed_content("device"), len(parser["sequences"])
         self.patch = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
         order = parser.get_parsed_content("file_axes") if "file_axes" in parser.get() else range(3)
-        self.gigabytes = parser.get_parsed_content("memory").peak([case_size[axis] for axis in order]) / 1e9
+        measured = timing.extra_megabytes(self.run)
+        window = None if math.isnan(measured) else 1e6 * measured
+        self.gigabytes = parser.get_parsed_content("memory").peak([case_size[axis] for axis in order], window) / 1e9
         self.windows = 0
         parser.get_parsed_content("sliding_window")(torch.zeros(1, 1, *case_size), self._count)
 

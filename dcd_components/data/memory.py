@@ -85,12 +85,17 @@ class MemoryLimit:
             return 0.0
         sizes = [math.prod(grid.shape) for grid in grids.values() if grid]
         moved = bool(self.layout.resampled) or self._is_resampled(reference)
-        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference), moved=moved)
+        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference), None, moved=moved)
 
-    def peak(self, shape: Sequence[int]) -> float:
-        """Bytes of the process at its peak for a case of some shape on the network's grid."""
+    def peak(self, shape: Sequence[int], window: float | None = None) -> float:
+        """Bytes of the process at its peak for a case of some shape on the network's grid.
+
+        Args:
+            shape: of the case.
+            window: bytes that the network takes for one; estimated by default.
+        """
         voxels = math.prod(shape)
-        return BASE + self._peak(voxels, [voxels] * len(self.layout.sequences), shape, moved=False)
+        return BASE + self._peak(voxels, [voxels] * len(self.layout.sequences), shape, window, moved=False)
 
     def _network_shape(self, grid: Grid) -> list[int]:
         """Shape of the reference on the network's grid, along x, y and z."""
@@ -101,18 +106,21 @@ class MemoryLimit:
         pairs = zip(_along_patient(grid, grid.spacing_mm), self.spacing, strict=True)
         return not all(math.isclose(edge, mm, rel_tol=1e-3) for edge, mm in pairs)
 
-    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int], *, moved: bool) -> float:
+    def _peak(
+        self, reference: int, sizes: Sequence[int], shape: Sequence[int], window: float | None, *, moved: bool
+    ) -> float:
         """Bytes of the largest stage.
 
         Args:
             reference: voxels of the mask.
             sizes: voxels of each sequence.
             shape: of the network's grid.
+            window: bytes that the network takes for one, None for an estimate.
             moved: whether anything is resampled.
         """
         several, image = len(sizes), math.prod(shape)
         patch, padded = self._windows(shape)
-        window = self._window(several, patch)
+        window = self._window(several, patch) if window is None else window
         before = FLOAT * (several * image + reference)  # image and mask of the case before
         loaded = FLOAT * sum(sizes)
         held = FLOAT * (several + 1) * image  # the image and the reference
@@ -159,9 +167,12 @@ class NnunetMemoryLimit(MemoryLimit):
     def _is_resampled(self, grid: Grid) -> bool:
         return self._network_shape(grid) != [*grid.shape]
 
-    def _peak(self, reference: int, sizes: Sequence[int], shape: Sequence[int], *, moved: bool) -> float:
+    def _peak(
+        self, reference: int, sizes: Sequence[int], shape: Sequence[int], window: float | None, *, moved: bool
+    ) -> float:
         several, image = len(sizes), math.prod(shape)
         patch, padded = self._windows(shape)
+        window = self._window(several, patch) if window is None else window
         case = FLOAT * (several * image + reference) + reference  # image, reference and mask of what is not 0
         before = case + reference
         loaded, sums = FLOAT * sum(sizes), HALF * self.classes
@@ -172,7 +183,7 @@ class NnunetMemoryLimit(MemoryLimit):
             made + 4 * FLOAT * reference,  # statistics of an image
             made + moved * FLOAT * several * image + resampling,
             before + 2 * case,  # a batch is made of the case
-            case + (FLOAT * several + sums + HALF) * padded + self._window(several, patch),
+            case + (FLOAT * several + sums + HALF) * padded + window,
             case + sums * (image + moved * reference) + resampling,
             case + sums * (image + 2 * reference) + 10 * reference,  # the most probable of all labels
         ]

@@ -179,6 +179,26 @@ def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: 
     assert all(row["case_seconds"] > 0 and math.isnan(row["one_pass_seconds"]) for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("overlays", "settings"),
+    [
+        (["unet_student"], {"network_def::num_res_units": 0}),
+        (["shallow_student"], {}),
+        ([], {"widths": [16, 16, 16, 16, 16, 16]}),
+    ],
+)
+def test_the_teacher_is_that_of_the_bundle_whatever_the_student(overlays: list[str], settings: dict[str, Any]) -> None:
+    given, usual = Setting(BRATS, overlays, settings), Setting(BRATS)
+    assert str(given.teacher().get_parsed_content("network")) == str(usual.teacher().get_parsed_content("network"))
+    students = (one.parser("inference").get_parsed_content("network") for one in (given, usual))
+    assert len({str(network) for network in students}) == 2
+
+
+def test_another_teacher_is_measured_by_its_overlay() -> None:
+    network = Setting(BRATS, ["segresnet_teacher", "unet_student"]).teacher().get_parsed_content("network")
+    assert type(network).__name__ == "SegResNet"
+
+
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
     prediction, truth = torch.tensor([[[1, 1, 2, 0]]]), torch.tensor([[[1, 0, 0, 0]]])
     found = int8_dice._dice(prediction, truth, [1, 2, 3])
@@ -227,7 +247,7 @@ def test_slow_cases_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_case_has_three_axes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"case_size must be three numbers of voxels, got \[64, 64\]"):
+    with pytest.raises(InputError, match=r"case_size must be three positive numbers of voxels, got \[64, 64\]"):
         benchmark.run_inference(tmp_path / "out", case_size=(64, 64))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from releases import write_overlay
 from tiny import BRATS, TINY
 
+from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.size import _Student
 from dcd_components.commands import size
 from dcd_components.errors import InputError
@@ -48,9 +50,32 @@ def test_a_case_takes_as_many_patches_as_it_has_windows(bundle: Path) -> None:
     assert [_Student(bundle, 4, shape, ["tiny"], {}).windows for shape in ((16, 16, 16), CASE)] == [1, 2 * 1 * 4]
 
 
-def test_memory_counts_too(bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"no student takes at most 1000 s and 0\.1 GB\n"):
-        size(bundle, 1000.0, 0.1, CASE, ["tiny"])
+def test_memory_is_that_of_the_network(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(megabytes: float) -> float:
+        monkeypatch.setattr(timing, "extra_megabytes", lambda step: megabytes)
+        found: float = _Student(bundle, 1, CASE, ["tiny"], {}).gigabytes
+        return found
+
+    estimated, few, many = measured(math.nan), measured(2000.0), measured(3000.0)
+    assert many - few == pytest.approx(1.0)
+    assert estimated < few
+    with pytest.raises(InputError, match=r"no student takes at most 1000 s and 3 GB\n"):
+        size(bundle, 1000.0, 3.0, CASE, ["tiny"])
+
+
+@pytest.mark.parametrize("case_size", [(0, 24, 24), (24, -3, 24), (24, 24)])
+def test_a_case_that_cannot_be_is_refused(bundle: Path, case_size: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="case_size must be three positive numbers of voxels, got"):
+        size(bundle, 1000.0, 1000.0, case_size, ["tiny"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("patch_sise=[8,8,8]", "patch_sise.*patch_size"), ("width_divisor=2", "width_divisor is what dcd size looks for")],
+)
+def test_a_setting_that_is_none_is_refused(bundle: Path, setting: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        size(bundle, 1000.0, 1000.0, CASE, ["tiny"], [setting])
 
 
 @pytest.mark.parametrize("budget", [(0.0, 1.0), (1.0, -1.0), (float("inf"), 1.0)])
