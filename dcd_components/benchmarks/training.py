@@ -15,8 +15,9 @@ from monai.bundle import ConfigParser
 from dcd_components.benchmarks import timing
 from dcd_components.handlers.student_start import StudentStart
 
-#: Epochs so many that neither the last one comes, nor one that validates.
-NEVER = 1_000_000
+#: Epochs so many that neither the last one comes, nor one that validates; not more, for checkpoints hold the weights of
+#: the distillation in each of them.
+NEVER = 1000
 
 
 class Training:
@@ -51,7 +52,7 @@ class Training:
 def seconds(
     configs: Mapping[str, Sequence[str]],
     rounds: int,
-    iterations: int = 2,
+    iterations: int = 10,
     own: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> dict[str, float]:

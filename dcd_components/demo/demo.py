@@ -75,7 +75,7 @@ class Size:
     val_folds: Sequence[int] = (5,)
     teacher_epochs: int = 20
     student_epochs: int = 14
-    rounds: int = 15
+    rounds: int = 7
     images: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 

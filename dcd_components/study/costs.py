@@ -25,7 +25,7 @@ from dcd_components.study.runner import Places
 COSTS = "costs.json"
 MAXIMUM = "distillation_weight::maximum"
 CONSTANT = {"_target_": "dcd_components.constant", "maximum": 1.0}
-ROUNDS = 15  # turns of which the median is taken
+ROUNDS = 7  # turns of which the median is taken
 #: Settings that say how long is trained, and not what an iteration does.
 LENGTH = ("max_epochs", "epoch_length", "val_interval")
 #: Share by which a plain training may cost less than what it is compared with at equal cost.
