@@ -78,8 +78,8 @@ DIR, without and with the mirrored windows that nnU-Net averages over unless tol
     dcd run segment . --overlay mirror --dataset_dir DIR --output_dir MIRRORED
 
 `run` prints a command of MONAI and runs it. Settings are words `key=value`. `--quick`, for all but to segment, takes
-few epochs: minutes on a CPU, by another optimizer and weight. This trains the student without its teacher, for
-comparison:
+few epochs, by another optimizer and weight, but leaves patches and widths as they are. This trains the student without
+its teacher, for comparison:
 
     dcd run student . --dataset_dir DIR ckpt_path=models/plain.pt
 
