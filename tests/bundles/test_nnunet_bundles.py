@@ -15,10 +15,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from monai.networks.blocks import UnetResBlock
+from monai.transforms import RandFlipd
 from result_folders import FLAT, LABELS, REAL, REGIONS, edited, needs_real, network, small, unequal_voxels, voxels
 from tiny import TINY, Workflow, config_files
 
-from dcd_components import commands
+from dcd_components import commands, inferers
 from dcd_components.bundle import running
 from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.nnunet.result_folder import read_result_folder
@@ -28,6 +29,7 @@ from dcd_components.errors import InputError, input_error
 from dcd_components.handlers import validation_picture
 from dcd_components.handlers.pictures import CasePicture, case_figure
 from dcd_components.networks.nnunet import read_checkpoint
+from dcd_components.networks.weights import save_weights
 from dcd_components.tables import read_csv
 
 Make = Callable[..., Path]
@@ -37,9 +39,42 @@ KINDS: dict[str, dict[str, Any]] = {
     "regions": {"labels": REGIONS},
     "thick": FLAT,
 }
+DEEP = {
+    "n_stages": 4,
+    "features_per_stage": [16, 32, 32, 48],
+    "kernel_sizes": [[3, 3, 3]] * 4,
+    "strides": [[1, 1, 1], *([[2, 2, 2]] * 3)],
+    "n_conv_per_stage": [2] * 4,
+    "n_conv_per_stage_decoder": [2] * 3,
+}
+DEEP_KINDS = {
+    "deep": DEEP,
+    "deep_thick": {
+        **DEEP,
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
+    },
+}
 #: Settings of a training by what it is with.
 QUICK = {key: TINY[key] for key in ("batch_size", "max_epochs", "epoch_length", "val_interval", "num_workers")}
 QUICK |= {"learning_rate": 0.004, "distillation_weight": {"_target_": "dcd_components.constant", "maximum": 0.3}}
+
+
+#: What nnU-Net's plans do not say of a network, by the overlay that makes it.
+OTHER_NETWORKS = {
+    "architecture::norm_name: [GROUP, {num_groups: 4}]": r"GroupNorm\(4, .* at input_block.norm1, .* InstanceNorm3d",
+    "architecture::norm_name: [INSTANCE, {affine: true, eps: 1.0e-3}]": r"InstanceNorm3d\(8, eps=0.001, ",
+    "architecture::norm_name: INSTANCE": r"InstanceNorm3d\(.* affine=False",
+    "architecture::act_name: relu": r"ReLU\(\) at input_block.lrelu, ",
+    "architecture::act_name: [leakyrelu, {negative_slope: 0.2}]": r"LeakyReLU\(negative_slope=0.2\)",
+    "architecture::dropout: 0.1": r"\w+ at ",
+    "architecture::deep_supervision: true": r"\w+ at deep_supervision_heads",
+    'architecture::upsample_kernel_size: "$[3] * (len(@strides) - 1)"': r"ConvTranspose3d\(.* kernel_size=\(3, 3, 3\)",
+    "architecture::trans_bias: false": r"ConvTranspose3d\(.* bias=False",
+    'architecture::in_channels: "$1 + len(@sequences)"': r"Conv3d\(5, 8, ",
+    "architecture::out_channels: 7": r"Conv3d\(8, 7, ",
+    "architecture::kernel_size: [1, 3, 3]": r"Conv3d\(",
+}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(kind: str) -> Path:
         if kind not in known:
             parent = tmp_path_factory.mktemp("bundles")
-            commands.from_nnunet(small(parent / "results", **KINDS[kind]), kind, out=parent)
+            commands.from_nnunet(small(parent / "results", **{**KINDS, **DEEP_KINDS}[kind]), kind, out=parent)
             known[kind] = parent / kind
         return known[kind]
 
@@ -98,11 +133,12 @@ def test_a_student_is_distilled_evaluated_and_run(
     kind: str, made: Make, run: Callable[..., Any], images: Path, tmp_path: Path
 ) -> None:
     bundle = made(kind)
-    run(bundle, "distill")
-    (row,) = read_csv(tmp_path / "model_training.csv")
-    assert float(row["distillation_loss"]) > 0
-    assert 0 <= float(row["val_mean_dice"]) <= 1
-    assert {name for name in row if "distillation_loss/" in name} == {
+    run(bundle, "distill", "quick", max_epochs=4, epoch_length=4, val_interval=4)
+    rows = read_csv(tmp_path / "model_training.csv")
+    for column in ("loss", "distillation_loss"):
+        assert 0 < float(rows[-1][column]) < float(rows[0][column])
+    assert 0 <= float(rows[-1]["val_mean_dice"]) <= 1
+    assert {name for name in rows[0] if "distillation_loss/" in name} == {
         f"distillation_loss/{stage}" for stage in ("input_block", "downsamples.0", "bottleneck")
     }
     teacher = {"ckpt_path": str(bundle / "models" / "teacher" / "model.pt")}
@@ -117,6 +153,25 @@ def test_a_student_is_distilled_evaluated_and_run(
     masks = [*(tmp_path / "masks").glob("*_seg.nii.gz")]
     assert len(masks) == 2
     assert {*np.unique(voxels(masks[0]))} <= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("names", [[], ["teacher"]], ids=["student", "teacher"])
+def test_masks_of_an_evaluation_are_those_of_inference(
+    names: list[str], made: Make, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit, also on a CPU that multiplies bfloat16."""
+    monkeypatch.setattr(inferers, "cpu_has_bfloat16", lambda: True)
+    bundle = made("labels")
+    teacher = bundle / "models" / "teacher" / "model.pt"
+    places = {"ckpt_path": str(teacher if names else draw(bundle, tmp_path / "drawn.pt"))}
+    run(bundle, "inference", "evaluate", *names, **places, output_dir=str(tmp_path / "scored"))
+    run(bundle, "inference", *names, **places, output_dir=str(tmp_path / "segmented"))
+    scored = [*(tmp_path / "scored").glob("*_seg.nii.gz")]
+    assert len(scored) == 2
+    for path in scored:
+        mask = voxels(path)
+        assert len(np.unique(mask)) > 1
+        assert np.array_equal(mask, voxels(tmp_path / "segmented" / path.name))
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
@@ -174,9 +229,48 @@ def test_a_residual_student(kind: str, made: Make, run: Callable[..., Any], imag
     places = {"ckpt_path": str(packed / "models" / "model.pt"), "output_dir": str(tmp_path / "masks")}
     run(packed, "inference", dataset_dir=str(images), **places)
     assert len([*(tmp_path / "masks").glob("*_seg.nii.gz")]) == 2
-    with pytest.raises(InputError, match=r"the student is a \w+ with residual blocks, for which nnU-Net has no class"):
+    with pytest.raises(
+        InputError, match=r"the student has UnetResBlock at input_block, the plain U-Net of nnU-Net UnetB"
+    ):
         commands.to_nnunet(bundle, tmp_path / "new" / "out", ["residual"])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["deep", "deep_thick"])
+def test_a_shallow_student(kind: str, made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
+    """It has the plan's strides and kernels but for the last stage, and nnU-Net's network as its teacher."""
+    bundle, shallow = made(kind), ["shallow_student"]
+    student = read_configs(bundle, ["inference", *shallow]).get_parsed_content("network_def")
+    plan = read_configs(bundle, ["inference"])
+    assert [[*student.filters], student.strides, student.kernel_size] == [
+        [max(8, width // 4) for width in plan["teacher_widths"][:-1]],
+        plan["strides"][:-1],
+        plan["kernel_size"][:-1],
+    ]
+    said = commands.stages(bundle, shallow)
+    assert "stages: [input_block, downsamples.0, bottleneck]" in said
+    assert "teacher_stages: [encoder.stages.0, encoder.stages.1, encoder.stages.2]" in said
+    weights = bundle / "models" / "model.pt"
+    run(
+        bundle,
+        "distill",
+        "quick",
+        str(ARCHITECTURES / shallow[0]),
+        ckpt_path=str(weights),
+        max_epochs=3,
+        epoch_length=4,
+    )
+    rows = read_csv(weights.with_name("model_training.csv"))
+    assert 0 < float(rows[-1]["distillation_loss"]) < float(rows[0]["distillation_loss"])
+    assert re.search(r"within \d\.\de-\d\d of PyTorch", commands.export(bundle, shallow))
+    commands.to_nnunet(bundle, tmp_path / "out", shallow)
+    given = network(4, 5, **read_result_folder(tmp_path / "out").network[1])
+    checkpoint = torch.load(tmp_path / "out" / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    given.load_state_dict(checkpoint["network_weights"])
+    student.load_state_dict(torch.load(weights, weights_only=True))
+    image = torch.randn(1, 4, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(given.eval()(image), student.eval()(image), rtol=1e-4, atol=1e-4)
 
 
 def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
@@ -186,18 +280,27 @@ def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Ca
     assert input_error(caught.value) == expected
 
 
-def test_mirroring_is_over_the_axes_of_the_checkpoint(made: Make, tmp_path: Path) -> None:
-    parent = made("labels").parent
-    source = edited(parent / "results", tmp_path / "results")
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 1), (0, 2), (), None, "absent"], ids=str)
+def test_mirroring_is_over_the_axes_of_the_checkpoint(axes: Any, made: Make, tmp_path: Path) -> None:
+    """In trainings too, whose labels would contradict the teacher's; nnU-Net mirrors over none where none are said."""
+    source = edited(made("labels").parent / "results", tmp_path / "results")
     path = source / "fold_0" / "checkpoint_final.pth"
-    for axes in ((0, 2), None):
-        torch.save({**read_checkpoint(path), "inference_allowed_mirroring_axes": axes}, path)
-        commands.from_nnunet(source, "mirrored", out=tmp_path)
-        inferer = read_configs(tmp_path / "mirrored", ["inference", "mirror"]).get_parsed_content("inferer")
-        assert inferer.flips == ([[], [2], [4], [2, 4]] if axes else [[]])
-        plain = read_configs(tmp_path / "mirrored", ["inference"]).get_parsed_content("inferer")
-        assert plain.flips == [[]]
-        shutil.rmtree(tmp_path / "mirrored")
+    checkpoint = {**read_checkpoint(path), "inference_allowed_mirroring_axes": axes}
+    if axes == "absent":
+        del checkpoint["inference_allowed_mirroring_axes"]
+    torch.save(checkpoint, path)
+    commands.from_nnunet(source, "mirrored", out=tmp_path)
+    expected = [*axes] if isinstance(axes, tuple) else []
+    inferer = read_configs(tmp_path / "mirrored", ["inference", "mirror"]).get_parsed_content("inferer")
+    assert len(inferer.flips) == 2 ** len(expected)
+    assert inferer.flips[1 : len(expected) + 1] == [[axis + 2] for axis in expected]
+    assert read_configs(tmp_path / "mirrored", ["inference"]).get_parsed_content("inferer").flips == [[]]
+    batch = torch.arange(24).reshape(1, 1, 2, 3, 4)
+    for name in ("train_student", "distill"):
+        transforms = read_configs(tmp_path / "mirrored", [name]).get_parsed_content("train::preprocessing").transforms
+        flips = [one.flipper for one in transforms if isinstance(one, RandFlipd)]
+        for flip, axis in zip(flips, expected, strict=True):
+            assert torch.equal(flip(batch[0]), batch.flip(axis + 2)[0])
 
 
 # -- back to nnU-Net
@@ -264,6 +367,16 @@ def test_what_cannot_be_given_back(made: Make, tmp_path: Path) -> None:
     said = "for which nnU-Net has no class: only its plain U-Net can be given back$"
     with pytest.raises(InputError, match=f"the student is a SegResNet, {said}"):
         commands.to_nnunet(bundle, tmp_path / "deep" / "out", [str(ARCHITECTURES / "segresnet_student")])
+    for overlay, said in OTHER_NETWORKS.items():
+        (bundle / "configs" / "other.yaml").write_text(overlay)
+        with pytest.raises(InputError, match=rf"the student has {said}.*: it cannot be given back$"):
+            commands.to_nnunet(bundle, tmp_path / "deep" / "out", ["other"])
+    (bundle / "configs" / "other.yaml").unlink()
+    student = read_configs(bundle, ["inference"]).get_parsed_content("network_def")
+    for record in ({"spacing": [9.0, 9.0, 9.0]}, {"labels": {"ET": 1}}):
+        save_weights(student.state_dict(), bundle / "models" / "model.pt", record)
+        with pytest.raises(InputError, match=f"model.pt was trained with {next(iter(record))} "):
+            commands.to_nnunet(bundle, tmp_path / "out")
     with pytest.raises(
         InputError, match=r"brats_gli_dcd does not have nnU-Net's steps: only bundles of dcd from_nnunet"
     ):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.networks.blocks import UnetResBlock
 from monai.networks.nets import DynUNet
 from torch import nn
 
@@ -21,7 +20,7 @@ from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, 
 from dcd_components.errors import InputError
 from dcd_components.files import write_json
 from dcd_components.networks.nnunet import ARCHITECTURES, USUAL
-from dcd_components.networks.nnunet_student import nnunet_weights
+from dcd_components.networks.nnunet_student import NnunetUNet, nnunet_weights
 from dcd_components.networks.weights import load_frozen
 
 #: Of nnU-Net's own: what is trained by a trainer of another name can be run where that trainer is installed alone.
@@ -44,8 +43,8 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
         The folder.
 
     Raises:
-        InputError: for a bundle without nnU-Net's steps, a student that nnU-Net has no class for, and a folder that is
-            there already.
+        InputError: for a bundle without nnU-Net's steps, a student that nnU-Net has no class for, weights that do not
+            fit it or were trained on other labels or another grid, and a folder that is there already.
     """
     parser = read_configs(bundle, ["inference", *overlays])
     if "plan" not in parser.get():
@@ -54,8 +53,9 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
         raise InputError(f"{out} exists: name another folder")
     plans_name, configuration = _names(out)
     network = parser.get_parsed_content("network_def")
-    _check_plain(network)
-    load_frozen(network, parser.get_parsed_content("ckpt_path"))
+    dataset = _dataset(parser)
+    _check_plain(network, len(parser["sequences"]), len(dataset["labels"]) - bool(parser["painted"]))
+    load_frozen(network, parser.get_parsed_content("ckpt_path"), parser.get_parsed_content("trained_on"))
     checkpoint = {
         "network_weights": nnunet_weights(network.state_dict()),
         "trainer_name": TRAINER,
@@ -66,21 +66,46 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as hidden:
         built = Path(hidden) / out.name
         (built / "fold_0").mkdir(parents=True)
-        write_json(built / "plans.json", _plans(parser, plans_name, configuration))
-        write_json(built / "dataset.json", _dataset(parser))
+        write_json(built / "plans.json", _plans(parser, network, plans_name, configuration))
+        write_json(built / "dataset.json", dataset)
         torch.save(checkpoint, built / "fold_0" / CHECKPOINTS[0])
         built.rename(out)
     return out
 
 
-def _check_plain(network: nn.Module) -> None:
-    """Refuse a student that nnU-Net has no class for, whatever its weights are called."""
-    kind = type(network).__name__
-    if any(isinstance(module, UnetResBlock) for module in network.modules()):
-        kind = f"{kind} with residual blocks"
-    elif isinstance(network, DynUNet):
-        return
-    raise InputError(f"the student is a {kind}, for which nnU-Net has no class: only its plain U-Net can be given back")
+def _check_plain(network: Any, channels: int, outputs: int) -> None:
+    """Refuse a student that computes something else than the network that nnU-Net builds of its widths and strides."""
+    if type(network) not in (DynUNet, NnunetUNet):
+        kind = type(network).__name__
+        raise InputError(
+            f"the student is a {kind}, for which nnU-Net has no class: only its plain U-Net can be given back"
+        )
+    plain = NnunetUNet(
+        3,
+        channels,
+        outputs,
+        network.kernel_size,
+        network.strides,
+        network.strides[1:],
+        network.filters,
+        norm_name=("INSTANCE", {"eps": 1e-5, "affine": True}),
+        act_name=("leakyrelu", {"negative_slope": 0.01}),
+        trans_bias=True,
+    )
+    found, expected = _layers(network), _layers(plain)
+    for name in {**expected, **found}:
+        ours, theirs = (layers.get(name, "nothing") for layers in (found, expected))
+        if ours != theirs:
+            raise InputError(
+                f"the student has {ours} at {name}, the plain U-Net of nnU-Net {theirs}: it cannot be given back"
+            )
+
+
+def _layers(network: nn.Module) -> dict[str, str]:
+    """What each module of a network is by its name: its class, and its settings if it has no modules within."""
+    named = [(name, one) for name, one in network.named_modules() if name]
+    layers = {name: type(one).__name__ if [*one.children()] else repr(one) for name, one in named}
+    return {name: layer.replace(", inplace=True", "") for name, layer in layers.items()}
 
 
 def _names(out: Path) -> tuple[str, str]:
@@ -93,15 +118,14 @@ def _names(out: Path) -> tuple[str, str]:
     return rest[0], rest[1]
 
 
-def _plans(parser: ConfigParser, name: str, configuration: str) -> dict[str, Any]:
+def _plans(parser: ConfigParser, network: DynUNet, name: str, configuration: str) -> dict[str, Any]:
     order = [*parser["transpose"]]
-    sizes = {key: parser.get_parsed_content(key) for key in ("strides", "kernel_size", "widths")}
-    stages = len(sizes["strides"])
+    stages = len(network.filters)
     arguments = {
         "n_stages": stages,
-        "features_per_stage": sizes["widths"],
-        "kernel_sizes": sizes["kernel_size"],
-        "strides": sizes["strides"],
+        "features_per_stage": network.filters,
+        "kernel_sizes": network.kernel_size,
+        "strides": network.strides,
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
         **USUAL,
