@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from releases import OVERLAYS, only_teacher_large, trained, write_overlay
 from tiny import BRATS, HIPPOCAMPUS, ISLES, TINY
 
+from dcd_components.bundle.configs import ARCHITECTURES
 from dcd_components.bundle.release import archives, packing
 from dcd_components.bundle.release.metadata import mean_scores
 from dcd_components.bundle.release.packing import config_texts, json_configs, merged, pack
@@ -146,6 +147,24 @@ def test_without_the_teacher_a_release_trains_the_student_alone(bundle: Path, tm
     files = contents(pack(bundle, tmp_path / "out", overlays=OVERLAYS))
     assert json.loads(files["configs/train.json"]) == merged(files["configs/train_student.yaml"].decode())
     assert "distiller" not in json.loads(files["configs/train.json"])
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_further_teachers_are_packed_too(bundle: Path, tmp_path: Path) -> None:
+    folder, overlays = bundle / "models" / "teacher", [*OVERLAYS, "several"]
+    shutil.copy(folder / "model.pt", folder / "fold_1.pt")
+    shutil.copy(folder / "model.pt", tmp_path / "fold_2.pt")
+    several = (
+        (ARCHITECTURES / "several_teachers.yaml").read_text().replace("further_teachers: []", "further_teachers: {}")
+    )
+    overlay = bundle / "configs" / "several.yaml"
+    overlay.write_text(several.replace("{}", "[$@bundle_root + '/models/teacher/fold_1.pt']", 1))
+    files = contents(pack(bundle, tmp_path / "out", overlays=overlays, teacher=True))
+    assert files["models/teacher/fold_1.pt"] == files["models/teacher/model.pt"]
+    assert "models/teacher/fold_1.pt" not in contents(pack(bundle, tmp_path / "alone", overlays=overlays))
+    overlay.write_text(several.replace("{}", f"[{tmp_path}/fold_2.pt]", 1))
+    with pytest.raises(InputError, match=r"says further_teachers: .*/fold_2.pt, which must lie in .*brats_gli_dcd$"):
+        pack(bundle, tmp_path / "again", overlays=overlays, teacher=True)
 
 
 # -- metadata

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from dcd_components.bundle.assemble import laid_over
-from dcd_components.bundle.configs import config_file
+from dcd_components.bundle.configs import config_file, literal
 from dcd_components.bundle.release.archives import refuse_personal_paths, split_large, write_zip
 from dcd_components.bundle.release.metadata import fill_metadata
 from dcd_components.bundle.release.weights import flat_weights, scripted
@@ -49,7 +49,8 @@ def pack(
         bundle: its folder, with ``models/model.pt``.
         out: folder for ``NAME_vVERSION.zip``.
         overlays: configs that the weights were trained with, by name and in their order, such as ``quick``.
-        teacher: pack ``models/teacher/model.pt`` too, so that others can distil from it.
+        teacher: pack ``models/teacher/model.pt`` too, and the ``further_teachers`` of ``distill.yaml``, so that others
+            can distil from them.
         scores: ``scores.csv`` of the weights' evaluation; its means go into the metadata.
         url: address below which files above 25 MB will be published, beside the zip.
 
@@ -172,5 +173,18 @@ def _weights(bundle: Path, texts: Mapping[str, str], metadata: Config, *, teache
     files = {MODEL: flat_weights(student, bundle / MODEL)}
     if teacher:
         network = ConfigParser(merged(texts["inference"], texts["teacher"])).get_parsed_content("network_def")
-        files[TEACHER] = flat_weights(network, bundle / TEACHER)
+        for place in (TEACHER, *_further_teachers(bundle, texts)):
+            files[place] = flat_weights(network, bundle / place)
     return {**files, "models/model.ts": scripted(config, files[MODEL], metadata)}
+
+
+def _further_teachers(bundle: Path, texts: Mapping[str, str]) -> list[str]:
+    """Places in the bundle of the weights of further teachers, where the distillation of a release looks for them."""
+    config, root = merged(texts["distill"]), bundle.resolve()
+    if "further_teachers" not in config:
+        return []
+    found = ConfigParser({**config, "bundle_root": literal(str(root))}).get_parsed_content("further_teachers")
+    paths = [(root / path).resolve() for path in found]
+    if outside := [path for path in paths if not path.is_relative_to(root)]:
+        raise InputError(f"configs/distill.yaml says further_teachers: {outside[0]}, which must lie in {bundle}")
+    return [path.relative_to(root).as_posix() for path in paths]
