@@ -5,6 +5,8 @@
     export nnUNet_extTrainer=TRAINERS DCD_TEACHER=RESULT
     nnUNetv2_train 701 3d_fullres 0 -tr nnUNetTrainerDCD
 
+Written for nnunetv2 2.7 or later, in which networks are built of plans; run with 2.8.1.
+
 The teacher is a finished training of the same fold; ``RESULT`` is its result folder, which nnU-Net calls
 ``nnUNetTrainer__PLANS__CONFIGURATION``. nnU-Net imports every file beside a trainer: hence a folder of its own.
 """
