@@ -20,7 +20,7 @@ class EnsembleDistiller(nn.Module):
     :math:`L_j` is the loss of :class:`.Distiller` with teacher :math:`j`, with projections of its own, since the
     features of networks that were trained apart have nothing to do with each other. The divergence of the outputs,
     where every voxel counts alike, has the gradient of that from the mean of the teachers' probabilities. The teachers
-    run one after another, so that there are maps of one at a time.
+    run one after another, so that there are maps of one at a time, beside what each loss keeps for its gradient.
 
     It is used as a :class:`.Distiller` is, in loops and by :class:`.DistillationHandler`.
 

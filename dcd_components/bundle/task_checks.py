@@ -18,6 +18,7 @@ def check_task(
     strides: Sequence[int | Sequence[int]],
     widths: Sequence[int],
     labels: Mapping[str, int],
+    multiple_of: int = 1,
 ) -> None:
     """Make sure that a network of some widths and strides takes patches of some size.
 
@@ -27,6 +28,7 @@ def check_task(
         strides: of each stage, along all axes or along each.
         widths: channels of each stage.
         labels: values by name.
+        multiple_of: voxels of which another architecture than that of the strides takes multiples.
 
     Raises:
         InputError: which names the key.
@@ -42,6 +44,8 @@ def check_task(
                 f"patch_size must be a multiple of {step}, and at least {2 * step}, along axis {axis}, as the strides "
                 f"halve it to the last stage, got {list(patch_size)}"
             )
+    if any(size % multiple_of for size in patch_size):
+        raise InputError(f"patch_size must be a multiple of {multiple_of}, as the overlay says, got {list(patch_size)}")
     values = [*labels.values()] if isinstance(labels, Mapping) else []
     whole = all(_positive(value, whole=True) and value <= LARGEST_LABEL for value in values)
     if not values or len({*values}) < len(values) or not whole:

@@ -34,6 +34,7 @@ def test_a_task_that_can_be_trained_passes() -> None:
         ("patch_size", [16, 30, 8], "patch_size must be a multiple of 4, and at least 8, along axis 1, as the strides"),
         ("patch_size", [4, 32, 8], "patch_size must be a multiple of 4, and at least 8, along axis 0"),
         ("patch_size", [16, 32, 3], "patch_size must be a multiple of 2, and at least 4, along axis 2"),
+        ("multiple_of", 16, "patch_size must be a multiple of 16, as the overlay says, got [16, 32, 8]"),
         ("widths", [8, 0, 32], "widths must be a positive whole number for each of 3 stages, got [8, 0, 32]"),
         ("widths", [8, 16], "widths must be a positive whole number for each of 3 stages"),
         ("labels", {}, "labels must give each name a whole number of its own, 1 to 255, got {}"),

@@ -186,6 +186,13 @@ def test_the_stages_are_listed_and_paired() -> None:
     assert re.search(r"^teacher_stages: \[encoder1, encoder2, .*, encoder10\]$", said, re.M)
 
 
+@pytest.mark.parametrize(("config", "overlay"), [("train_student", "mednext"), ("train_teacher", "swin_unetr")])
+def test_a_training_alone_refuses_patches_that_its_architecture_does_not_take(config: str, overlay: str) -> None:
+    names = (config, "quick", f"{overlay}_{config.removeprefix('train_')}")
+    with pytest.raises(InputError, match=r"patch_size must be a multiple of (16|32), as the overlay says, got \[40"):
+        read_configs(BRATS, names).get_parsed_content("task")
+
+
 def test_patches_that_an_architecture_does_not_take_are_refused() -> None:
     with pytest.raises(InputError, match="SwinUNETR takes no images of 4x40x40x40: "):
         stages(BRATS, ["quick", "swin_unetr_teacher"])
