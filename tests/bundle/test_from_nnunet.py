@@ -194,6 +194,8 @@ def test_the_page_and_the_metadata_speak_of_nnunet(folder: Path, tmp_path: Path)
     page, told = (bundle / "docs" / "README.md").read_text(), metadata(bundle)
     assert not [word for word in ("RAS", "residual", "non-zero", "train_teacher", "run teacher") if word in page]
     assert "axes z y x of the file" in page
+    quick = (bundle / "configs" / "quick.yaml").read_text()
+    assert not [word for word in ("minutes", "small", "narrow") if word in page.partition("## Commands")[2] + quick]
     commands = [line.strip() for line in page.splitlines() if line.startswith("    dcd")]
     assert [line.split()[1] for line in commands] == ["datalist", "check", *["run"] * 6, "to_nnunet"]
     assert "residual" not in told["description"]

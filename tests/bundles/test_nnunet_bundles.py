@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from monai.networks.blocks import UnetResBlock
 from monai.transforms import RandFlipd
 from result_folders import FLAT, LABELS, REAL, REGIONS, edited, needs_real, network, small, unequal_voxels, voxels
-from tiny import TINY, Workflow, config_files
+from tiny import BRATS, TINY, Workflow, config_files
 
 from dcd_components import commands, inferers
 from dcd_components.bundle import running
@@ -271,6 +271,20 @@ def test_a_shallow_student(kind: str, made: Make, run: Callable[..., Any], tmp_p
     image = torch.randn(1, 4, 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(given.eval()(image), student.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("student", ["unet_student", "shallow_student"])
+def test_modules_of_the_teacher_are_its_own_whatever_the_student_is(student: str, made: Make) -> None:
+    expected = {
+        BRATS: ("output_block", "upsamples.4"),
+        made("deep"): ("decoder.seg_layers.2", "decoder.stages.2"),
+    }
+    for bundle, names in expected.items():
+        parser = read_configs(bundle, ["distill", student])
+        found = tuple(parser.get_parsed_content(key) for key in ("teacher_output", "teacher_last_stage"))
+        assert found == names
+        modules = {name for name, _ in parser.get_parsed_content("teacher_def").named_modules()}
+        assert {*names} <= modules
 
 
 def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
