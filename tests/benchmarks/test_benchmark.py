@@ -184,11 +184,12 @@ def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: 
     [
         (["unet_student"], {"network_def::num_res_units": 0}),
         (["shallow_student"], {}),
-        ([], {"widths": [16, 16, 16, 16, 16, 16]}),
+        ([], {"widths": [16, 16, 16, 16]}),
     ],
 )
 def test_the_teacher_is_that_of_the_bundle_whatever_the_student(overlays: list[str], settings: dict[str, Any]) -> None:
-    given, usual = Setting(BRATS, overlays, settings), Setting(BRATS)
+    four: dict[str, Any] = {"teacher_widths": [32, 32, 32, 64]}  # stages, of which the shallow one has three
+    given, usual = Setting(BRATS, overlays, four | settings), Setting(BRATS, settings=four)
     assert str(given.teacher().get_parsed_content("network")) == str(usual.teacher().get_parsed_content("network"))
     students = (one.parser("inference").get_parsed_content("network") for one in (given, usual))
     assert len({str(network) for network in students}) == 2
