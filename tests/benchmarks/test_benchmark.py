@@ -179,27 +179,6 @@ def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: 
     assert all(row["case_seconds"] > 0 and math.isnan(row["one_pass_seconds"]) for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("overlays", "settings"),
-    [
-        (["unet_student"], {"network_def::num_res_units": 0}),
-        (["shallow_student"], {}),
-        ([], {"widths": [16, 16, 16, 16]}),
-    ],
-)
-def test_the_teacher_is_that_of_the_bundle_whatever_the_student(overlays: list[str], settings: dict[str, Any]) -> None:
-    four: dict[str, Any] = {"teacher_widths": [32, 32, 32, 64]}  # stages, of which the shallow one has three
-    given, usual = Setting(BRATS, overlays, four | settings), Setting(BRATS, settings=four)
-    assert str(given.teacher().get_parsed_content("network")) == str(usual.teacher().get_parsed_content("network"))
-    students = (one.parser("inference").get_parsed_content("network") for one in (given, usual))
-    assert len({str(network) for network in students}) == 2
-
-
-def test_another_teacher_is_measured_by_its_overlay() -> None:
-    network = Setting(BRATS, ["segresnet_teacher", "unet_student"]).teacher().get_parsed_content("network")
-    assert type(network).__name__ == "SegResNet"
-
-
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
     prediction, truth = torch.tensor([[[1, 1, 2, 0]]]), torch.tensor([[[1, 0, 0, 0]]])
     found = int8_dice._dice(prediction, truth, [1, 2, 3])
