@@ -28,6 +28,12 @@ def settings_of(study: Study, run: Run) -> dict[str, Any]:
     return dict(json.loads(json.dumps(said)))
 
 
+def edited_overlays(study: Study, run: Run, record: Mapping[str, Any]) -> list[str]:
+    """Overlays that say something else now than when a run was made; what else was changed, the commits tell."""
+    now = settings_of(study, run)["overlays"]
+    return [name for name, digest in record["settings"]["overlays"].items() if now[name] != digest]
+
+
 def cases_digest(datalist: Path) -> str:
     """Digest of the cases of a data list and of their folds."""
     return _digest([[case["case"], case["patient"], case["fold"]] for case in read_datalist(datalist).cases])
@@ -46,7 +52,8 @@ def read_record(study: Study, run: Run, cases: str | None = None) -> dict[str, A
         cases: digest of the data list that it must be of; any by default.
 
     Raises:
-        InputError: for a file that is no record, and one of other settings, overlays or cases than the study's.
+        InputError: for a file that is no record, and one of other settings, overlays or cases than the study's; see
+            :func:`difference`.
     """
     path = study.results / f"{run.name}.json"
     if not path.is_file() or not path.with_suffix(".csv").is_file():
@@ -62,6 +69,14 @@ def read_record(study: Study, run: Run, cases: str | None = None) -> dict[str, A
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say what is another setting than before; nothing where none is."""
-    keys = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
-    return f"another {keys[0]}, {then.get(keys[0])}, than is said now, {now.get(keys[0])}" if keys else ""
+    """Say what is another setting than before; nothing where none is.
+
+    Overlays are compared by name: like the bundle's configs they may be edited without being another method.
+    """
+    before, after = _named(then), _named(now)
+    keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    return f"another {keys[0]}, {before.get(keys[0])}, than is said now, {after.get(keys[0])}" if keys else ""
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, "overlays": [*settings["overlays"]]} if "overlays" in settings else dict(settings)
