@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from dcd_components.handlers.training_log import LossesForTrackers, TrainingLog
     from dcd_components.handlers.validation_picture import ValidationPicture
     from dcd_components.handlers.weight_average import WeightAverage, average_of
-    from dcd_components.inferers import AutocastInferer, ForegroundInferer, MirrorInferer, NnunetInferer
+    from dcd_components.inferers import (
+        AutocastInferer,
+        EnsembleInferer,
+        ForegroundInferer,
+        MirrorInferer,
+        NnunetInferer,
+    )
     from dcd_components.losses.attention import AttentionLoss
     from dcd_components.losses.channel_wise import ChannelWiseLoss
     from dcd_components.losses.deep_supervision import DeepSupervisionLoss
@@ -68,6 +74,7 @@ __all__ = [
     "Distiller",
     "DistributedReplacementSampler",
     "EnsembleDistiller",
+    "EnsembleInferer",
     "FeatureLoss",
     "ForegroundInferer",
     "FrequencyLoss",
@@ -162,6 +169,7 @@ MODULES = {
     "handlers.weight_average": ("WeightAverage", "average_of"),
     "inferers": (
         "AutocastInferer",
+        "EnsembleInferer",
         "ForegroundInferer",
         "MirrorInferer",
         "NnunetInferer",

@@ -22,53 +22,24 @@ class EnsembleDistiller(nn.Module):
     where every voxel counts alike, has the gradient of that from the mean of the teachers' probabilities. The teachers
     run one after another, so that there are maps of one at a time, beside what each loss keeps for its gradient.
 
-    It is used as a :class:`.Distiller` is, in loops and by :class:`.DistillationHandler`.
+    It is used as a :class:`.Distiller` is, in loops and by :class:`.DistillationHandler`. Its stages and weights are
+    those of the first distiller.
 
     Args:
-        student: network in training, on its device.
-        teacher: trained network.
-        stages: module paths in the student, or ``auto``.
-        further: trained networks with the module paths of the first. Where they are of other architectures, :meth:`of`
-            takes a distiller for each.
-        options: those of :class:`.Distiller`.
+        distillers: of one student, a teacher each, which may be of other architectures and have other stages.
 
     Attributes:
-        distillers: one for each teacher.
+        distillers: as given.
         terms: means over the teachers of the losses by stage, detached.
         unweighted: the mean of the stages' losses, detached.
         settings: what is compared with each teacher.
 
     Raises:
-        InputError: for what :class:`.Distiller` refuses.
+        InputError: for no distiller.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        stages: Iterable[str] | str,
-        further: Iterable[nn.Module] = (),
-        **options: Any,
-    ) -> None:
+    def __init__(self, distillers: Sequence[Distiller]) -> None:
         super().__init__()
-        named = stages if isinstance(stages, str) else tuple(stages)
-        self._take([Distiller(student, one, named, **options) for one in [teacher, *further]])
-
-    @classmethod
-    def of(cls, distillers: Sequence[Distiller]) -> EnsembleDistiller:
-        """Combine distillers of one student, whose teachers may be of different architectures and stages.
-
-        Weights are those of the first.
-
-        Raises:
-            InputError: for none.
-        """
-        ensemble = cls.__new__(cls)
-        nn.Module.__init__(ensemble)
-        ensemble._take(distillers)
-        return ensemble
-
-    def _take(self, distillers: Sequence[Distiller]) -> None:
         if not distillers:
             raise InputError("an ensemble needs at least one teacher, got none")
         self._several = tuple(distillers)
@@ -78,6 +49,30 @@ class EnsembleDistiller(nn.Module):
         self.settings = {"teachers": [one.settings for one in distillers]}
         self.terms: dict[str, Tensor] = {}
         self.unweighted = torch.zeros(())
+
+    @classmethod
+    def of_teachers(
+        cls,
+        student: nn.Module,
+        teacher: nn.Module,
+        stages: Iterable[str] | str,
+        further: Iterable[nn.Module] = (),
+        **options: Any,
+    ) -> EnsembleDistiller:
+        """Compare a student with several teachers in the same way, as configs say it.
+
+        Args:
+            student: network in training, on its device.
+            teacher: trained network.
+            stages: module paths in the student, or ``auto``.
+            further: trained networks. Those of other architectures than the first need ``auto`` for their stages.
+            options: those of :class:`.Distiller`.
+
+        Raises:
+            InputError: for what :class:`.Distiller` refuses.
+        """
+        named = stages if isinstance(stages, str) else tuple(stages)
+        return cls([Distiller(student, one, named, **options) for one in [teacher, *further]])
 
     def open(self, epoch: int | None = None) -> None:
         """Register the hooks on the student, see :meth:`.Distiller.open`."""
@@ -111,7 +106,10 @@ class EnsembleDistiller(nn.Module):
         return total
 
     def fit(self, images: Iterable[Tensor], inferer: Inferer | None = None) -> None:
-        """Set projections to the best ones for some images, see :meth:`.Distiller.fit`."""
+        """Set projections to the best ones for some images, see :meth:`.Distiller.fit`.
+
+        All images are kept until the last teacher has seen them.
+        """
         several = [*images]
         for one in self._several:
             one.fit(several, inferer)

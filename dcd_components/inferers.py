@@ -1,10 +1,10 @@
-"""Inferers: automatic mixed precision off the GPU, mirrored predictions, and windows over what is there to see."""
+"""Inferers: mixed precision off the GPU, means over mirrored images and networks, windows over what is there to see."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,30 @@ class MirrorInferer(Inferer):  # type: ignore[misc]
         for flip in self.flips:
             total = total + self.inferer(inputs.flip(flip), network, *args, **kwargs).flip(flip)
         return total / len(self.flips)
+
+
+class EnsembleInferer(Inferer):  # type: ignore[misc]
+    """Average the predictions of several networks, such as those of the folds of a cross-validation, as nnU-Net does.
+
+    Each runs over the whole image before the next, so that there are maps of one at a time. Sums are of the precision
+    in which the other inferer returns its predictions.
+
+    Args:
+        inferer: the inferer that does the work.
+        further: networks beside the one that it is called with, on the device of the inputs.
+    """
+
+    def __init__(self, inferer: Inferer, further: Iterable[Callable[..., Any]]) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.further = tuple(further)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the mean prediction of shape ``(B, C, D, H, W)``."""
+        total: Tensor = self.inferer(inputs, network, *args, **kwargs)
+        for one in self.further:
+            total = total + self.inferer(inputs, one, *args, **kwargs)
+        return total / (1 + len(self.further))
 
 
 class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]

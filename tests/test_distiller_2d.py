@@ -133,7 +133,9 @@ def test_projections_are_fitted_to_where_the_loss_is_least(loss: str) -> None:
 
 def test_a_student_of_several_teachers_learns() -> None:
     student, teacher = pair()
-    distiller = EnsembleDistiller(student, teacher, "auto", further=[NETWORKS["BasicUNet"](WIDE)], image_shape=SHAPE)
+    distiller = EnsembleDistiller.of_teachers(
+        student, teacher, "auto", further=[NETWORKS["BasicUNet"](WIDE)], image_shape=SHAPE
+    )
     values = course(distiller, student)
     assert values[-1] < 0.9 * values[0]
 

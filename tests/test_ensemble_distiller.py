@@ -35,7 +35,7 @@ def value_of(distiller: Distiller | EnsembleDistiller, student: Network, epoch: 
 def test_the_loss_is_the_mean_over_the_teachers() -> None:
     student, several = teachers(3)
     options = {"image_shape": image().shape[1:], "loss": LOSS, "weight": 0.3, "output_weight": 2.0, **OUTPUT}
-    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **options)
+    ensemble = EnsembleDistiller.of_teachers(student, several[0], STAGES, further=several[1:], **options)
     alone = [Distiller(student, teacher, STAGES, **options) for teacher in several]
     for one, other in zip(ensemble.distillers, alone, strict=True):
         other.load_state_dict(one.state_dict())
@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_over_the_teachers() -> None:
 def test_each_teacher_has_projections_of_its_own_that_are_trained() -> None:
     student, several = teachers(2)
     options = {"image_shape": image().shape[1:], "loss": LOSS}
-    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **options)
+    ensemble = EnsembleDistiller.of_teachers(student, several[0], STAGES, further=several[1:], **options)
     parameters = [*ensemble.parameters()]
     assert len(parameters) == 2 * len([*distiller_of(*networks()).parameters()])
     value_of(ensemble, student).backward()  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ def test_the_divergence_has_the_gradient_of_that_from_the_mean_probabilities() -
     """Of the logits, where every voxel counts alike."""
     student, several = teachers(2)
     options = {"image_shape": image().shape[1:], "loss": partial(LogitsLoss, temperature=1.0)}
-    ensemble = EnsembleDistiller(student, several[0], ["decoder"], further=several[1:], **options)
+    ensemble = EnsembleDistiller.of_teachers(student, several[0], ["decoder"], further=several[1:], **options)
     found = torch.autograd.grad(value_of(ensemble, student), [*student.parameters()])
     logits, known = student(image()), [teacher(image()) for teacher in several]
     mean = torch.stack([one.softmax(1) for one in known]).mean(0)
@@ -78,17 +78,17 @@ def test_teachers_of_other_architectures_are_combined_by_their_distillers() -> N
         Distiller(student, teacher, STAGES, image_shape=shape, loss=LOSS),
         Distiller(student, other, STAGES[:1], image_shape=shape, loss=LOSS, teacher_stages=["0"]),
     ]
-    ensemble = EnsembleDistiller.of(alone)
+    ensemble = EnsembleDistiller(alone)
     values = [value_of(one, student) for one in alone]
     torch.testing.assert_close(value_of(ensemble, student), torch.stack(values).mean())
     with pytest.raises(InputError, match="an ensemble needs at least one teacher, got none"):
-        EnsembleDistiller.of([])
+        EnsembleDistiller([])
 
 
 def test_hooks_live_from_open_to_close() -> None:
     student, several = teachers(2)
     schedule = {"image_shape": image().shape[1:], "loss": LOSS, "weight": lambda epoch: float(epoch)}
-    ensemble = EnsembleDistiller(student, several[0], STAGES, further=several[1:], **schedule)
+    ensemble = EnsembleDistiller.of_teachers(student, several[0], STAGES, further=several[1:], **schedule)
     hooks = [len(module._forward_hooks) for module in student.modules()]
     ensemble.open(0)
     assert not ensemble.distils(0)

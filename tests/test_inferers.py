@@ -11,7 +11,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from dcd_components.errors import InputError
-from dcd_components.inferers import AutocastInferer, ForegroundInferer, MirrorInferer, NnunetInferer, cpu_has_bfloat16
+from dcd_components.inferers import (
+    AutocastInferer,
+    EnsembleInferer,
+    ForegroundInferer,
+    MirrorInferer,
+    NnunetInferer,
+    cpu_has_bfloat16,
+)
 
 
 class Noting(nn.Module):
@@ -108,12 +115,30 @@ def test_mirrored_predictions_of_all_combinations_are_averaged(axes: Sequence[in
     torch.testing.assert_close(prediction, X * ramp)
 
 
+def test_predictions_of_several_networks_are_averaged() -> None:
+    several = [nn.Conv3d(2, 3, 1).double() for _ in range(3)]
+    found = EnsembleInferer(MirrorInferer(SimpleInferer()), several[1:])(X, several[0])
+    torch.testing.assert_close(found, torch.stack([one(X) for one in several]).mean(0))
+    torch.testing.assert_close(EnsembleInferer(SimpleInferer(), [])(X, several[0]), several[0](X))
+
+
+def test_their_sum_is_in_the_precision_of_the_inferer() -> None:
+    """As nnU-Net's, in half precision."""
+    values = 2048.0, 1.0, 1.0
+    networks = [lambda x, value=value: torch.full_like(x, value).half() for value in values]
+    found = EnsembleInferer(SimpleInferer(), networks[1:])(X, networks[0])
+    assert found.dtype == torch.half
+    assert (found == (torch.tensor(2048.0).half() / 3)).all()
+
+
 def test_further_arguments_reach_the_network() -> None:
     def network(x: Tensor, factor: float, *, offset: float) -> Tensor:
         return factor * x + offset
 
     torch.testing.assert_close(MirrorInferer(SimpleInferer(), [0])(X, network, 3.0, offset=1.0), 3 * X + 1)
     torch.testing.assert_close(AutocastInferer(SimpleInferer())(X, network, 3.0, offset=1.0), (3 * X + 1).float())
+    ensemble = EnsembleInferer(SimpleInferer(), [network])
+    torch.testing.assert_close(ensemble(X, network, 3.0, offset=1.0), 3 * X + 1)
 
 
 @pytest.mark.parametrize("axes", [(3,), (-1,), (0, 4)], ids=str)

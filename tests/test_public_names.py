@@ -15,7 +15,7 @@ PUBLIC_NAMES = {
     *("Distiller", "EnsembleDistiller", "StageRecorder", "DistillationHandler"),
     *("GradientClipping", "WeightAverage", "average_of"),
     *("StudentStart", "start_from_teacher"),
-    *("AutocastInferer", "ForegroundInferer", "MirrorInferer", "NnunetInferer"),
+    *("AutocastInferer", "EnsembleInferer", "ForegroundInferer", "MirrorInferer", "NnunetInferer"),
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen", "load_frozen_copies"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache", "plain_errors"),

@@ -98,6 +98,8 @@ flatter it."""
 NNUNET_REFERENCE = (
     "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature Methods 18, 2021."
 )
+#: In configs of a bundle with several teachers.
+FURTHER = "\nfurther_teachers: []  # beside the first one\n"
 DATA_LICENSE = """\
 To be stated by the owner of the data: where they come from, under which terms they may be used, and what these terms
 mean for weights trained on them, which are derived from them. The data set is not part of this bundle.
@@ -182,8 +184,10 @@ def write_files(folder: Path, task: Task) -> None:
         path = configs / f"{name}.yaml"
         path.write_text(_head(name, task, settings) + _marks(name, task), encoding="utf-8")
     for name, settings in _overlays(task).items():
-        text = (NNUNET / f"{name}.yaml").read_text(encoding="utf-8")
-        (configs / f"{name}.yaml").write_text(_with_settings(text, settings), encoding="utf-8")
+        text = _with_settings((NNUNET / f"{name}.yaml").read_text(encoding="utf-8"), settings)
+        if "further_teachers" in settings:
+            text += "\n" + mark((ARCHITECTURES / "mean_of_teachers.yaml").relative_to(BUNDLES.parent).as_posix())
+        (configs / f"{name}.yaml").write_text(text, encoding="utf-8")
     texts = {
         configs / "metadata.json": _metadata(folder.name, task),
         docs / "README.md": _readme(folder.name, task),
@@ -226,7 +230,7 @@ def _overlays(task: Task) -> dict[str, dict[str, Any]]:
     if not task.nnunet:
         return {}
     grid = {"spacing": list(task.spacing), "patch_size": list(task.patch_size), "teacher_widths": task.teacher_widths}
-    return {"teacher": {"teacher_def": task.nnunet.teacher_def}, "quick": grid, "mirror": {}}
+    return {"teacher": {"teacher_def": task.nnunet.teacher_def, **_further(task)}, "quick": grid, "mirror": {}}
 
 
 def _settings(task: Task) -> dict[str, dict[str, Any]]:
@@ -274,8 +278,6 @@ def _head(name: str, task: Task, settings: Mapping[str, Any]) -> str:
         plan = dict(blocks((NNUNET / "plan.yaml").read_text(encoding="utf-8")))
         kept = "".join(block for key, block in blocks(theirs) if key not in (*plan, "resampled"))
         theirs = f"{title(theirs)}\n{kept.strip()}\n\n{''.join(plan.values())}\n"
-    if "further_teachers" in settings:
-        theirs += "\nfurther_teachers: []  # beside the one of teacher_path\n"
     return _with_settings(theirs, settings)
 
 
@@ -283,7 +285,8 @@ def _with_settings(text: str, settings: Mapping[str, Any]) -> str:
     """Text of a head with other values; its comments stay."""
     above = title(text)
     gap = "\n" * text[len(above) :].startswith("\n")
-    changed = (_changed(key, block, settings[key]) if key in settings else block for key, block in blocks(head(text)))
+    body = head(text) + FURTHER * ("further_teachers" in settings)
+    changed = (_changed(key, block, settings[key]) if key in settings else block for key, block in blocks(body))
     marks = "\n".join(mark(*one) for one in MARK.findall(text))
     return f"{above}{gap}{''.join(changed)}{marks}"
 

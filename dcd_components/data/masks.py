@@ -29,7 +29,7 @@ from dcd_components.data.marks import Mark, is_own_mask, read_mark, voxels_diges
 from dcd_components.distributed import rank, world_size
 from dcd_components.errors import InputError
 from dcd_components.files import whole_file
-from dcd_components.networks.weights import weights_digest
+from dcd_components.networks.weights import weights_digest, weights_digests
 from dcd_components.tables import read_csv
 
 logger = logging.getLogger(__name__)
@@ -139,9 +139,21 @@ def _weights_of(scores: Path) -> set[Any]:
     return {row.get("weights") for row in read_csv(scores, text=("case", "weights"))}
 
 
-def weights_mark(ckpt_path: str | Path) -> str:
-    """Digest of weights for the marks of their masks; ``unknown`` where there is no such file."""
-    return weights_digest(ckpt_path) if Path(ckpt_path).is_file() else UNKNOWN
+def weights_mark(ckpt_path: str | Path, further: Iterable[str | Path] = ()) -> str:
+    """Digest of weights for the marks of their masks, of several networks if they share in them.
+
+    Args:
+        ckpt_path: file of the weights.
+        further: files of those of further networks.
+
+    Returns:
+        Twelve hexadecimal digits; ``unknown`` where one of the files is not there.
+    """
+    paths = [ckpt_path, *further]
+    if not all(Path(path).is_file() for path in paths):
+        return UNKNOWN
+    first, *others = weights_digests(paths)
+    return value_hash([first, *others]).decode()[: len(first)] if others else first
 
 
 def check_overwrite(cases: Iterable[Case], output_dir: str | Path, weights: str) -> None:

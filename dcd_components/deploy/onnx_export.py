@@ -64,7 +64,8 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
             )
     sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
     alone = f"; it takes patches of {sizes.partition(',')[0].partition('x')[2]} alone" if fixed else ""
-    return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}{alone}"
+    first = "; of several teachers, the first" if parser.get("further_teachers") else ""
+    return f"{path}: within {difference:.1e} of PyTorch's largest output on images of {sizes}{alone}{first}"
 
 
 def _shapes(parser: ConfigParser) -> list[list[int]]:

@@ -72,7 +72,11 @@ def load_frozen(network: nn.Module, path: str | Path, trained_on: Mapping[str, A
 
 
 def load_frozen_copies(
-    network: nn.Module, paths: Iterable[str | Path], trained_on: Mapping[str, Any] | None = None
+    network: nn.Module,
+    paths: Iterable[str | Path],
+    trained_on: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
 ) -> list[nn.Module]:
     """One network for each file of weights, see :func:`load_frozen`.
 
@@ -80,8 +84,11 @@ def load_frozen_copies(
         network: it is copied, and not changed.
         paths: of the files.
         trained_on: what the records of the weights must not contradict.
+        device: for the copies; that of the network by default.
+        memory_format: of their weights.
     """
-    return [load_frozen(copy.deepcopy(network), path, trained_on) for path in paths]
+    copies = [load_frozen(copy.deepcopy(network), path, trained_on) for path in paths]
+    return [one.to(device=device, memory_format=memory_format) for one in copies]  # type: ignore[call-overload]
 
 
 def read_weights(network: nn.Module, path: str | Path, left_out: Iterable[str] = ()) -> dict[str, Tensor]:

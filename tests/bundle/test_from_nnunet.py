@@ -18,8 +18,9 @@ from tiny import ROOT
 from dcd_components.bundle.configs import read_configs
 from dcd_components.commands import datalist, from_nnunet
 from dcd_components.errors import InputError
+from dcd_components.inferers import EnsembleInferer, NnunetInferer
 from dcd_components.networks.nnunet import read_checkpoint
-from dcd_components.networks.weights import read_record
+from dcd_components.networks.weights import read_record, weights_digest
 
 CASES = [f"case{number:02}" for number in range(6)]
 SPLITS = [{"train": [case for case in CASES if case not in CASES[k::3]], "val": CASES[k::3]} for k in range(3)]
@@ -436,5 +437,12 @@ def test_networks_of_several_folds_are_teachers(folder: Path, tmp_path: Path) ->
     assert "It and its further teachers were trained on all cases" in (bundle / "docs" / "README.md").read_text()
     distiller = read_configs(bundle, ["distill", "quick"]).get_parsed_content("distiller")
     assert len(distiller.distillers) == 2
+    several = read_configs(bundle, ["inference", "teacher"]).get_parsed_content("evaluator::inferer")
+    assert isinstance(several, EnsembleInferer)
+    assert len(several.further) == 1
+    one = read_configs(bundle, ["inference", "teacher"])
+    one["further_teachers"] = []
+    assert one.get_parsed_content("weights_mark") == weights_digest(bundle / "models" / "teacher" / "model.pt")
+    assert read_configs(bundle, ["inference"]).get_parsed_content("evaluator::inferer").__class__ is NnunetInferer
     (tmp_path / "other").mkdir()
     refused(source, tmp_path / "other", "folds must be different ones, got 0, 0", fold=["0", "0"])

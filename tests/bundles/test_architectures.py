@@ -21,6 +21,7 @@ from tiny import BRATS, ROOT, TINY, Workflow
 from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.release.packing import config_texts, merged, pack
 from dcd_components.commands import export, stages
+from dcd_components.data.marks import read_mark
 from dcd_components.errors import InputError
 from dcd_components.tables import read_csv
 
@@ -56,7 +57,7 @@ def of(role: str, overlays: tuple[str, ...]) -> list[str]:
 
 
 def test_each_architecture_is_tested() -> None:
-    tested = {name for pair in PAIRS for name in pair} | {"several_teachers"}
+    tested = {name for pair in PAIRS for name in pair} | {"several_teachers", "mean_of_teachers"}
     assert {path.stem for path in ARCHITECTURES.glob("*.yaml")} == tested
 
 
@@ -78,6 +79,56 @@ def test_a_student_learns_from_several_teachers(workflow: Workflow, tmp_path: Pa
     rows = read_csv(tmp_path / "model_training.csv")
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert "distillation_loss/bottleneck" in rows[0]
+
+
+def test_a_student_learns_from_teachers_of_several_architectures(workflow: Workflow, tmp_path: Path) -> None:
+    """By an overlay of one's own, in which each further teacher is a network and a file."""
+    torch.manual_seed(0)
+    network = workflow("inference", "teacher", "quick").parser.get_parsed_content("network_def")
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    other = {"spatial_dims": 3, "in_channels": 4, "out_channels": 5, "channels": [8, 16, 16], "strides": [2, 2]}
+    torch.save(UNet(**other).state_dict(), path := tmp_path / "unet.pt")
+    overlay = {
+        "further_teachers": [str(path)],
+        "further": [
+            {"_target_": "dcd_components.load_frozen", "network": {"_target_": "UNet", **other}, "path": str(path)}
+        ],
+        "stages": "auto",
+        "teacher_stages": "auto",
+    }
+    flow = workflow("distill", "quick", *shared("several_teachers"), **overlay, max_epochs=3)
+    flow.initialize()
+    flow.run()
+    rows = read_csv(tmp_path / "model_training.csv")
+    assert float(rows[-1]["distillation_loss"]) < float(rows[0]["distillation_loss"])
+    distiller = flow.parser.get_parsed_content("distiller")
+    assert [len(one.stages) for one in distiller.distillers] == [3, 2]
+
+
+def test_the_mean_of_several_teachers_is_scored(workflow: Workflow, tmp_path: Path) -> None:
+    network = workflow("inference", "teacher", "quick").parser.get_parsed_content("network_def")
+    paths = [str(tmp_path / f"{name}.pt") for name in ("first", "second", "third")]
+    for path in paths:
+        torch.save({key: torch.randn_like(value) for key, value in network.state_dict().items()}, path)
+    names = ["inference", "evaluate", "teacher", *shared("mean_of_teachers"), "quick"]
+    place, marks, image = {"ckpt_path": paths[0], "device": "cpu"}, [], torch.rand(1, 4, 24, 24, 24)
+    for further in ([], paths[1:]):
+        out = tmp_path / f"{len(further)}"
+        flow = workflow(*names, **place, further_teachers=further, output_dir=str(out))
+        flow.initialize()
+        flow.run()
+        assert (out / "scores.csv").is_file()
+        marks.append({mark.weights for mark in map(read_mark, out.glob("*_seg.nii.gz")) if mark})
+    assert [len(one) for one in marks] == [1, 1]
+    assert marks[0] != marks[1]
+    evaluator = flow.parser.get_parsed_content("evaluator")
+    alone = flow.parser.get_parsed_content("inferer")
+    with torch.no_grad():
+        found, expected = evaluator.inferer(image, evaluator.network), []
+        for path in paths:
+            network.load_state_dict(torch.load(path))
+            expected.append(alone(image, network.eval()))
+    torch.testing.assert_close(found, torch.stack(expected).mean(0))
 
 
 @every_pair

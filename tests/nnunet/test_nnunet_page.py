@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from nnunet.programs import TRAINERS, page_lines, run
 from numpy.typing import NDArray
 from tiny import ROOT
@@ -113,6 +115,26 @@ def test_the_student_s_masks_are_nnunet_s(followed: Round) -> None:
     expected = followed.masks("MASKS")
     assert max(unequal(followed.masks("MIRRORED"), expected)) <= 1
     assert all(mask.any() for mask in expected.values())
+
+
+@only_labels
+def test_the_masks_of_several_folds_are_nnunet_s(followed: Round) -> None:
+    second = Path(shutil.copytree(followed.places["RESULT"] / "fold_0", followed.places["RESULT"] / "fold_1"))
+    checkpoint = read_checkpoint(second / "checkpoint_final.pth")
+    torch.manual_seed(0)
+    for weight in checkpoint["network_weights"].values():
+        weight *= 1 + torch.randn_like(weight) / 10
+    torch.save(checkpoint, second / "checkpoint_final.pth")
+    places = {**followed.places, **{name: followed.work / name for name in ("BOTH", "FOLDS")}}
+    lines = [
+        "dcd from_nnunet RESULT both --fold 0 1",
+        "dcd run segment both --dataset_dir IMAGES --output_dir BOTH --overlay teacher mirror",
+        f"nnUNetv2_predict -d 701 -c 3d_fullres -f 0 1 -i IMAGES -o FOLDS {followed.trained}",
+    ]
+    run(lines, followed.work, places, followed.variables)
+    one = Round(followed.work, places, followed.variables, "")
+    assert max(unequal(one.masks("BOTH"), one.masks("FOLDS"))) <= 1
+    assert min(unequal(one.masks("FOLDS"), one.masks("EXPECTED"))) > 1
 
 
 #: In the folder of the trainer, before it in the alphabet: the same for some iterations.
