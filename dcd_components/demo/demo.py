@@ -85,7 +85,7 @@ FIVE_FOLDS = Size(folds=5, test_folds=(0,), val_folds=(1,))
 
 
 def run(out: str = "demo", seed: int = 0, task: str = "brats_gli", dataset_dir: Path | None = None) -> None:
-    """Simulate, train, distil, evaluate and report; everything is trained live, in about a quarter of an hour.
+    """Simulate, train, distil, evaluate and report; everything is trained live.
 
     Args:
         out: new folder for the table, the pictures, the scores, the weights and the logs.
