@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Ratios:
         numerators: a.
         denominators: b.
         what: seeds and cases that they are of.
+        draws: of the bootstrap, whose random numbers are always the same.
 
     Shape:
         both: ``(seeds, patients, labels)``.
@@ -38,6 +40,7 @@ class Ratios:
     numerators: Array
     denominators: Array
     what: object = None
+    draws: int = DRAWS
 
     def value(self, seeds: Array | None = None, patients: Array | None = None) -> Array:
         """The score where seeds and patients count as often as said.
@@ -61,6 +64,77 @@ class Ratios:
     def of_seed(self) -> Array:
         """The score of each seed: ``(seeds,)``."""
         return self.value(seeds=np.eye(len(self.numerators)))
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """The score in the draws of the bootstrap."""
+        size = self.numerators.shape[0], self.numerators.shape[1]
+        seeds, patients = _weights(size, self.draws)
+        several = self.value(seeds, patients), self.value(seeds=seeds), self.value(patients=patients)
+        return Drawn(float(self.value()[0]), *several, size)
+
+
+@cache
+def _weights(size: tuple[int, int], draws: int) -> tuple[Array, Array]:
+    """How often each seed and each patient is drawn, with replacement."""
+    generator = np.random.default_rng(0)
+    seeds, patients = (generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float) for n in size)
+    return seeds, patients
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A score, or the difference of two, and what becomes of it in the draws of a bootstrap.
+
+    Args:
+        found: the score.
+        both: where seeds and patients are drawn.
+        of_seeds: where seeds alone are drawn.
+        of_patients: where patients alone are drawn.
+        size: numbers of seeds and of patients.
+
+    Shape:
+        both, of_seeds and of_patients: ``(draws,)``.
+    """
+
+    found: float
+    both: Array
+    of_seeds: Array
+    of_patients: Array
+    size: tuple[int, int]
+
+    def __sub__(self, other: Drawn) -> Drawn:
+        """The difference in each draw."""
+        of_seeds, of_patients = self.of_seeds - other.of_seeds, self.of_patients - other.of_patients
+        return Drawn(self.found - other.found, self.both - other.both, of_seeds, of_patients, self.size)
+
+    def covariance(self, other: Drawn) -> float:
+        """Of two scores or differences, each a mean of as many seeds, which vary too little when drawn again."""
+        seeds = self.size[0]
+        of_seeds = _covariance(self.of_seeds, other.of_seeds) / (seeds - 1) if seeds > 1 else 0.0
+        return _covariance(self.both, other.both) + of_seeds
+
+    @property
+    def quantile(self) -> float:
+        """That of the t distribution whose degrees of freedom follow by Satterthwaite's formula."""
+        seeds, patients = self.size
+        of_seeds = _covariance(self.of_seeds, self.of_seeds) * seeds / (seeds - 1) if seeds > 1 else 0.0
+        terms = [(of_seeds, seeds - 1), (_covariance(self.of_patients, self.of_patients), patients - 1)]
+        freedom = sum(one for one, _ in terms) ** 2 / (sum(one**2 / n for one, n in terms if n and one) or 1.0)
+        return float(stats.t.ppf(0.975, max(freedom, 1.0)))
+
+    def interval(self) -> tuple[float, float]:
+        """The percentiles of the draws, stretched about what was found to that variance and that quantile."""
+        variance, wider = _covariance(self.both, self.both), 1.0
+        if variance:
+            wider = self.quantile / stats.norm.ppf(0.975) * math.sqrt(self.covariance(self) / variance)
+        low, high = self.found + wider * (np.nanpercentile(self.both, [2.5, 97.5]) - self.found)
+        return float(low), float(high)
+
+
+def _covariance(one: Array, other: Array) -> float:
+    """Over the draws in which both are defined."""
+    return float(np.nanmean((one - np.nanmean(one)) * (other - np.nanmean(other))))
 
 
 def ratios(
@@ -113,7 +187,7 @@ class Comparison:
     share_high: float
 
 
-def compare(method: Ratios, baseline: Ratios, teacher: Ratios, *, draws: int = DRAWS) -> Comparison:
+def compare(method: Ratios, baseline: Ratios, teacher: Ratios) -> Comparison:
     """Compare two methods, seeds and patients drawn together with replacement.
 
     A draw takes the same seeds and patients for all, since first weights, data order and patients are shared. The
@@ -126,41 +200,29 @@ def compare(method: Ratios, baseline: Ratios, teacher: Ratios, *, draws: int = D
         method: its scores.
         baseline: what it is compared with.
         teacher: upper end of the gap.
-        draws: of the bootstrap, whose random numbers are always the same.
 
     Raises:
         InputError: when they are not of the same seeds and cases.
     """
     if not method.what == baseline.what == teacher.what or method.numerators.shape != baseline.numerators.shape:
         raise InputError("methods that are compared must have the same seeds and the same cases")
-    seeds, patients, _ = method.numerators.shape
-    generator = np.random.default_rng(0)
-    drawn = [
-        generator.multinomial(size, np.full(size, 1 / size), size=draws).astype(float) for size in (seeds, patients)
-    ]
-
-    def difference(one: Ratios, other: Ratios, *weights: Array | None) -> Array:
-        return np.asarray(one.value(*weights) - other.value(*weights))
-
-    found, spread = difference(method, baseline)[0], difference(method, baseline, *drawn)
-    alone = [np.nanvar(difference(method, baseline, *one)) for one in ((drawn[0], None), (None, drawn[1]))]
-    wider = _stretch(float(np.nanvar(spread)), float(alone[0]), float(alone[1]), seeds, patients)
-    low, high = found + wider * (np.nanpercentile(spread, [2.5, 97.5]) - found)
-    gap, gaps = difference(teacher, baseline)[0], difference(teacher, baseline, *drawn)
-    share, share_low, share_high = math.nan, math.nan, math.nan
-    if np.nanpercentile(gaps, 2.5) > 0 or np.nanpercentile(gaps, 97.5) < 0:
-        share = found / gap
-        share_low, share_high = share + wider * (np.nanpercentile(spread / gaps, [2.5, 97.5]) - share)
+    difference, gap = method.drawn - baseline.drawn, teacher.drawn - baseline.drawn
     higher = int((method.of_seed() > baseline.of_seed()).sum())
-    return Comparison(float(found), float(low), float(high), higher, float(share), float(share_low), float(share_high))
+    return Comparison(difference.found, *difference.interval(), higher, *_share(difference, gap))
 
 
-def _stretch(both: float, of_seeds: float, of_patients: float, seeds: int, patients: int) -> float:
-    """By how much the interval of a bootstrap is too narrow."""
-    if both == 0:
-        return 1.0
-    of_seeds = of_seeds * seeds / (seeds - 1) if seeds > 1 else 0.0
-    terms = [(of_seeds, seeds - 1), (of_patients, patients - 1)]
-    freedom = sum(one for one, _ in terms) ** 2 / (sum(one**2 / n for one, n in terms if n and one) or 1.0)
-    variance = both + (of_seeds / seeds if seeds > 1 else 0.0)
-    return float(stats.t.ppf(0.975, max(freedom, 1.0)) / stats.norm.ppf(0.975) * math.sqrt(variance / both))
+def _share(difference: Drawn, gap: Drawn) -> tuple[float, float, float]:
+    """A difference over the gap, with the ends of its interval by Fieller; NaN where the gap may be none.
+
+    The interval holds the shares r for which difference - r gap lies within its own interval around 0, by the variances
+    and the quantile that the interval of the gap has. Where that interval excludes 0, it has two ends.
+    """
+    low, high = gap.interval()
+    square = gap.quantile**2
+    below = gap.found**2 - square * gap.covariance(gap)
+    if low <= 0 <= high or below <= 0:
+        return math.nan, math.nan, math.nan
+    middle = difference.found * gap.found - square * difference.covariance(gap)
+    above = difference.found**2 - square * difference.covariance(difference)
+    width = math.sqrt(max(middle**2 - below * above, 0.0))  # below 0 by rounding alone
+    return difference.found / gap.found, (middle - width) / below, (middle + width) / below
