@@ -256,6 +256,37 @@ def test_trainings_are_timed_in_turns_by_the_iteration(patients: Path, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
+@pytest.mark.parametrize("names", [("distill",), ("distill", "quick")], ids="-".join)
+def test_timed_epochs_write_what_those_of_a_training_do(
+    names: tuple[str, ...], patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint holds the weights of the distillation in all epochs, and a timing has more than its training."""
+    settings: dict[str, Any] = {"spacing": [4.0, 4.0, 4.0], "patch_size": [16, 16, 16], "teacher_widths": [16, 16, 32]}
+    settings |= {"dataset_dir": str(patients), "cache_dir": str(tmp_path / "cache"), "num_workers": 0, "batch_size": 1}
+    settings |= {"teacher_path": str(tmp_path / "teacher.pt")}
+    teacher = ConfigParser()
+    teacher.read_config(config_files("inference", "teacher"))
+    teacher.update({"teacher_widths": settings["teacher_widths"]})
+    torch.save(teacher.get_parsed_content("network_def").state_dict(), settings["teacher_path"])
+    places = {"ckpt_path": str(tmp_path / "model.pt"), "log_path": str(tmp_path / "training.csv")}
+    one = training.Training(config_files(*names), **settings, **places, epoch_length=2)
+    one.epoch()  # which fills the cache
+    sizes: list[int] = []
+    save: Any = torch.save
+
+    def measured(content: Any, file: Any) -> None:
+        save(content, file)
+        sizes.append(file.tell())
+
+    monkeypatch.setattr(torch, "save", measured)
+    one.epoch()
+    (expected,) = sizes
+    sizes.clear()
+    training.seconds({"a": config_files(*names)}, rounds=2, iterations=2, **settings)
+    assert len(sizes) == 3  # a first turn that does not count
+    assert max(sizes) < 1.1 * expected
+
+
 def test_the_start_of_a_student_from_its_teacher_is_timed(
     patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
