@@ -51,9 +51,10 @@ TRAININGS = {
 }
 COMPARED = """\
 {patients} patients that no training saw, in {cases} cases, and {seeds} of first weights, data order and augmentation,
-each with a teacher of its own{left_out}. Bundle {bundle}. All runs have {shared}{same}; the table has what is
+each with a teacher of its own. Bundle {bundle}. All runs have {shared}{same}; the table has what is
 different.\
 """
+LEFT_OUT = "Left out, since not all of their runs have ended: {left_out}."
 SCORES = """\
 A score is the mean over labels of the means over cases, +- its standard deviation over seeds; a recall has all found
 lesions over all lesions. A case without the label counts where the method finds it; a label that no case has is left
@@ -134,12 +135,12 @@ class Report:
     @property
     def baseline(self) -> str:
         """The first method."""
-        return self.study.methods[0]
+        return self.results.methods[0]
 
     @property
     def others(self) -> list[str]:
         """All methods but the first."""
-        return self.study.methods[1:]
+        return self.results.methods[1:]
 
     @cached_property
     def scores(self) -> list[Score]:
@@ -159,12 +160,12 @@ class Report:
     @cached_property
     def plain(self) -> list[str]:
         """Trainings without a teacher that differ in their length alone."""
-        return plain_methods(self.study)
+        return [one for one in plain_methods(self.study) if one in self.results.methods]
 
     @cached_property
     def spent(self) -> dict[str, list[list[float]]]:
         """Seconds of the trainings up to each epoch, by method and seed, of those that were measured."""
-        plain = next(iter(self.plain), None)
+        plain = next(iter(plain_methods(self.study)), None)
         return {
             method: [training_seconds(method, record, self.costs, plain) for record in records]
             for method, records in self.results.records.items()
@@ -175,12 +176,13 @@ class Report:
     def trainings(self) -> dict[str, float]:
         """Seconds of the whole trainings, the mean over seeds; NaN for what was not measured."""
         spent = {method: fmean(of_seed[-1] for of_seed in seeds) for method, seeds in self.spent.items()}
-        return {method: spent.get(method, math.nan) for method in self.study.methods}
+        return {method: spent.get(method, math.nan) for method in self.results.methods}
 
     @cached_property
     def against(self) -> dict[str, str | None]:
         """By method that is not a plain training, the plain one of equal cost."""
-        return {one: equal_cost(one, self.plain, self.trainings) for one in self.study.methods if one not in self.plain}
+        others = [one for one in self.results.methods if one not in self.plain]
+        return {one: equal_cost(one, self.plain, self.trainings) for one in others}
 
     @cached_property
     def equal_iterations(self) -> dict[tuple[str, str], Comparison]:
@@ -219,7 +221,7 @@ def write_report(report: Report) -> str:
 def compared_section(report: Report) -> Section:
     """What the methods are."""
     seed = report.study.runs[0].seed
-    runs = {run.method: run for run in report.study.runs if run.seed == seed}
+    runs = {run.method: run for run in report.study.runs if run.seed == seed and run.method in report.results.records}
     students = [run for name, run in runs.items() if name != TEACHER]
     same = {
         key: one for key, one in students[0].settings.items() if all(run.settings.get(key) == one for run in students)
@@ -246,12 +248,12 @@ def compared_section(report: Report) -> Section:
         patients=len({row["patient"] for row in results.cases}),
         cases=len({row["case"] for row in results.cases}),
         seeds=f"{results.seeds} seeds" if results.seeds > 1 else "1 seed",
-        left_out=_left_out(report),
         bundle=report.study.bundle.name,
         shared=", ".join([*overlays, _settings(shared, {})]).strip(", ") or "the settings of the configs",
         same=f", all students {_settings(same, shared)}" if len(same) > len(shared) else "",
     )
-    return Section("What is compared", [_joined(text), Table(rows, columns)])
+    left_out = [LEFT_OUT.format(left_out=several)] if (several := _left_out(report)) else []
+    return Section("What is compared", [*left_out, _joined(text), Table(rows, columns)])
 
 
 def scores_section(report: Report) -> Section:
@@ -348,7 +350,7 @@ def costs_section(report: Report) -> Section:
     on = f" on {report.costs.machine}" if report.costs.machine else ""
     caption = COSTS_CAPTION.format(on=on, baseline=report.baseline)
     networks, trainings = _networks(report), Table(_trainings(report), TRAININGS, _joined(caption))
-    if not report.others or len(networks) <= len(report.study.methods):
+    if not report.others or len(networks) <= len(report.results.methods):
         return Section("Costs", [Table(networks, NETWORKS), trainings])
     dice = report.scores[0]
     for row in networks:  # here each method has one of its own
@@ -372,7 +374,7 @@ def _networks(report: Report) -> list[dict[str, Any]]:
         seconds, megabytes = (kind.get(first, math.nan) for kind in (costs.patches, costs.megabytes))
         rows.append(
             {
-                "network": "student" if methods == report.study.methods else f"{first}{others}",
+                "network": "student" if methods == report.results.methods else f"{first}{others}",
                 "parameters": report.results.records[first][0]["parameters"],
                 "gmac": report.results.records[first][0]["gmac"],
                 "patch_seconds": seconds,
@@ -429,8 +431,12 @@ SECTIONS: Sequence[Callable[[Report], Section]] = (
 
 
 def _left_out(report: Report) -> str:
-    number = len({run.seed for run in report.study.runs}) - report.results.seeds
-    return f"; {number} more are left out, since not all of their runs are there" if number else ""
+    """Seeds and methods of the study that are not reported."""
+    reported = {record["seed"] for record in report.results.records[TEACHER]}
+    seeds = [str(seed) for seed in dict.fromkeys(run.seed for run in report.study.runs) if seed not in reported]
+    methods = [method for method in report.study.methods if method not in report.results.methods]
+    kinds = {"seed": seeds, "method": methods}
+    return "; ".join(f"{kind}{'s' * (len(few) > 1)} {', '.join(few)}" for kind, few in kinds.items() if few)
 
 
 def _chosen(report: Report) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -59,6 +59,11 @@ class Results:
         return self.rows[TEACHER]
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the methods, without the teacher, in the order of the study."""
+        return [method for method in self.records if method != TEACHER]
+
+    @property
     def seeds(self) -> int:
         """Number of seeds."""
         return len(self.records[TEACHER])
@@ -90,7 +95,7 @@ class Results:
 
 
 def read_results(study: Study, labels: Sequence[str], cases: str | None = None) -> Results:
-    """Read the files of the runs that have ended; of seeds that all methods have.
+    """Read the files of the runs that have ended; of a study that has not, what is whole, see :func:`whole`.
 
     Args:
         study: whose runs they are.
@@ -98,23 +103,47 @@ def read_results(study: Study, labels: Sequence[str], cases: str | None = None) 
         cases: digest of the data list that they must be of; any by default.
 
     Raises:
-        InputError: when no seed is complete, and for runs that do not belong together.
+        InputError: when no seed has the runs of its teacher and of the first method, and for runs that do not belong
+            together.
     """
     found = [(run, record) for run in study.runs if (record := read_record(study, run, cases))]
-    of_seed = defaultdict(list)
+    ended: dict[int, set[str]] = defaultdict(set)
     for run, _ in found:
-        of_seed[run.seed].append(run.method)
-    complete = [seed for seed, methods in of_seed.items() if set(methods) >= {TEACHER, *study.methods}]
-    if not complete:
-        raise InputError(f"no seed of {study.path} has all of its runs in {study.results}: run the study first")
+        ended[run.seed].add(run.method)
+    first = study.methods[0]
+    seeds, methods = whole(ended, {TEACHER, first})
+    if not seeds:
+        needed = f"no seed of {study.path} has the runs of its teacher and of {first}"
+        raise InputError(f"{needed} in {study.results}: run the study first")
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run, record in found:
-        if run.seed in complete:
+        if run.seed in seeds and run.method in methods:
             rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
             records[run.method].append(record)
     _check_records(study, records)
     return Results(dict(rows), dict(records), labels)
+
+
+def whole(ended: Mapping[int, Collection[str]], needed: Collection[str]) -> tuple[list[int], frozenset[str]]:
+    """The seeds and methods that are reported: each of these seeds has ended runs of each of these methods.
+
+    Of all such choices, that with most runs besides those that are needed; of several, that with most seeds.
+
+    Args:
+        ended: methods whose runs have ended, by seed.
+        needed: methods without which there is nothing to report.
+
+    Returns:
+        Seeds and methods; none where no seed has all that is needed.
+    """
+    several: set[frozenset[str]] = set()
+    for methods in (frozenset(one) for one in ended.values() if set(one) >= set(needed)):
+        several |= {methods, *(methods & one for one in several)}
+    choices = [([seed for seed in ended if one <= set(ended[seed])], one) for one in several]
+    return max(
+        choices, key=lambda one: (len(one[0]) * len(one[1] - set(needed)), len(one[0])), default=([], frozenset())
+    )
 
 
 def _check_records(study: Study, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

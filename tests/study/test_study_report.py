@@ -13,6 +13,7 @@ from study_files import METHODS, write_costs, write_study
 
 from dcd_components import cli
 from dcd_components.errors import InputError
+from dcd_components.study.results import whole
 from dcd_components.tables import read_csv
 
 SECTIONS = (
@@ -61,7 +62,7 @@ def test_the_tables_have_scores_differences_and_the_share_of_the_gap(
     assert differences["cwd"]["Better in"] == "0 of 3"
     said = " ".join(text.split())
     assert "12 patients that no training saw, in 12 cases, and 3 seeds" in said
-    assert "1 more are left out, since not all of their runs are there" in said
+    assert "Left out, since not all of their runs have ended: seed 3." in said
     assert "Commits abc; two cores." in said
     assert "below 100 mm3" not in said  # of which there are none
     assert lines(text, "What is compared")["cwd"]["Settings"] == "levels 1"
@@ -186,11 +187,38 @@ def test_one_seed_of_one_method_or_of_many(number: int, tmp_path: Path) -> None:
         assert not (tmp_path / "out" / "differences.png").exists()
 
 
-def test_without_a_whole_seed_there_is_no_report(study: Path, tmp_path: Path) -> None:
+def test_of_a_study_in_progress_what_has_ended_is_reported(tmp_path: Path) -> None:
+    """Two methods in both seeds are more than three in one, beside the first method."""
+    methods = {"plain": None, "dcd": None, "cwd": None, "fitnet": None}
+    study = write_study(tmp_path, methods, [0, 1, 2], missing=("fitnet-0", "fitnet-1", "teacher-2", "plain-2"))
+    text = reported(study)
+    assert [*lines(text, "Scores")] == ["teacher", "plain", "dcd", "cwd"]
+    assert [*lines(text, "What is compared")] == [*lines(text, "Scores")]
+    said = "## What is compared Left out, since not all of their runs have ended: seed 2; method fitnet. 12 patients"
+    assert said in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("ended", "seeds", "methods"),
+    [
+        ({0: "tfab", 1: "tf"}, [0], "tfab"),  # not both seeds, with nothing to compare
+        ({0: "tfabc", 1: "tfab"}, [0, 1], "tfab"),
+        ({0: "tfabc", 1: "tfa", 2: "ta", 3: "fabc"}, [0], "tfabc"),
+        ({0: "tfab", 1: "tfbc", 2: "tfb"}, [0, 1, 2], "tfb"),  # which no seed has alone
+        ({0: "tfab", 1: "tfa"}, [0, 1], "tfa"),  # as many runs, more seeds
+        ({0: "tf"}, [0], "tf"),
+        ({0: "t", 1: "fab"}, [], ""),
+    ],
+)
+def test_what_is_whole_is_as_much_as_can_be(ended: dict[int, str], seeds: list[int], methods: str) -> None:
+    assert whole(ended, "tf") == (seeds, frozenset(methods))
+
+
+def test_without_a_teacher_and_a_first_method_there_is_no_report(study: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "small").glob("teacher-*.json"):
         path.unlink()
     with pytest.raises(
-        InputError, match=r"no seed of .*small.yaml has all of its runs in .*small: run the study first"
+        InputError, match=r"no seed of .*small.yaml has the runs of its teacher and of plain in .*small: run the study"
     ):
         reported(study)
 
