@@ -288,7 +288,7 @@ def report(
 ) -> str:
     """Compare the methods of a study by the files of its runs: tables, pictures and a page."""
     from dcd_components.bundle.configs import read_configs
-    from dcd_components.study import plan, records, report, results, runner
+    from dcd_components.study import compared, plan, records, report, results, runner
 
     if (work is None) != (dataset_dir is None):
         raise InputError("pictures of cases need both --work and --dataset_dir")
@@ -300,7 +300,7 @@ def report(
         places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
         cases = records.cases_digest(places.datalist)
     found = results.read_results(said, list(labels), cases)
-    return report.write_report(report.Report(said, found, out, labels, places))
+    return report.write_report(compared.Report(said, found, out, labels, places))
 
 
 def benchmark_loss(**options: Any) -> str:

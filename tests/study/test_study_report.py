@@ -19,6 +19,7 @@ from dcd_components.tables import read_csv
 SECTIONS = (
     "What is compared",
     "Scores",
+    "To the teacher",
     "At equal cost",
     "Sizes",
     "Curves",
@@ -69,6 +70,23 @@ def test_the_tables_have_scores_differences_and_the_share_of_the_gap(
     rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
     (recall,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Recall, all lesions")]
     assert (recall["mean"], recall["difference"], recall["seeds"]) == pytest.approx((1.0, 1 / 3, 3))
+
+
+def test_what_is_lost_against_the_teacher_is_told_of_all_methods(study: Path, tmp_path: Path) -> None:
+    text = reported(study)
+    table = lines(text, "To the teacher")
+    assert {name: row["Dice"] for name, row in table.items()} == {
+        "plain": "-0.200 [-0.200, -0.200]",
+        "plain_longer": "-0.160 [-0.160, -0.160]",
+        "dcd": "-0.100 [-0.100, -0.100]",
+        "cwd": "-0.220 [-0.220, -0.220]",
+    }
+    assert "Gap" not in table["dcd"]
+    assert table["dcd"]["NSD 1 mm"] == "-0.200 [-0.200, -0.200]"
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
+    (dice,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Dice")]
+    figures = [dice[f"to_teacher_{name}"] for name in ("difference", "low", "high", "seeds_with_more")]
+    assert figures == pytest.approx([-0.1, -0.1, -0.1, 0])
 
 
 def test_each_method_is_compared_at_equal_cost_with_a_plain_training_that_is_dear_enough(

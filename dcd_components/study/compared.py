@@ -1,0 +1,151 @@
+"""What a report compares: methods with the first one, with the teacher, and with plain trainings of equal cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dcd_components.study.costs import equal_cost, plain_methods, read_costs, training_seconds
+from dcd_components.study.plan import TEACHER, Study
+from dcd_components.study.results import Results, Score
+from dcd_components.study.runner import Places
+from dcd_components.study.statistics import Comparison, Ratios, compare
+
+#: Methods beside the first one that are drawn as lines, where there are too many to tell them apart.
+LINES = 6
+DIFFERENCE, SHARE = ("difference", "low", "high"), ("share", "share_low", "share_high")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the sections are made of.
+
+    Args:
+        study: what was run; its first method is what the others are compared with.
+        results: of its runs.
+        out: folder for the files.
+        labels: values of the masks by name.
+        places: of patients and masks, for pictures of cases; None for no such pictures.
+    """
+
+    study: Study
+    results: Results
+    out: Path
+    labels: Mapping[str, int]
+    places: Places | None = None
+
+    @property
+    def baseline(self) -> str:
+        """The first method."""
+        return self.results.methods[0]
+
+    @property
+    def others(self) -> list[str]:
+        """All methods but the first."""
+        return self.results.methods[1:]
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """What is compared."""
+        return list(self.results.scores())
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Methods that are drawn as lines, beside the teacher."""
+        return [self.baseline, *self.results.best(self.others, LINES)]
+
+    @cached_property
+    def costs(self) -> Any:
+        """What iterations and patches cost."""
+        return read_costs(self.study)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """Trainings without a teacher that differ in their length alone."""
+        return [one for one in plain_methods(self.study) if one in self.results.methods]
+
+    @cached_property
+    def spent(self) -> dict[str, list[list[float]]]:
+        """Seconds of the trainings up to each epoch, by method and seed, of those that were measured."""
+        plain = next(iter(plain_methods(self.study)), None)
+        return {
+            method: [training_seconds(method, record, self.costs, plain) for record in records]
+            for method, records in self.results.records.items()
+            if method in self.costs.iterations
+        }
+
+    @cached_property
+    def trainings(self) -> dict[str, float]:
+        """Seconds of the whole trainings, the mean over seeds; NaN for what was not measured."""
+        spent = {method: fmean(of_seed[-1] for of_seed in seeds) for method, seeds in self.spent.items()}
+        return {method: spent.get(method, math.nan) for method in self.results.methods}
+
+    @cached_property
+    def against(self) -> dict[str, str | None]:
+        """By method that is not a plain training, the plain one of equal cost."""
+        others = [one for one in self.results.methods if one not in self.plain]
+        return {one: equal_cost(one, self.plain, self.trainings) for one in others}
+
+    @cached_property
+    def equal_iterations(self) -> dict[tuple[str, str], Comparison]:
+        """All methods against the first, by method and title of the score."""
+        return {
+            (one, score.title): self._compare(one, self.baseline, score) for score in self.scores for one in self.others
+        }
+
+    @cached_property
+    def to_teacher(self) -> dict[tuple[str, str], Comparison]:
+        """All methods against the teacher."""
+        several = self.results.methods
+        return {(one, score.title): self._compare(one, TEACHER, score) for score in self.scores for one in several}
+
+    @cached_property
+    def equal_cost(self) -> dict[tuple[str, str], Comparison]:
+        """Methods against the plain training of equal cost, as far as there is one."""
+        pairs = [(one, other) for one, other in self.against.items() if other]
+        return {(one, score.title): self._compare(one, other, score) for score in self.scores for one, other in pairs}
+
+    def _compare(self, method: str, other: str, score: Score) -> Comparison:
+        return compare(*(self._ratios[one, score.title] for one in (method, other, TEACHER)))
+
+    @cached_property
+    def _ratios(self) -> dict[tuple[str, str], Ratios]:
+        """Scores of all methods, whose draws are kept."""
+        return {
+            (one, score.title): self.results.ratios(one, score) for one in self.results.rows for score in self.scores
+        }
+
+
+def figures(report: Report) -> list[dict[str, Any]]:
+    """The tables as numbers, a row for each method and score: to the baseline, to the teacher, and at equal cost."""
+    rows = []
+    for score in report.scores:
+        for method in report.results.rows:
+            of_seed = report.results.ratios(method, score).of_seed()
+            rows.append(
+                {
+                    "method": method,
+                    "score": score.title,
+                    "mean": of_seed.mean(),
+                    "sd": of_seed.std(ddof=1) if len(of_seed) > 1 else math.nan,
+                    "seeds": len(of_seed),
+                    **_comparison("", report.equal_iterations.get((method, score.title))),
+                    **_comparison("to_teacher_", report.to_teacher.get((method, score.title)), DIFFERENCE),
+                    "equal_cost_against": report.against.get(method) or "",
+                    **_comparison("equal_cost_", report.equal_cost.get((method, score.title))),
+                }
+            )
+    return rows
+
+
+def _comparison(
+    prefix: str, found: Comparison | None, names: Sequence[str] = (*DIFFERENCE, *SHARE)
+) -> dict[str, float]:
+    kept = {name: getattr(found, name) if found else math.nan for name in names}
+    kept["seeds_with_more"] = found.higher if found else math.nan
+    return {f"{prefix}{name}": figure for name, figure in kept.items()}
