@@ -284,7 +284,12 @@ def study(
 
 
 def report(
-    study: Path, out: Path, work: Path | None = None, dataset_dir: Path | None = None, datalist: Path | None = None
+    study: Path,
+    out: Path,
+    against: str | None = None,
+    work: Path | None = None,
+    dataset_dir: Path | None = None,
+    datalist: Path | None = None,
 ) -> str:
     """Compare the methods of a study by the files of its runs: tables, pictures and a page."""
     from dcd_components.bundle.configs import read_configs
@@ -299,7 +304,7 @@ def report(
     if work and dataset_dir:
         places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
         cases = records.cases_digest(places.datalist)
-    found = results.read_results(said, list(labels), cases)
+    found = results.read_results(said, list(labels), cases, against)
     return report.write_report(compared.Report(said, found, out, labels, places))
 
 

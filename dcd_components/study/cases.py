@@ -28,11 +28,11 @@ CASES = 4
 def draw_cases(
     results: Results, baseline: str, others: Sequence[str], labels: Mapping[str, int], places: Places, path: Path
 ) -> None:
-    """Show the test cases of the first seed in which the others gain or lose most against the first method.
+    """Show the test cases of the first seed in which the others gain or lose most against the baseline.
 
     Args:
         results: of the study.
-        baseline: the first method.
+        baseline: the method that the others are compared with.
         others: methods beside it and the teacher, whose mean decides.
         labels: values of the masks by name.
         places: of the patients, and of the masks that the study's evaluations left.

@@ -1,4 +1,4 @@
-"""What a report compares: methods with the first one, with the teacher, and with plain trainings of equal cost."""
+"""What a report compares: methods with a baseline, with the teacher, and with plain trainings of equal cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcd_components.study.results import Results, Score
 from dcd_components.study.runner import Places
 from dcd_components.study.statistics import Comparison, Ratios, compare
 
-#: Methods beside the first one that are drawn as lines, where there are too many to tell them apart.
+#: Methods beside the baseline that are drawn as lines, where there are too many to tell them apart.
 LINES = 6
 DIFFERENCE, SHARE = ("difference", "low", "high"), ("share", "share_low", "share_high")
 
@@ -26,8 +26,8 @@ class Report:
     """What the sections are made of.
 
     Args:
-        study: what was run; its first method is what the others are compared with.
-        results: of its runs.
+        study: what was run.
+        results: of its runs, which say what the methods are compared with.
         out: folder for the files.
         labels: values of the masks by name.
         places: of patients and masks, for pictures of cases; None for no such pictures.
@@ -41,13 +41,13 @@ class Report:
 
     @property
     def baseline(self) -> str:
-        """The first method."""
-        return self.results.methods[0]
+        """What the others are compared with, the first method if nothing else is said."""
+        return self.results.baseline
 
     @property
     def others(self) -> list[str]:
-        """All methods but the first."""
-        return self.results.methods[1:]
+        """All methods but the baseline."""
+        return [method for method in self.results.methods if method != self.baseline]
 
     @cached_property
     def scores(self) -> list[Score]:
@@ -86,14 +86,14 @@ class Report:
         return {method: spent.get(method, math.nan) for method in self.results.methods}
 
     @cached_property
-    def against(self) -> dict[str, str | None]:
+    def dear_enough(self) -> dict[str, str | None]:
         """By method that is not a plain training, the plain one of equal cost."""
         others = [one for one in self.results.methods if one not in self.plain]
         return {one: equal_cost(one, self.plain, self.trainings) for one in others}
 
     @cached_property
     def equal_iterations(self) -> dict[tuple[str, str], Comparison]:
-        """All methods against the first, by method and title of the score."""
+        """All others against the baseline, by method and title of the score."""
         return {
             (one, score.title): self._compare(one, self.baseline, score) for score in self.scores for one in self.others
         }
@@ -107,7 +107,7 @@ class Report:
     @cached_property
     def equal_cost(self) -> dict[tuple[str, str], Comparison]:
         """Methods against the plain training of equal cost, as far as there is one."""
-        pairs = [(one, other) for one, other in self.against.items() if other]
+        pairs = [(one, other) for one, other in self.dear_enough.items() if other]
         return {(one, score.title): self._compare(one, other, score) for score in self.scores for one, other in pairs}
 
     def _compare(self, method: str, other: str, score: Score) -> Comparison:
@@ -136,7 +136,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
                     "seeds": len(of_seed),
                     **_comparison("", report.equal_iterations.get((method, score.title))),
                     **_comparison("to_teacher_", report.to_teacher.get((method, score.title)), DIFFERENCE),
-                    "equal_cost_against": report.against.get(method) or "",
+                    "equal_cost_against": report.dear_enough.get(method) or "",
                     **_comparison("equal_cost_", report.equal_cost.get((method, score.title))),
                 }
             )

@@ -85,12 +85,12 @@ def _interval(axes: Axes, found: Comparison, place: float, marker: str, more: bo
 
 
 def draw_sizes(scores: Sequence[BySize], lines: Sequence[str], baseline: str, path: Path) -> None:
-    """Scores against size: above of some methods, below the differences of all to the first one.
+    """Scores against size: above of some methods, below the differences of all to the baseline.
 
     Args:
         scores: by size.
         lines: methods that are shown above, with the teacher.
-        baseline: the first method.
+        baseline: the method that the others are compared with.
         path: picture to write.
     """
     methods = [one for one in scores[0].values if one not in (TEACHER, baseline)]
@@ -154,9 +154,9 @@ def draw_curves(
 
     Args:
         courses: rows of the epochs, by method and seed.
-        costs: what was spent up to the end of each epoch, in trainings of the first method, by method and seed.
+        costs: what was spent up to the end of each epoch, in trainings of the baseline, by method and seed.
         lines: methods that have a colour.
-        baseline: the first method.
+        baseline: the method that the others are compared with.
         path: picture to write.
     """
     figure = Figure(figsize=(6.5 + 5.5 * bool(costs), 4.8), dpi=110, layout="constrained")
@@ -231,7 +231,7 @@ def draw_budgets(networks: Sequence[Mapping[str, Any]], costs: Mapping[str, str]
 
 
 def line_colours(lines: Sequence[str], baseline: str) -> dict[str, str]:
-    """Colours of the lines: black for the teacher, grey for the first method, others for the others."""
+    """Colours of the lines: black for the teacher, grey for the baseline, others for the others."""
     others = [one for one in lines if one not in (TEACHER, baseline)]
     return {TEACHER: TEACHER_COLOUR, baseline: FIRST_COLOUR, **dict(zip(others, cycle(LINE_COLOURS), strict=False))}
 

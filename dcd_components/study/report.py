@@ -18,7 +18,7 @@ from dcd_components.study.sizes import by_size
 from dcd_components.study.statistics import Comparison
 from dcd_components.tables import write_csv
 
-#: Methods beside the first one that cases show, where there are too many to tell them apart.
+#: Methods beside the baseline that cases show, where there are too many to tell them apart.
 MASKS = 3
 DASH = "\N{EN DASH}"
 TRAINED = {TEACHER: "the teacher", "student": "alone", "distill": "from the teacher"}
@@ -41,8 +41,8 @@ TRAININGS = {
     "start_seconds": ("Start, s", ".1f"),
     "iterations": ("Iterations", ".0f"),
     "iteration_seconds": ("An iteration, s", ".3f"),
-    "iteration_of_first": ("of the first's", ".2f"),
-    "training_of_first": ("All, of the first's", ".2f"),
+    "relative_iteration": ("relative", ".2f"),
+    "relative_training": ("All, relative", ".2f"),
     "minutes": ("Minutes passed", ".1f"),
 }
 COMPARED = """\
@@ -111,8 +111,8 @@ network is worth its place where no other one lies to the left of it and higher.
 """
 COSTS_CAPTION = """\
 Seconds of a patch and largest extra memory (float32, PyTorch, as many patches at once as the sliding window takes), and
-seconds of an iteration, were measured in turns{on}, a dash where they were not. The first is {baseline}. "Minutes
-passed" is the time of the runs as it was, beside whatever else ran.\
+seconds of an iteration, were measured in turns{on}, a dash where they were not. Trainings are relative to {baseline}.
+"Minutes passed" is the time of the runs as it was, beside whatever else ran.\
 """
 
 
@@ -207,20 +207,20 @@ def equal_cost_section(report: Report) -> Section:
     if not report.costs.iterations:
         return Section(title, [NO_COSTS.format(study=report.study.path)])
     scores = [score for score in report.scores if score.title in AT_EQUAL_COST]
-    if not report.against:
+    if not report.dear_enough:
         return Section(title, [ONLY_PLAIN])
-    rows, columns = _difference_rows(report, list(report.against), scores, report.equal_cost)
+    rows, columns = _difference_rows(report, list(report.dear_enough), scores, report.equal_cost)
     of_plain = report.trainings[report.plain[0]]
     for row in rows:
         row["cost"] = report.trainings[row["Method"]] / of_plain
-        row["against"] = report.against[row["Method"]] or DASH
+        row["against"] = report.dear_enough[row["Method"]] or DASH
     first = {
         "Method": columns.pop("Method"),
         "cost": (f"Cost, of {report.plain[0]}", ".2f"),
         "against": ("Against", ""),
     }
     missing = ""
-    if dear := [one for one, other in report.against.items() if other is None and report.trainings[one] > 0]:
+    if dear := [one for one, other in report.dear_enough.items() if other is None and report.trainings[one] > 0]:
         times = max(report.trainings[one] for one in dear) / of_plain
         missing = NOT_DEAR.format(methods=", ".join(dear), times=times, plain=report.plain[0])
     return Section(title, [Table(rows, {**first, **columns}, _joined(EQUAL_COST.format(missing=missing)))])
@@ -320,8 +320,8 @@ def _trainings(report: Report) -> list[dict[str, Any]]:
                 "start_seconds": report.costs.starts.get(method, math.nan),
                 "iterations": fmean(one["iteration"] for one in last),
                 "iteration_seconds": seconds,
-                "iteration_of_first": seconds / iterations.get(report.baseline, math.nan),
-                "training_of_first": report.trainings.get(method, math.nan) / report.trainings[report.baseline],
+                "relative_iteration": seconds / iterations.get(report.baseline, math.nan),
+                "relative_training": report.trainings.get(method, math.nan) / report.trainings[report.baseline],
                 "minutes": fmean(one["seconds"] for one in last) / 60,
             }
         )

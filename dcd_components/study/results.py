@@ -47,11 +47,13 @@ class Results:
         rows: of the cases, by method, the teacher first.
         records: of the runs, by method.
         labels: that are scored.
+        against: the method that the others are compared with; the first one by default.
     """
 
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
     records: Mapping[str, Sequence[Mapping[str, Any]]]
     labels: Sequence[str]
+    against: str | None = None
 
     @property
     def cases(self) -> Sequence[Mapping[str, Any]]:
@@ -62,6 +64,11 @@ class Results:
     def methods(self) -> list[str]:
         """Names of the methods, without the teacher, in the order of the study."""
         return [method for method in self.records if method != TEACHER]
+
+    @property
+    def baseline(self) -> str:
+        """What the other methods are compared with."""
+        return self.against or self.methods[0]
 
     @property
     def seeds(self) -> int:
@@ -94,26 +101,29 @@ class Results:
         return [method for method in methods if method in chosen]
 
 
-def read_results(study: Study, labels: Sequence[str], cases: str | None = None) -> Results:
+def read_results(study: Study, labels: Sequence[str], cases: str | None = None, against: str | None = None) -> Results:
     """Read the files of the runs that have ended; of a study that has not, what is whole, see :func:`whole`.
 
     Args:
         study: whose runs they are.
         labels: that are scored.
         cases: digest of the data list that they must be of; any by default.
+        against: the method that the others are compared with; the first one by default.
 
     Raises:
-        InputError: when no seed has the runs of its teacher and of the first method, and for runs that do not belong
-            together.
+        InputError: when the study has no such method, when no seed has the runs of its teacher and of this method, and
+            for runs that do not belong together.
     """
+    against = against or study.methods[0]
+    if against not in study.methods:
+        raise InputError(f"against must be a method of {study.path}, {', '.join(study.methods)}, got {against}")
     found = [(run, record) for run in study.runs if (record := read_record(study, run, cases))]
     ended: dict[int, set[str]] = defaultdict(set)
     for run, _ in found:
         ended[run.seed].add(run.method)
-    first = study.methods[0]
-    seeds, methods = whole(ended, {TEACHER, first})
+    seeds, methods = whole(ended, {TEACHER, against})
     if not seeds:
-        needed = f"no seed of {study.path} has the runs of its teacher and of {first}"
+        needed = f"no seed of {study.path} has the runs of its teacher and of {against}"
         raise InputError(f"{needed} in {study.results}: run the study first")
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -122,7 +132,7 @@ def read_results(study: Study, labels: Sequence[str], cases: str | None = None) 
             rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
             records[run.method].append(record)
     _check_records(study, records)
-    return Results(dict(rows), dict(records), labels)
+    return Results(dict(rows), dict(records), labels, against)
 
 
 def whole(ended: Mapping[int, Collection[str]], needed: Collection[str]) -> tuple[list[int], frozenset[str]]:

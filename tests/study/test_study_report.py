@@ -36,8 +36,8 @@ def study(tmp_path: Path) -> Path:
     return write_study(tmp_path)
 
 
-def reported(study: Path) -> str:
-    cli.main(["report", str(study), "--out", str(study.parent / "out")])
+def reported(study: Path, *options: str) -> str:
+    cli.main(["report", str(study), "--out", str(study.parent / "out"), *options])
     return (study.parent / "out" / "table.md").read_text()
 
 
@@ -70,6 +70,31 @@ def test_the_tables_have_scores_differences_and_the_share_of_the_gap(
     rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
     (recall,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Recall, all lesions")]
     assert (recall["mean"], recall["difference"], recall["seeds"]) == pytest.approx((1.0, 1 / 3, 3))
+
+
+def test_another_method_than_the_first_can_be_what_others_are_compared_with(study: Path, tmp_path: Path) -> None:
+    write_costs(study, {"plain": 0.1, "plain_longer": 0.1, "dcd": 0.2, "cwd": 0.1})
+    text = reported(study, "--against", "dcd")
+    differences = lines(text, "Scores", 1)
+    assert {name: row["Dice"] for name, row in differences.items()} == {
+        "plain": "-0.100 [-0.100, -0.100]",
+        "plain_longer": "-0.060 [-0.060, -0.060]",
+        "cwd": "-0.120 [-0.120, -0.120]",
+    }
+    assert differences["plain"]["Gap"].startswith("-1.00 [")
+    assert lines(text, "Costs", 1)["plain"]["All, relative"] == "0.50"
+    page = (tmp_path / "out" / "index.html").read_text()
+    for said in (
+        "Differences to dcd,",
+        "from dcd to the teacher",
+        "difference to dcd at",
+        "Trainings are relative to dcd.",
+    ):
+        assert said in page
+    assert "ifferences to plain" not in page
+    assert [*lines(text, "Scores")] == ["teacher", *METHODS]  # in the order of the file
+    with pytest.raises(InputError, match=r"against must be a method of .*small.yaml, plain, .*, cwd, got teacher$"):
+        reported(study, "--against", "teacher")
 
 
 def test_what_is_lost_against_the_teacher_is_told_of_all_methods(study: Path, tmp_path: Path) -> None:
@@ -109,7 +134,7 @@ def test_each_method_is_compared_at_equal_cost_with_a_plain_training_that_is_dea
     assert figures == pytest.approx([0.06, 0.375, 3])
     assert dice["difference"] == pytest.approx(0.1)  # at equal iterations, as before
     trainings = lines(text, "Costs", 1)
-    assert [trainings["plain_longer"][name] for name in ("Iterations", "of the first's", "All, of the first's")] == [
+    assert [trainings["plain_longer"][name] for name in ("Iterations", "relative", "All, relative")] == [
         "75000",
         "1.00",
         "1.50",
