@@ -86,6 +86,12 @@ class Report:
         return {method: spent.get(method, math.nan) for method in self.results.methods}
 
     @cached_property
+    def relative_costs(self) -> dict[str, float]:
+        """Costs of the whole trainings, in trainings of the first plain method; NaN for what was not measured."""
+        of_plain = self.trainings[self.plain[0]] if self.plain else math.nan
+        return {method: seconds / of_plain for method, seconds in self.trainings.items()}
+
+    @cached_property
     def dear_enough(self) -> dict[str, str | None]:
         """By method that is not a plain training, the plain one of equal cost."""
         others = [one for one in self.results.methods if one not in self.plain]
@@ -136,7 +142,9 @@ def figures(report: Report) -> list[dict[str, Any]]:
                     "seeds": len(of_seed),
                     **_comparison("", report.equal_iterations.get((method, score.title))),
                     **_comparison("to_teacher_", report.to_teacher.get((method, score.title)), DIFFERENCE),
-                    "equal_cost_against": report.dear_enough.get(method) or "",
+                    "cost": report.relative_costs.get(method, math.nan),
+                    "equal_cost_against": (other := report.dear_enough.get(method) or ""),
+                    "equal_cost_against_cost": report.relative_costs.get(other, math.nan),
                     **_comparison("equal_cost_", report.equal_cost.get((method, score.title))),
                 }
             )

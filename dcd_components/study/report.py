@@ -75,8 +75,9 @@ are seen.\
 """
 EQUAL_COST = """\
 Each method against the cheapest plain training of this study that costs at least as much, or 2 % less, named in the
-column "Against". The cost of a training is its iterations by the seconds of one, measured in turns, and the start of
-a student from its teacher; the teacher's training is not counted. Intervals, "Gap" (from that plain training to the
+column "Against" with what it costs: where that is clearly more, the costs are not equal, to the method's disadvantage.
+The cost of a training is its iterations by the seconds of one, measured in turns, and the start of a student from its
+teacher; the teacher's training is not counted. Intervals, "Gap" (from that plain training to the
 teacher) and "Better in" as above; table.csv has all scores.{missing}\
 """
 NOT_DEAR = """ No plain training is as dear as {methods}: one of {times:.2f} times the iterations of {plain} would be.\
@@ -210,10 +211,10 @@ def equal_cost_section(report: Report) -> Section:
     if not report.dear_enough:
         return Section(title, [ONLY_PLAIN])
     rows, columns = _difference_rows(report, list(report.dear_enough), scores, report.equal_cost)
-    of_plain = report.trainings[report.plain[0]]
     for row in rows:
-        row["cost"] = report.trainings[row["Method"]] / of_plain
-        row["against"] = report.dear_enough[row["Method"]] or DASH
+        other = report.dear_enough[row["Method"]]
+        row["cost"] = report.relative_costs[row["Method"]]
+        row["against"] = f"{other}, {report.relative_costs[other]:.2f}" if other else DASH
     first = {
         "Method": columns.pop("Method"),
         "cost": (f"Cost, of {report.plain[0]}", ".2f"),
@@ -221,7 +222,7 @@ def equal_cost_section(report: Report) -> Section:
     }
     missing = ""
     if dear := [one for one, other in report.dear_enough.items() if other is None and report.trainings[one] > 0]:
-        times = max(report.trainings[one] for one in dear) / of_plain
+        times = max(report.relative_costs[one] for one in dear)
         missing = NOT_DEAR.format(methods=", ".join(dear), times=times, plain=report.plain[0])
     return Section(title, [Table(rows, {**first, **columns}, _joined(EQUAL_COST.format(missing=missing)))])
 

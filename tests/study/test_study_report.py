@@ -122,14 +122,15 @@ def test_each_method_is_compared_at_equal_cost_with_a_plain_training_that_is_dea
     text = reported(study)
     table = lines(text, "At equal cost")
     assert [*table] == ["dcd", "cwd"]
-    assert {"Cost, of plain": "1.40", "Against": "plain_longer"}.items() <= table["dcd"].items()
+    assert {"Cost, of plain": "1.40", "Against": "plain_longer, 1.50"}.items() <= table["dcd"].items()
     assert table["dcd"]["Dice"] == "+0.060 [+0.060, +0.060]"
     assert table["dcd"]["Gap"].startswith("+0.37 [") or table["dcd"]["Gap"].startswith("+0.38 [")  # .06 of .16
-    assert {"Cost, of plain": "1.00", "Against": "plain", "Better in": "0 of 3"}.items() <= table["cwd"].items()
+    assert {"Cost, of plain": "1.00", "Against": "plain, 1.00", "Better in": "0 of 3"}.items() <= table["cwd"].items()
     assert lines(text, "At equal cost", 1)["dcd"]["NSD 1 mm"] == "+0.120 [+0.120, +0.120]"
     rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
     (dice,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Dice")]
     assert dice["equal_cost_against"] == "plain_longer"
+    assert [dice["cost"], dice["equal_cost_against_cost"]] == pytest.approx([1.4, 1.5])
     figures = [dice[f"equal_cost_{name}"] for name in ("difference", "share", "seeds_with_more")]
     assert figures == pytest.approx([0.06, 0.375, 3])
     assert dice["difference"] == pytest.approx(0.1)  # at equal iterations, as before
