@@ -35,6 +35,7 @@ def write_study(
 ) -> Path:
     """A study of simulated patients, whose runs have ended but for those that are missing."""
     content = {"bundle": str(BRATS), "seeds": [*seeds], "methods": dict(methods or METHODS)}
+    folder.mkdir(exist_ok=True)
     (folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     said = read_study(folder / "small.yaml")
     for run in said.runs:

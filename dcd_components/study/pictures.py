@@ -37,6 +37,7 @@ def draw_differences(
     equal_iterations: Comparisons,
     equal_cost: Comparisons,
     baseline: str,
+    telling: bool,
     path: Path,
 ) -> None:
     """Differences with their intervals, a panel a score: at equal iterations and, below it, at equal cost.
@@ -47,6 +48,7 @@ def draw_differences(
         equal_iterations: by method and title of the score.
         equal_cost: as far as there are any.
         baseline: what the methods are compared with.
+        telling: whether the intervals can tell methods apart; if not, all are grey, with open markers.
         path: picture to write.
     """
     differ = {title for (_, title), one in equal_iterations.items() if max(abs(one.low), abs(one.high)) > ROUNDING}
@@ -59,27 +61,27 @@ def draw_differences(
                 kinds = [(equal_iterations, "o", -0.17), (equal_cost, "D", 0.17)]
             for compared, marker, shift in kinds:
                 if found := compared.get((method, score.title)):
-                    _interval(axes, found, place + shift, marker, score.more)
+                    _interval(axes, found, place + shift, marker, score.more if telling else None)
         axes.set_title(f"{score.title}\n({'more' if score.more else 'less'} is better)", fontsize=9)
     _name_rows(panels, methods)
-    handles = {
-        name: Line2D([], [], color=colour, linewidth=2.5)
-        for name, colour in (("better", BETTER), ("undecided", UNSURE), ("worse", WORSE))
-    }
+    kinds_of = {"better": BETTER, "undecided": UNSURE, "worse": WORSE} if telling else {"of one seed": UNSURE}
+    handles = {name: Line2D([], [], color=colour, linewidth=2.5) for name, colour in kinds_of.items()}
     if equal_cost:
         style: dict[str, Any] = {"color": "#444444", "markersize": 5, "linewidth": 0}
-        handles[f"at equal iterations, to {baseline}"] = Line2D([], [], marker="o", **style)
+        face = "#444444" if telling else "white"
+        handles[f"at equal iterations, to {baseline}"] = Line2D([], [], marker="o", markerfacecolor=face, **style)
         handles["at equal cost, to a plain training"] = Line2D([], [], marker="D", markerfacecolor="white", **style)
     _legend(figure, handles, "outside lower center")
     figure.suptitle("Difference, with its 95 % interval", fontsize=10)
     _save(figure, path)
 
 
-def _interval(axes: Axes, found: Comparison, place: float, marker: str, more: bool) -> None:
-    sign = 1 if more else -1
-    ends = sorted((sign * found.low, sign * found.high))
+def _interval(axes: Axes, found: Comparison, place: float, marker: str, more: bool | None) -> None:
+    """Draw an interval, in the colour of the side of 0 that it lies on; None for one that says nothing about it."""
+    ends = sorted((found.low, found.high) if more else (-found.low, -found.high))
     colour = BETTER if ends[0] > ROUNDING else WORSE if ends[1] < -ROUNDING else UNSURE
-    face = colour if marker == "o" else "white"
+    colour = UNSURE if more is None else colour
+    face = colour if marker == "o" and more is not None else "white"
     axes.plot([found.low, found.high], [place, place], color=colour, linewidth=1.8)
     axes.plot(found.difference, place, marker, color=colour, markerfacecolor=face, markersize=4.5)
 

@@ -57,15 +57,21 @@ lesions over all lesions. A case without the label counts where the method finds
 out.\
 """
 DIFFERENCES = """\
-Differences to {baseline}, which has the same data and order, and but for init: teacher the same first weights; in
-brackets their 95 % interval, by a bootstrap over {drawn}, for each figure by itself. "Gap" is the share of the way
-from {baseline} to the teacher in Dice, a dash where the teacher is not surely better. "Better in" counts the seeds
-with a higher Dice.\
+Differences to {baseline}, which has the same data and order{weights}; in brackets their 95 % interval, by a bootstrap
+over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to the teacher in Dice, a dash
+where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
 """
+SAME_WEIGHTS = ", and but for init: teacher the same first weights{where}"
+WHERE_SAME = " where the network is the same"
+SEVERAL_SEEDS = "patients and seeds together"
+ONE_SEED = "patients alone, which cannot tell methods apart: what another seed would give is not in it"
 DIFFERENCES_PICTURE = """\
 A dot is the difference to {baseline} at equal iterations, a diamond, where there is one, that to a plain training which
-costs at least as much. The line is the 95 % interval: blue where it lies on the better side of 0, red where on the
-worse one, grey where it holds 0.\
+costs at least as much. The line is the 95 % interval: {colours}\
+"""
+COLOURS = "blue where it lies on the better side of 0, orange where on the worse one, grey where it holds 0."
+ONE_COLOUR = """\
+of the patients alone, and grey, with open markers, since one seed cannot tell methods apart, wherever it lies.\
 """
 TO_TEACHER = """\
 What is lost against the teacher: each method less the teacher of its seed, with the 95 % interval of the same
@@ -175,21 +181,35 @@ def compared_section(report: Report) -> Section:
 def scores_section(report: Report) -> Section:
     """Scores, and differences at equal iterations."""
     tables = [Table(*_score_rows(report), _joined(SCORES))]
-    drawn = "patients and seeds together" if report.results.seeds > 1 else "patients alone: one seed"
+    several = report.results.seeds > 1
     parts: list[str | Table | Picture] = [*tables]
     if report.others:
-        caption = _joined(DIFFERENCES.format(baseline=report.baseline, drawn=drawn))
-        parts.append(Table(*_difference_rows(report, report.others, report.scores, report.equal_iterations), caption))
+        drawn = SEVERAL_SEEDS if several else ONE_SEED
+        caption = DIFFERENCES.format(baseline=report.baseline, drawn=drawn, weights=_same_weights(report))
+        parts.append(
+            Table(*_difference_rows(report, report.others, report.scores, report.equal_iterations), _joined(caption))
+        )
         pictures.draw_differences(
             report.others,
             report.scores,
             report.equal_iterations,
             report.equal_cost,
             report.baseline,
+            several,
             report.out / "differences.png",
         )
-        parts.append(Picture("differences.png", _joined(DIFFERENCES_PICTURE.format(baseline=report.baseline))))
+        picture = DIFFERENCES_PICTURE.format(baseline=report.baseline, colours=COLOURS if several else ONE_COLOUR)
+        parts.append(Picture("differences.png", _joined(picture)))
     return Section("Scores", parts)
+
+
+def _same_weights(report: Report) -> str:
+    """Whether the methods have the first weights of the baseline: those of its network have."""
+    networks = {
+        name: (records[0]["parameters"], records[0]["gmac"]) for name, records in report.results.records.items()
+    }
+    same = [networks[one] == networks[report.baseline] for one in report.others]
+    return SAME_WEIGHTS.format(where="" if all(same) else WHERE_SAME) if any(same) else ""
 
 
 def teacher_section(report: Report) -> Section:

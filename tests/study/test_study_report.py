@@ -13,6 +13,7 @@ from study_files import METHODS, write_costs, write_study
 
 from dcd_components import cli
 from dcd_components.errors import InputError
+from dcd_components.study import pictures
 from dcd_components.study.results import whole
 from dcd_components.tables import read_csv
 
@@ -97,6 +98,20 @@ def test_another_method_than_the_first_can_be_what_others_are_compared_with(stud
         reported(study, "--against", "teacher")
 
 
+def test_differences_are_in_colour_where_several_seeds_can_tell(study: Path, tmp_path: Path) -> None:
+    colours = []
+    for path in (study, write_study(tmp_path / "one", METHODS, [0], missing=())):
+        reported(path)
+        picture = (imread(path.parent / "out" / "differences.png")[..., :3] * 255).round().astype(int)
+        colours.append({f"#{r:02x}{g:02x}{b:02x}" for r, g, b in picture.reshape(-1, 3)})
+    assert {pictures.BETTER, pictures.WORSE} < colours[0]
+    assert not {pictures.BETTER, pictures.WORSE} & colours[1]
+    pages = [" ".join((path / "out" / "index.html").read_text().split()) for path in (tmp_path, tmp_path / "one")]
+    assert ["orange where on the worse one" in page for page in pages] == [True, False]
+    assert ["one seed cannot tell methods apart" in page for page in pages] == [False, True]
+    assert "and order, and but for init: teacher the same first weights; in brackets" in pages[0]
+
+
 def test_what_is_lost_against_the_teacher_is_told_of_all_methods(study: Path, tmp_path: Path) -> None:
     text = reported(study)
     table = lines(text, "To the teacher")
@@ -179,6 +194,7 @@ def test_students_of_several_networks_are_drawn_against_what_they_cost(tmp_path:
         name: row["Dice"] for name, row in lines(text, "Scores").items()
     }
     assert lines(text, "What is compared")["shallow"]["Overlay"] == "shallow_student"
+    assert "which has the same data and order; in brackets" in " ".join(text.split())
     assert imread(tmp_path / "out" / "budgets.png").std() > 0.01
     assert "budgets.png" in (tmp_path / "out" / "index.html").read_text()
 
@@ -223,7 +239,7 @@ def test_one_seed_of_one_method_or_of_many(number: int, tmp_path: Path) -> None:
     assert "+-" not in lines(text, "Scores")["teacher"]["Dice"]
     assert all(len(line) <= 160 for line in text.splitlines())
     if number:
-        assert "patients alone: one seed" in " ".join(text.split())
+        assert "over patients alone, which cannot tell methods apart" in " ".join(text.split())
         assert len(lines(text, "Scores", 1)) == number
         assert imread(tmp_path / "out" / "differences.png").shape[0] > 20 * number
         assert "Coloured are the 6 others of the highest Dice." in (tmp_path / "out" / "index.html").read_text()
