@@ -22,9 +22,10 @@ configs: .venv/ready
 	$(BIN)/python -c 'from dcd_components.bundle import assemble; print(*assemble.write_configs(), sep=chr(10))'
 
 # Two workers of one thread each: most tests run one program after another, which leaves a second core idle. One that
-# crashes ends the run, which would otherwise wait for its tests for ever.
+# crashes ends the run, which would otherwise wait for its tests for ever. Files are begun in the order of conftest.py,
+# not of their number of tests, by which long ones of few tests would be the last.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # About a minute: the mathematics and the handlers, without trainings, networks of real size, and the linters.
 quick-test: .venv/ready
