@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import CONTEXT, start_afresh
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
@@ -32,9 +32,7 @@ def start(
     environment: Mapping[str, str] | None = None,
 ) -> ForkServerProcess:
     """Start a training; what it says goes to ``log``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["interrupted", "monai.networks.nets", "dcd_components.handlers.resume"])
-    process = context.Process(target=run, args=(files, settings, str(log), fault, dict(environment or {})))
+    process = CONTEXT.Process(target=run, args=(files, settings, str(log), fault, dict(environment or {})))
     process.start()
     return process
 
@@ -42,11 +40,9 @@ def start(
 def run(
     files: list[str], settings: dict[str, Any], log: str, fault: Fault | None, environment: Mapping[str, str]
 ) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # as in a program of its own
     os.setsid()
     os.environ.update(environment)
-    for stream in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    start_afresh(log)
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
     flow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **settings)

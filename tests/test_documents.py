@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from forked import run_module
 from monai.bundle import ConfigParser
-from tiny import BRATS, HIPPOCAMPUS, ISLES, ROOT, TINY
+from tiny import BRATS, HIPPOCAMPUS, ISLES, OF_INFERENCE, ROOT, TINY
 from torch import nn
 
 from dcd_components import cli
@@ -128,24 +128,38 @@ def test_every_command_is_run_by_a_test_or_listed_with_a_reason() -> None:
     assert all(any(re.fullmatch(one, line) for line in listed) for one in NOT_RUN)
 
 
+#: What a line's programs are given, as a shell reads it.
+SHELL = r"""
+dcd() { printf '%s\0' dcd "$@"; }
+python() { printf '%s\0' python "$@"; }
+cd() { printf '%s\0' cd "$@"; }
+"""
+
+
 def run_lines(found: Sequence[str], folder: Path, **places: Path) -> None:
-    """Run the lines of a document in a shell, as they are but for the folders and tiny settings at the end."""
-    size = {name: TINY[name] for name in ("spacing", "patch_size", "teacher_widths")}
-    long, short = ([f"{name}={value}" for name, value in one.items()] for one in (TINY, size))
-    options = shlex.join(f"--{one}" for one in long)
-    python = shlex.quote(sys.executable)
-    shell = [
-        f'python() {{ if [ "$2" = monai.bundle ]; then set -- "$@" {options}; fi; {python} -W ignore "$@"; }}',
-        f'dcd() {{ case "$1 $2" in "run evaluate"|"run segment") set -- "$@" {shlex.join(short)};; '
-        f'"run "*) set -- "$@" {shlex.join(long)};; esac; {python} -W ignore -m dcd_components "$@"; }}',
-        "set -ex",
-    ]
-    text = "\n".join(found)
-    for name, place in places.items():
-        text = re.sub(rf"\b{name}\b", str(place), text)
-    script = "\n".join([*shell, text])
-    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    """Run the lines of a document in order, as they are but for the folders and tiny settings at the end."""
+    for line in found:
+        for name, place in places.items():
+            line = re.sub(rf"\b{name}\b", str(place), line)
+        shell = ["bash", "-euc", f"{SHELL}{line}"]
+        done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=True)
+        program, *words = done.stdout.split("\0")[:-1] or [""]
+        assert program or "=" in line.split()[0], f"no test runs {line}"
+        if program == "cd":
+            folder /= words[0]
+        elif program:
+            module, words = ("dcd_components", words) if program == "dcd" else (words[1], words[2:])
+            status, said = run_module(module, [*words, *tiny_settings(program, words)], folder)
+            assert status == 0, f"{line}\n{said[-4000:]}"
+
+
+def tiny_settings(program: str, words: Sequence[str]) -> list[str]:
+    if program == "python":
+        return [f"--{name}={value}" for name, value in TINY.items()]
+    if words[0] != "run":
+        return []
+    names = OF_INFERENCE if words[1] in ("evaluate", "segment") else TINY
+    return [f"{name}={TINY[name]}" for name in names]
 
 
 def copy_of(bundle: Path, folder: Path) -> Path:

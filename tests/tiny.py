@@ -25,7 +25,10 @@ TINY: dict[str, Any] = {
     "epoch_length": 2,
     "val_interval": 1,
     "num_workers": 0,
+    "sliding_window::overlap": 0.0,  # a third of the windows, which take most of the time of validations
 }
+#: Of them, what a network is run with.
+OF_INFERENCE = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap")
 #: Configs of the trainings.
 TRAININGS = ("train_teacher", "train_student", "distill")
 Workflow = Callable[..., ConfigWorkflow]

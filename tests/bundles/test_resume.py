@@ -32,7 +32,6 @@ COURSE: dict[str, Any] = {
     "epoch_length": 3,
     "val_interval": 2,
     "ema_decay": 0.5,
-    "sliding_window::overlap": 0.0,
 }
 FAULTS: dict[str, tuple[str, Fault]] = {
     "killed in its first iteration": ("teacher", ("iteration", 1, signal.SIGKILL)),

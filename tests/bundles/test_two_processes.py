@@ -15,7 +15,7 @@ from typing import Any
 import jobs
 import pytest
 import torch
-from tiny import TINY, by_fold, config_files
+from tiny import OF_INFERENCE, TINY, by_fold, config_files
 
 from dcd_components.tables import read_csv
 
@@ -30,12 +30,10 @@ EXACT: dict[str, Any] = {
     "epoch_length": 3,
     "ema_decay": 0.5,
     "train::handlers::2::max_norm": 0.1,  # so that gradients are clipped
-    "sliding_window::overlap": 0.0,
     "train::inferer": {"_target_": "SimpleInferer"},
     "validate::inferer": "@sliding_window",
 }
-KEPT = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap")
-SCORES = {key: EXACT[key] for key in KEPT} | {"inferer": "@sliding_window"}
+SCORES = {key: EXACT[key] for key in OF_INFERENCE} | {"inferer": "@sliding_window"}
 LAUNCHER = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
