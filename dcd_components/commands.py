@@ -298,13 +298,13 @@ def report(
     if (work is None) != (dataset_dir is None):
         raise InputError("pictures of cases need both --work and --dataset_dir")
     said = plan.read_study(study)
-    regions = read_configs(said.bundle, ["inference", "evaluate"])["regions"]
-    labels = {name: values[0] for name, values in regions.items() if len(values) == 1}
+    config = read_configs(said.bundle, ["inference", "evaluate"])
+    labels = {name: values[0] for name, values in config["regions"].items() if len(values) == 1}
     places, cases = None, None
     if work and dataset_dir:
         places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
         cases = records.cases_digest(places.datalist)
-    found = results.read_results(said, list(labels), cases, against)
+    found = results.read_results(said, list(labels), cases, against, lesions=bool(config["lesion_labels"]))
     return report.write_report(compared.Report(said, found, out, labels, places))
 
 

@@ -47,7 +47,10 @@ LESION_COLUMNS = {
 CAPTION = """\
 {cases:.0f} cases of patients that no training saw. {comparison} Dice, HD95 and NSD are means over the labels: a label
 absent from truth and prediction is left out, one absent from exactly one of them scores Dice 0, NSD 0 and the image's
-diagonal. Lesions are connected components of {lesions}; one is found if one of its voxels is, and small up to 0.5 ml.\
+diagonal.{lesions}\
+"""
+LESIONS = """ Lesions are connected components of {labels}; one is found if one of its voxels is, and small up to 0.5
+ml.\
 """
 SETTING = """\
 This is not the paper's setting: quick.yaml trains for minutes, with {optimizer} and an average of the
@@ -120,24 +123,26 @@ def _cost(parser: ConfigParser) -> dict[str, float]:
 
 
 def _write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], task: ConfigParser, comparison: str) -> str:
-    """Write the tables; the one of six columns, with its caption."""
+    """Write the tables; the one of the most important columns, with its caption."""
     tolerance = task["nsd_tolerances_mm"][0]
     columns = {
         key.format(nsd=nsd_name(tolerance)): (heading.format(tolerance=tolerance), style)
         for key, (heading, style) in COLUMNS.items()
     }
     each_label = {f"dice_{name}": (f"Dice {name}", ".3f") for name in task["labels"]}
+    lesions = " and ".join(name for name, value in task["labels"].items() if value in task["lesion_labels"])
+    of_lesions = LESION_COLUMNS if lesions else {}
+    if not lesions:
+        del columns["small_lesion_recall"]
     caption = CAPTION.format(
-        cases=rows[0]["cases"],
-        comparison=comparison,
-        lesions=" and ".join(name for name, value in task["labels"].items() if value in task["lesion_labels"]),
+        cases=rows[0]["cases"], comparison=comparison, lesions=LESIONS.format(labels=lesions) if lesions else ""
     )
     table = f"{markdown_table(rows, columns)}\n\n{textwrap.fill(caption, 100)}"
     (folder / "table.md").write_text(table + "\n")
     model = {"model": COLUMNS["model"]}
-    more = [{**model, **each_label}, {**model, **LESION_COLUMNS}, {**model, **COST_COLUMNS}]
+    more = [{**model, **several} for several in (each_label, of_lesions, COST_COLUMNS) if several]
     (folder / "table_all.md").write_text("\n\n".join([table, *(markdown_table(rows, one) for one in more)]) + "\n")
-    keys = [*columns, *each_label, *LESION_COLUMNS, *COST_COLUMNS, "cases"]
+    keys = [*columns, *each_label, *of_lesions, *COST_COLUMNS, "cases"]
     write_csv([{key: row[key] for key in keys} for row in rows], folder / "table.csv")
     return table
 

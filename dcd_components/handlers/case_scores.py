@@ -34,7 +34,7 @@ class CaseScores:
     Args:
         path: CSV file to write.
         regions: labels that make up each region; regions of a single label enter the mean over labels.
-        lesion_labels: labels whose connected components are lesions.
+        lesion_labels: labels whose connected components are lesions; none where the labels are organs.
         nsd_tolerances_mm: distances up to which a surface voxel counts as matched, one NSD for each; the log shows the
             first.
 
@@ -94,7 +94,7 @@ class CaseScores:
         engine.state.metrics.update({name: mean for name, mean in means.items() if not math.isnan(mean)})
         if idist.get_rank() == 0:
             write_csv(rows, self.path)
-            text = means_as_text(means, self.nsd_tolerances_mm[0])
+            text = means_as_text(means, self.nsd_tolerances_mm[0], lesions=bool(self.lesion_labels))
             engine.logger.info(f"means of {len(rows)} cases: {text}; each case in {self.path}")
 
     def _gather(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class CaseScores:
         return list({row["case"]: row for rows in gathered for row in rows}.values())
 
 
-def means_as_text(means: Mapping[str, float], nsd_tolerance_mm: float) -> str:
+def means_as_text(means: Mapping[str, float], nsd_tolerance_mm: float, *, lesions: bool = True) -> str:
     """Write the means that tell most, of those that :func:`.summarise` returns, with their units."""
     shown = {
         "mean_dice": "mean Dice {:.3f}",
@@ -116,4 +116,4 @@ def means_as_text(means: Mapping[str, float], nsd_tolerance_mm: float) -> str:
         "small_lesion_recall": "small-lesion recall {:.3f}",
         "fp_lesions": "{:.1f} FP lesions per case",
     }
-    return ", ".join(text.format(means[name]) for name, text in shown.items())
+    return ", ".join(text.format(means[name]) for name, text in shown.items() if lesions or "lesion" not in name)

@@ -12,9 +12,9 @@ from typing import Any
 
 from dcd_components.study.costs import equal_cost, plain_methods, read_costs, training_seconds
 from dcd_components.study.plan import TEACHER, Study
-from dcd_components.study.results import Results, Score
+from dcd_components.study.results import MAIN, Results, Score
 from dcd_components.study.runner import Places
-from dcd_components.study.statistics import Comparison, Ratios, compare
+from dcd_components.study.statistics import Comparison, compare
 
 #: Methods beside the baseline that are drawn as lines, where there are too many to tell them apart.
 LINES = 6
@@ -53,6 +53,22 @@ class Report:
     def scores(self) -> list[Score]:
         """What is compared."""
         return list(self.results.scores())
+
+    @cached_property
+    def shown(self) -> list[Score]:
+        """The same, equal ones as one; the first of them is Dice."""
+        return list(self.results.different())
+
+    @cached_property
+    def main(self) -> list[Score]:
+        """Of what is shown, that which is shown first."""
+        main = {score.above for score in MAIN}
+        return [score for score in self.shown if score.above in main]
+
+    @cached_property
+    def further(self) -> list[Score]:
+        """The rest of it."""
+        return [score for score in self.shown if score not in self.main]
 
     @cached_property
     def lines(self) -> list[str]:
@@ -99,32 +115,25 @@ class Report:
 
     @cached_property
     def equal_iterations(self) -> dict[tuple[str, str], Comparison]:
-        """All others against the baseline, by method and title of the score."""
+        """All others against the baseline, by method and column of the score."""
         return {
-            (one, score.title): self._compare(one, self.baseline, score) for score in self.scores for one in self.others
+            (one, score.above): self._compare(one, self.baseline, score) for score in self.scores for one in self.others
         }
 
     @cached_property
     def to_teacher(self) -> dict[tuple[str, str], Comparison]:
         """All methods against the teacher."""
         several = self.results.methods
-        return {(one, score.title): self._compare(one, TEACHER, score) for score in self.scores for one in several}
+        return {(one, score.above): self._compare(one, TEACHER, score) for score in self.scores for one in several}
 
     @cached_property
     def equal_cost(self) -> dict[tuple[str, str], Comparison]:
         """Methods against the plain training of equal cost, as far as there is one."""
         pairs = [(one, other) for one, other in self.dear_enough.items() if other]
-        return {(one, score.title): self._compare(one, other, score) for score in self.scores for one, other in pairs}
+        return {(one, score.above): self._compare(one, other, score) for score in self.scores for one, other in pairs}
 
     def _compare(self, method: str, other: str, score: Score) -> Comparison:
-        return compare(*(self._ratios[one, score.title] for one in (method, other, TEACHER)))
-
-    @cached_property
-    def _ratios(self) -> dict[tuple[str, str], Ratios]:
-        """Scores of all methods, whose draws are kept."""
-        return {
-            (one, score.title): self.results.ratios(one, score) for one in self.results.rows for score in self.scores
-        }
+        return compare(*(self.results.ratios(one, score) for one in (method, other, TEACHER)))
 
 
 def figures(report: Report) -> list[dict[str, Any]]:
@@ -140,12 +149,12 @@ def figures(report: Report) -> list[dict[str, Any]]:
                     "mean": of_seed.mean(),
                     "sd": of_seed.std(ddof=1) if len(of_seed) > 1 else math.nan,
                     "seeds": len(of_seed),
-                    **_comparison("", report.equal_iterations.get((method, score.title))),
-                    **_comparison("to_teacher_", report.to_teacher.get((method, score.title)), DIFFERENCE),
+                    **_comparison("", report.equal_iterations.get((method, score.above))),
+                    **_comparison("to_teacher_", report.to_teacher.get((method, score.above)), DIFFERENCE),
                     "cost": report.relative_costs.get(method, math.nan),
                     "equal_cost_against": (other := report.dear_enough.get(method) or ""),
                     "equal_cost_against_cost": report.relative_costs.get(other, math.nan),
-                    **_comparison("equal_cost_", report.equal_cost.get((method, score.title))),
+                    **_comparison("equal_cost_", report.equal_cost.get((method, score.above))),
                 }
             )
     return rows

@@ -45,14 +45,14 @@ def draw_differences(
     Args:
         methods: names, from above.
         scores: what is shown, but for what is the same for all methods.
-        equal_iterations: by method and title of the score.
+        equal_iterations: by method and column of the score.
         equal_cost: as far as there are any.
         baseline: what the methods are compared with.
         telling: whether the intervals can tell methods apart; if not, all are grey, with open markers.
         path: picture to write.
     """
-    differ = {title for (_, title), one in equal_iterations.items() if max(abs(one.low), abs(one.high)) > ROUNDING}
-    scores = [score for score in scores if score.title in differ] or scores
+    differ = {above for (_, above), one in equal_iterations.items() if max(abs(one.low), abs(one.high)) > ROUNDING}
+    scores = [score for score in scores if score.above in differ] or scores
     figure, panels = _grid(len(scores), len(methods), 0.3 if equal_cost else 0.24)
     for axes, score in zip(panels, scores, strict=True):
         for place, method in enumerate(methods):
@@ -60,7 +60,7 @@ def draw_differences(
             if equal_cost:
                 kinds = [(equal_iterations, "o", -0.17), (equal_cost, "D", 0.17)]
             for compared, marker, shift in kinds:
-                if found := compared.get((method, score.title)):
+                if found := compared.get((method, score.above)):
                     _interval(axes, found, place + shift, marker, score.more if telling else None)
         axes.set_title(f"{score.title}\n({'more' if score.more else 'less'} is better)", fontsize=9)
     _name_rows(panels, methods)

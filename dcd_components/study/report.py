@@ -13,7 +13,7 @@ from dcd_components.study.compared import Report, figures
 from dcd_components.study.detail_report import detail_parts
 from dcd_components.study.page import Picture, Section, Table, markdown, page
 from dcd_components.study.plan import TEACHER
-from dcd_components.study.results import Score
+from dcd_components.study.results import DICE, Score
 from dcd_components.study.sizes import by_size
 from dcd_components.study.statistics import Comparison
 from dcd_components.tables import write_csv
@@ -23,7 +23,7 @@ MASKS = 3
 DASH = "\N{EN DASH}"
 TRAINED = {TEACHER: "the teacher", "student": "alone", "distill": "from the teacher"}
 #: Scores that are compared at equal cost, but for table.csv, which has all.
-AT_EQUAL_COST = ("Dice", "NSD 0.5 mm", "NSD 1 mm", "Recall, lesions below 100 mm3")
+AT_EQUAL_COST = ("dice_{}", "nsd_0.5mm_{}", "nsd_1mm_{}", "tp_lesions_0_100mm3")
 #: Heading and format of the columns of what networks and trainings cost.
 NETWORKS = {
     "network": ("Network", ""),
@@ -54,7 +54,13 @@ LEFT_OUT = "Left out, since not all of their runs have ended: {left_out}."
 SCORES = """\
 A score is the mean over labels of the means over cases, +- its standard deviation over seeds; a recall has all found
 lesions over all lesions. A case without the label counts where the method finds it; a label that no case has is left
-out.\
+out.{equal}\
+"""
+EQUAL_SCORES = """ Scores that are equal for all cases and methods, as a tolerance below the voxels' spacing makes them,
+are shown once, as in "{title}".\
+"""
+FURTHER_SCORES = """\
+Lesion-wise scores are those of BraTS 2024, by label; the absolute differences are those of ISLES 2022, of all lesions.\
 """
 DIFFERENCES = """\
 Differences to {baseline}, which has the same data and order{weights}; in brackets their 95 % interval, by a bootstrap
@@ -131,7 +137,7 @@ def write_report(report: Report) -> str:
     """
     report.out.mkdir(parents=True, exist_ok=True)
     write_csv(figures(report), report.out / "table.csv")
-    sections = [make(report) for make in SECTIONS]
+    sections = [section for make in SECTIONS if (section := make(report)).parts]
     text = markdown(sections)
     with whole_file(report.out / "table.md") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
@@ -180,18 +186,19 @@ def compared_section(report: Report) -> Section:
 
 def scores_section(report: Report) -> Section:
     """Scores, and differences at equal iterations."""
-    tables = [Table(*_score_rows(report), _joined(SCORES))]
+    equal = next((EQUAL_SCORES.format(title=score.title) for score in report.shown if " = " in score.title), "")
+    tables = [Table(*_score_rows(report, report.main), _joined(SCORES.format(equal=equal)))]
     several = report.results.seeds > 1
     parts: list[str | Table | Picture] = [*tables]
     if report.others:
         drawn = SEVERAL_SEEDS if several else ONE_SEED
         caption = DIFFERENCES.format(baseline=report.baseline, drawn=drawn, weights=_same_weights(report))
         parts.append(
-            Table(*_difference_rows(report, report.others, report.scores, report.equal_iterations), _joined(caption))
+            Table(*_difference_rows(report, report.others, report.main, report.equal_iterations), _joined(caption))
         )
         pictures.draw_differences(
             report.others,
-            report.scores,
+            report.main,
             report.equal_iterations,
             report.equal_cost,
             report.baseline,
@@ -214,10 +221,21 @@ def _same_weights(report: Report) -> str:
 
 def teacher_section(report: Report) -> Section:
     """What is lost against the teacher."""
-    rows, columns = _difference_rows(report, report.results.methods, report.scores, report.to_teacher)
+    rows, columns = _difference_rows(report, report.results.methods, report.main, report.to_teacher)
     for gap in ("Gap", "Better in"):
         del columns[gap]
     return Section("To the teacher", [Table(rows, columns, _joined(TO_TEACHER))])
+
+
+def further_section(report: Report) -> Section:
+    """The other scores that the rows have."""
+    parts: list[str | Table | Picture] = []
+    if report.further:
+        parts.append(Table(*_score_rows(report, report.further), _joined(FURTHER_SCORES)))
+    if report.further and report.others:
+        rows, columns = _difference_rows(report, report.others, report.further, report.equal_iterations)
+        parts.append(Table(rows, columns, f"Differences to {report.baseline}, with their intervals, as above."))
+    return Section("Further scores", parts)
 
 
 def equal_cost_section(report: Report) -> Section:
@@ -227,7 +245,7 @@ def equal_cost_section(report: Report) -> Section:
         return Section(title, [NO_PLAIN])
     if not report.costs.iterations:
         return Section(title, [NO_COSTS.format(study=report.study.path)])
-    scores = [score for score in report.scores if score.title in AT_EQUAL_COST]
+    scores = [score for score in report.shown if score.above in AT_EQUAL_COST]
     if not report.dear_enough:
         return Section(title, [ONLY_PLAIN])
     rows, columns = _difference_rows(report, list(report.dear_enough), scores, report.equal_cost)
@@ -296,7 +314,7 @@ def costs_section(report: Report) -> Section:
     networks, trainings = _networks(report), Table(_trainings(report), TRAININGS, _joined(caption))
     if not report.others or len(networks) <= len(report.results.methods):
         return Section("Costs", [Table(networks, NETWORKS), trainings])
-    dice = report.scores[0]
+    dice = report.shown[0]
     for row in networks:  # here each method has one of its own
         row["dice"] = float(report.results.ratios(row["network"], dice).of_seed().mean())
     shown = {key: NETWORKS[key][0] for key in BUDGET_COSTS if all(row[key] > 0 for row in networks)}
@@ -366,6 +384,7 @@ SECTIONS: Sequence[Callable[[Report], Section]] = (
     scores_section,
     teacher_section,
     equal_cost_section,
+    further_section,
     sizes_section,
     curves_section,
     detail_section,
@@ -400,11 +419,11 @@ def _joined(text: str) -> str:
 Columns = dict[str, tuple[str, str]]
 
 
-def _score_rows(report: Report) -> tuple[list[dict[str, Any]], Columns]:
+def _score_rows(report: Report, scores: Sequence[Score]) -> tuple[list[dict[str, Any]], Columns]:
     rows = []
     for method in report.results.rows:
         row = {"Method": method}
-        for score in report.scores:
+        for score in scores:
             of_seed = report.results.ratios(method, score).of_seed()
             spread = f" +- {of_seed.std(ddof=1):.{_digits(score)}f}" if len(of_seed) > 1 else ""
             row[score.title] = f"{of_seed.mean():.{_digits(score)}f}{spread}"
@@ -418,14 +437,14 @@ def _difference_rows(
     scores: Sequence[Score],
     compared: Mapping[tuple[str, str], Comparison],
 ) -> tuple[list[dict[str, Any]], Columns]:
-    """Differences of each score; of the first also the share of the gap and the seeds won; a dash for none."""
+    """Differences of each score; of Dice also the share of the gap and the seeds won; a dash for none."""
     rows = []
     for method in methods:
         row = {"Method": method}
-        for number, score in enumerate(scores):
-            found = compared.get((method, score.title))
+        for score in scores:
+            found = compared.get((method, score.above))
             row[score.title] = _interval(found.difference, found.low, found.high, _digits(score)) if found else DASH
-            if number == 0:
+            if score.above == DICE.above:
                 row["Gap"] = _interval(found.share, found.share_low, found.share_high, 2) if found else DASH
                 row["Better in"] = f"{found.higher} of {report.results.seeds}" if found else DASH
         rows.append(row)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dcd_components.errors import InputError
 from dcd_components.study.plan import TEACHER, Study
@@ -25,18 +27,41 @@ class Score(NamedTuple):
     below: str | None = None
     more: bool = True
 
+    @property
+    def of_lesions(self) -> bool:
+        """Whether it says something of lesions alone, that are the labels' connected components."""
+        return "lesion" in self.above or self.above == "volume_difference_ml"
 
-SCORES = (
-    Score("Dice", "dice_{}"),
+
+DICE = Score("Dice", "dice_{}")
+MAIN = (
+    DICE,
     Score("NSD 0.5 mm", "nsd_0.5mm_{}"),
     Score("NSD 1 mm", "nsd_1mm_{}"),
     Score("Boundary Dice", "boundary_dice_{}"),
     Score("HD95, mm", "hd95_mm_{}", more=False),
-    Score("Recall, lesions below 100 mm3", "tp_lesions_0_100mm3", "lesions_0_100mm3"),
+    Score("Recall, lesions up to 100 mm3", "tp_lesions_0_100mm3", "lesions_0_100mm3"),
     Score("Recall, all lesions", "tp_lesions", "lesions"),
     Score("Lesion F1", "lesion_f1"),
     Score("False lesions a case", "fp_lesions", more=False),
 )
+FURTHER = (
+    Score("NSD 2 mm", "nsd_2mm_{}"),
+    Score("Lesion-wise Dice", "lesionwise_dice_{}"),
+    Score("Lesion-wise HD95, mm", "lesionwise_hd95_mm_{}", more=False),
+    Score("Lesion-wise F1", "lesionwise_f1_{}"),
+    Score("Missed lesions of a label", "lesionwise_fn_{}", more=False),
+    Score("False lesions of a label", "lesionwise_fp_{}", more=False),
+    Score("Recall, lesions of 100 to 500 mm3", "tp_lesions_100_500mm3", "lesions_100_500mm3"),
+    Score("Recall, lesions of 500 to 2000 mm3", "tp_lesions_500_2000mm3", "lesions_500_2000mm3"),
+    Score("Recall, lesions of 2000 to 10000 mm3", "tp_lesions_2000_10000mm3", "lesions_2000_10000mm3"),
+    Score("Recall, lesions over 10000 mm3", "tp_lesions_over_10000mm3", "lesions_over_10000mm3"),
+    Score("Recall, lesions up to 500 mm3", "tp_small_lesions", "small_lesions"),
+    Score("Lesion count, absolute difference", "lesion_count_difference", more=False),
+    Score("Lesion volume, absolute difference in ml", "volume_difference_ml", more=False),
+)
+#: Scores of no more than this difference are the same: some are computed in single precision.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,12 +73,15 @@ class Results:
         records: of the runs, by method.
         labels: that are scored.
         against: the method that the others are compared with; the first one by default.
+        lesions: whether there are any, or a label is an organ.
     """
 
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
     records: Mapping[str, Sequence[Mapping[str, Any]]]
     labels: Sequence[str]
     against: str | None = None
+    lesions: bool = True
+    _ratios: dict[tuple[str, str], Ratios] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def cases(self) -> Sequence[Mapping[str, Any]]:
@@ -81,27 +109,50 @@ class Results:
         return [label for label in self.labels if any(row[f"volume_ml_{label}"] for row in self.cases)]
 
     def ratios(self, method: str, score: Score) -> Ratios:
-        """Scores of a method as sums."""
-        columns = [score.above.format(label) for label in self.drawn] if "{}" in score.above else [score.above]
-        return ratios(self.rows[method], columns, None if score.below is None else [score.below])
+        """Scores of a method as sums, which are kept with their draws."""
+        key = method, score.above
+        if key not in self._ratios:
+            columns = [score.above.format(label) for label in self.drawn] if "{}" in score.above else [score.above]
+            self._ratios[key] = ratios(self.rows[method], columns, None if score.below is None else [score.below])
+        return self._ratios[key]
 
     def scores(self) -> Iterator[Score]:
-        """Those of ``SCORES`` that the cases have, and that are somewhere defined."""
-        for score in SCORES:
-            below = score.below
-            if score.above.format(self.labels[0]) in self.cases[0] and (
-                below is None or sum(row[below] for row in self.cases)
-            ):
+        """Those of ``MAIN`` and ``FURTHER`` that the cases have and that are somewhere defined."""
+        for score in (*MAIN, *FURTHER):
+            there = score.above.format(self.labels[0]) in self.cases[0] and (self.lesions or not score.of_lesions)
+            if there and (score.below is None or sum(row[score.below] for row in self.cases)):
                 yield score
+
+    def different(self) -> Iterator[Score]:
+        """The same, those that are equal for all cases of all methods as one, which is named after all of them."""
+        groups: list[list[Score]] = []
+        for score in self.scores():
+            group = next((one for one in groups if self._equal(one[0], score)), None)
+            if group is None:
+                groups.append(group := [])
+            group.append(score)
+        for group in groups:
+            yield group[0]._replace(title=" = ".join(score.title for score in group))
+
+    def _equal(self, one: Score, other: Score) -> bool:
+        pairs = ((self.ratios(method, one), self.ratios(method, other)) for method in self.rows)
+        return one.more == other.more and all(
+            a.numerators.shape == b.numerators.shape
+            and np.allclose(a.numerators, b.numerators, rtol=0, atol=ROUNDING)
+            and np.array_equal(a.denominators, b.denominators)
+            for a, b in pairs
+        )
 
     def best(self, methods: Sequence[str], number: int) -> list[str]:
         """As many of some methods as are wanted, those of the highest Dice, in the order that they are given in."""
-        dice = {method: fmean(self.ratios(method, SCORES[0]).of_seed()) for method in methods}
+        dice = {method: fmean(self.ratios(method, DICE).of_seed()) for method in methods}
         chosen = sorted(dice, key=dice.__getitem__, reverse=True)[:number]
         return [method for method in methods if method in chosen]
 
 
-def read_results(study: Study, labels: Sequence[str], cases: str | None = None, against: str | None = None) -> Results:
+def read_results(
+    study: Study, labels: Sequence[str], cases: str | None = None, against: str | None = None, *, lesions: bool = True
+) -> Results:
     """Read the files of the runs that have ended; of a study that has not, what is whole, see :func:`whole`.
 
     Args:
@@ -109,6 +160,7 @@ def read_results(study: Study, labels: Sequence[str], cases: str | None = None, 
         labels: that are scored.
         cases: digest of the data list that they must be of; any by default.
         against: the method that the others are compared with; the first one by default.
+        lesions: whether there are any, or a label is an organ.
 
     Raises:
         InputError: when the study has no such method, when no seed has the runs of its teacher and of this method, and
@@ -132,7 +184,7 @@ def read_results(study: Study, labels: Sequence[str], cases: str | None = None, 
             rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
             records[run.method].append(record)
     _check_records(study, records)
-    return Results(dict(rows), dict(records), labels, against)
+    return Results(dict(rows), dict(records), labels, against, lesions)
 
 
 def whole(ended: Mapping[int, Collection[str]], needed: Collection[str]) -> tuple[list[int], frozenset[str]]:

@@ -14,7 +14,7 @@ from dcd_components.study.results import Results
 
 Array = NDArray[np.float64]
 #: Scores of labels that are shown against their volume.
-TITLES = ("Dice", "NSD 0.5 mm", "NSD 1 mm")
+SHOWN = ("dice_{}", "nsd_0.5mm_{}", "nsd_1mm_{}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def _by_volume(results: Results) -> list[BySize]:
     texts = [f"{one:.3g}" for one in limits]
     names = [f"below {texts[0]}", f"{texts[0]} to {texts[1]}", f"{texts[1]} to {texts[2]}", f"above {texts[2]}"]
     found = []
-    for score in results.scores():
-        if score.title in TITLES:
+    for score in results.different():
+        if score.above in SHOWN:
             columns = [score.above.format(label) for label in results.drawn]
             values = {method: _quarters(rows, results, columns, limits) for method, rows in results.rows.items()}
             found.append(BySize(score.title, "volume of the label, ml", names, values))
@@ -71,7 +71,7 @@ def _recalls(results: Results) -> list[BySize]:
     numbers = {name: int(_column(one_seed, [f"lesions_{name}"]).sum()) for name in size_bins()}
     present = [name for name, number in numbers.items() if number]
     values = {method: _recall(rows, present) for method, rows in results.rows.items()}
-    if len(present) < 2 or len({tuple(one.mean(axis=0)) for one in values.values()}) == 1:
+    if not results.lesions or len(present) < 2 or len({tuple(one.mean(axis=0)) for one in values.values()}) == 1:
         return []
     texts = {name: f"to {high:g}" if high < np.inf else f"above {low:g}" for name, (low, high) in size_bins().items()}
     bins = [f"{texts[name]}\n({numbers[name]})" for name in present]

@@ -62,6 +62,10 @@ def test_a_case_with_nothing_to_find_and_nothing_found_is_not_shown() -> None:
 @pytest.fixture
 def table(folder: Path) -> str:
     """What the report says of the folder."""
+    return told(folder)
+
+
+def told(folder: Path, **changes: object) -> str:
     for model in MODELS:
         log = folder / "logs" / f"{report.file_name(model)}.csv"
         log.parent.mkdir(exist_ok=True)
@@ -70,6 +74,8 @@ def table(folder: Path) -> str:
         model: read_configs(BUNDLE, ["inference", "evaluate", *(["teacher"] if model == TEACHER else []), "quick"])
         for model in MODELS
     }
+    for parser in evaluations.values():
+        parser.update(changes)
     patients = Patients(folder / "patients", read_datalist(folder / "patients" / "datalist.json"))
     return report.write(
         folder, patients, evaluations, read_configs(BUNDLE, ["distill", "quick"]), {PLAIN: 0.2, DISTILLED: 0.25}
@@ -101,6 +107,12 @@ def test_all_figures_are_in_the_csv_file_and_in_the_second_page(table: str, fold
     assert rows[EQUAL_COST]["iteration_seconds"] == rows[PLAIN]["iteration_seconds"] == 0.2
     page = (folder / "table_all.md").read_text()
     assert all(heading in page for heading in ("Dice RC", "FP lesions per case", "GMAC per patch"))
+
+
+def test_of_organs_nothing_is_told_of_lesions(folder: Path) -> None:
+    table = told(folder, lesion_labels=[])
+    assert [len(line.split("|")) - 2 for line in table.splitlines()[:6]] == [5] * 6
+    assert not any("esion" in text for text in (table, *(path.read_text() for path in folder.glob("table*"))))
 
 
 def test_the_pictures_show_the_cases_and_the_curves(table: str, folder: Path) -> None:

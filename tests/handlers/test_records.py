@@ -301,12 +301,19 @@ def test_each_case_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert lines == ["case 1/2: b; 0:00 left", "case 2/2: a; 0:00 left"]
 
 
-def test_an_evaluation_ends_with_its_means_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, [1], [1.0, 0.5]))
+@pytest.mark.parametrize(
+    ("lesion_labels", "lesions"),
+    [([1], ", lesion F1 0.500, small-lesion recall 0.500, 0.0 FP lesions per case"), ([], "")],
+    ids=["lesions", "organs"],
+)
+def test_an_evaluation_ends_with_its_means_in_one_line(
+    lesion_labels: list[int], lesions: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = evaluator(CaseScores(tmp_path / "scores.csv", {"ET": [1]}, lesion_labels, [1.0, 0.5]))
     with caplog.at_level(logging.INFO, logger=engine.logger.name):
         engine.run()
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("means of ")]
     assert line == (
-        "means of 2 cases: mean Dice 0.500, HD95 7.3 mm, NSD 0.500 at 1 mm, lesion F1 0.500, "
-        f"small-lesion recall 0.500, 0.0 FP lesions per case; each case in {tmp_path / 'scores.csv'}"
+        "means of 2 cases: mean Dice 0.500, HD95 7.3 mm, NSD 0.500 at 1 mm"
+        f"{lesions}; each case in {tmp_path / 'scores.csv'}"
     )

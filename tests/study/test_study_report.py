@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
-from study_files import METHODS, write_costs, write_study
+from study_files import LABELS, METHODS, write_costs, write_study
+from tiny import HIPPOCAMPUS
 
 from dcd_components import cli
+from dcd_components.bundle.configs import read_configs
 from dcd_components.errors import InputError
 from dcd_components.study import pictures
-from dcd_components.study.results import whole
-from dcd_components.tables import read_csv
+from dcd_components.study.plan import read_study
+from dcd_components.study.results import read_results, whole
+from dcd_components.tables import read_csv, write_csv
 
+VOLUME = "Lesion volume, absolute difference in ml"
 SECTIONS = (
     "What is compared",
     "Scores",
     "To the teacher",
     "At equal cost",
+    "Further scores",
     "Sizes",
     "Curves",
     "Detail",
@@ -66,7 +72,7 @@ def test_the_tables_have_scores_differences_and_the_share_of_the_gap(
     assert "12 patients that no training saw, in 12 cases, and 3 seeds" in said
     assert "Left out, since not all of their runs have ended: seed 3." in said
     assert "Commits abc; two cores." in said
-    assert "below 100 mm3" not in said  # of which there are none
+    assert "up to 100 mm3" not in said  # of which there are none
     assert lines(text, "What is compared")["cwd"]["Settings"] == "levels 1"
     rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
     (recall,) = [row for row in rows if (row["method"], row["score"]) == ("dcd", "Recall, all lesions")]
@@ -110,6 +116,46 @@ def test_differences_are_in_colour_where_several_seeds_can_tell(study: Path, tmp
     assert ["orange where on the worse one" in page for page in pages] == [True, False]
     assert ["one seed cannot tell methods apart" in page for page in pages] == [False, True]
     assert "and order, and but for init: teacher the same first weights; in brackets" in pages[0]
+
+
+def rewrite(study: Path, **columns: Callable[[dict[str, Any]], float]) -> None:
+    """Add columns to the rows of all runs."""
+    for path in study.with_suffix("").glob("*.csv"):
+        rows = read_csv(path, ("method", "case", "patient", "weights"))
+        write_csv([{**row, **{name: value(row) for name, value in columns.items()}} for row in rows], path)
+
+
+def test_scores_that_are_equal_throughout_are_shown_once_and_written_each(study: Path, tmp_path: Path) -> None:
+    same = {f"nsd_0.5mm_{label}": lambda row, name=f"nsd_1mm_{label}": row[name] + 1e-8 for label in LABELS}
+    rewrite(study, **same)
+    write_costs(study, {"plain": 0.1, "plain_longer": 0.1, "dcd": 0.14, "cwd": 0.1})
+    text = reported(study)
+    heading = "NSD 0.5 mm = NSD 1 mm"
+    for number in (0, 1):
+        assert heading in "".join([*lines(text, "Scores", number)["dcd"], *lines(text, "Scores", 2)["dcd"]])
+    assert f'are shown once, as in "{heading}".' in " ".join(text.split())
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
+    found = {row["score"]: row["difference"] for row in rows if row["method"] == "dcd"}
+    assert found["NSD 0.5 mm"] == found["NSD 1 mm"] == pytest.approx(0.2)
+    rewrite(study, **{"nsd_0.5mm_ET": lambda row: row["nsd_1mm_ET"] + (row["seed"] == 1) * 1e-4})
+    assert heading not in reported(study)
+
+
+def test_all_scores_of_the_rows_are_told_those_of_lesions_where_there_are_some(study: Path, tmp_path: Path) -> None:
+    columns = {f"lesionwise_f1_{label}": lambda row: row["dice_ET"] / 2 for label in LABELS}
+    rewrite(study, volume_difference_ml=lambda row: 3.0 - row["dice_ET"], **columns)
+    further = lines(reported(study), "Further scores")
+    assert [*further["dcd"]][1:] == ["Lesion-wise F1", "Recall, lesions of 100 to 500 mm3", VOLUME]
+    assert further["dcd"][VOLUME].startswith("2.3")
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
+    found = {row["score"]: row["difference"] for row in rows if row["method"] == "dcd"}
+    assert (found["Lesion-wise F1"], found[VOLUME]) == pytest.approx((0.05, -0.1))
+    organ = read_results(read_study(study), LABELS, lesions=False)
+    assert [score.title for score in organ.scores()] == ["Dice", "NSD 1 mm", "HD95, mm"]
+
+
+def test_the_bundle_of_an_organ_has_no_lesions() -> None:
+    assert read_configs(HIPPOCAMPUS, ["inference", "evaluate"])["lesion_labels"] == []
 
 
 def test_what_is_lost_against_the_teacher_is_told_of_all_methods(study: Path, tmp_path: Path) -> None:
