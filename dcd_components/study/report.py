@@ -13,6 +13,7 @@ from dcd_components.study.compared import Report, figures
 from dcd_components.study.detail_report import detail_parts
 from dcd_components.study.page import Picture, Section, Table, markdown, page
 from dcd_components.study.plan import TEACHER
+from dcd_components.study.records import edited_overlays
 from dcd_components.study.results import DICE, Score
 from dcd_components.study.sizes import by_size
 from dcd_components.study.statistics import Comparison
@@ -122,6 +123,7 @@ BUDGETS = """\
 What each network costs where it runs, and what it scores: the mean over seeds, after trainings of the lengths below. A
 network is worth its place where no other one lies to the left of it and higher.\
 """
+EDITED = "The overlay {overlay} says something else today than when these were made: {runs}."
 COSTS_CAPTION = """\
 Seconds of a patch and largest extra memory (float32, PyTorch, as many patches at once as the sliding window takes), and
 seconds of an iteration, were measured in turns{on}, a dash where they were not. Trainings are relative to {baseline}.
@@ -373,9 +375,22 @@ def source_section(report: Report) -> Section:
     commits = {commit for record in records for commit in record["commits"]}
     machines = {record["machine"] for record in records}
     files = f"{len(records)} runs in {report.study.results.name}, the folder beside {report.study.path.name}."
-    return Section(
-        "Where it comes from", [f"{files} Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."]
-    )
+    said = f"{files} Commits {', '.join(sorted(commits))}; {'; '.join(sorted(machines))}."
+    return Section("Where it comes from", [said, *_edited(report)])
+
+
+def _edited(report: Report) -> list[str]:
+    """Which runs were made with an overlay that says something else now."""
+    records = {(name, one["seed"]): one for name, several in report.results.records.items() for one in several}
+    runs: dict[str, list[str]] = {}
+    for run in report.study.runs:
+        if record := records.get((run.method, run.seed)):
+            for overlay in edited_overlays(report.study, run, record):
+                runs.setdefault(overlay, []).append(run.name)
+    return [
+        EDITED.format(overlay=overlay, runs="all runs" if len(names) == len(records) else ", ".join(names))
+        for overlay, names in runs.items()
+    ]
 
 
 #: The sections of a report, in their order.

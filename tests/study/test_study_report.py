@@ -329,6 +329,17 @@ def test_without_a_teacher_and_a_first_method_there_is_no_report(study: Path, tm
         reported(study)
 
 
+def test_runs_whose_overlays_were_edited_since_are_named(tmp_path: Path) -> None:
+    methods = {"plain": {"workflow": "student"}, "cwd": {"overlays": ["cwd"]}, "fitnet": {"overlays": ["fitnet"]}}
+    study = write_study(tmp_path, methods, [0, 1], missing=())
+    assert "says something else" not in reported(study)
+    for seed in (0, 1):
+        path = tmp_path / "small" / f"cwd-{seed}.json"
+        path.write_text(path.read_text().replace(json.loads(path.read_text())["settings"]["overlays"]["cwd"], "before"))
+    said = "The overlay cwd says something else today than when these were made: cwd-0, cwd-1."
+    assert reported(study).strip().endswith(said)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
