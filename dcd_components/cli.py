@@ -298,10 +298,11 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
 def _study_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY.yaml", help="what is compared; results go into the folder STUDY beside it")
-    add("--dataset_dir", type=Path, required=True, help="the patients")
+    add("--dataset_dir", type=Path, help="the patients")
     add("--datalist", type=Path, help="their list; DATASET_DIR/datalist.json by default")
-    add("--work", type=Path, required=True, help="folder for weights, masks, cache and logs, by which it goes on")
+    add("--work", type=Path, help="folder for weights, masks, cache and logs, by which it goes on")
     add("--processes", type=int, help="runs at once, of one thread each; 1 by default, which takes all cores")
+    add("--list", action="store_true", dest="listed", help="only list the runs, their numbers and which ended")
     add("--index", type=int, help="only the run of this number, from 0: one job of a cluster")
     add("--costs", action="store_true", help="only time iterations and patches, in turns, on a quiet machine")
 

@@ -265,16 +265,21 @@ def demo(out: Path = Path("demo"), seed: int = 0, task: str = "brats_gli", datas
 
 def study(
     study: Path,
-    dataset_dir: Path,
-    work: Path,
+    dataset_dir: Path | None = None,
+    work: Path | None = None,
     datalist: Path | None = None,
     processes: int = 1,
     index: int | None = None,
     costs: bool = False,
+    listed: bool = False,
 ) -> str:
     """Train and score what of a study is not there yet: teachers, then every method and seed; a stopped one goes on."""
-    from dcd_components.study import plan, runner
+    from dcd_components.study import plan, records, runner
 
+    if listed:
+        return records.list_runs(plan.read_study(study))
+    if dataset_dir is None or work is None:
+        raise InputError("a study needs --dataset_dir and --work, unless its runs are only listed, by --list")
     places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
     if costs:
         from dcd_components.study.costs import measure_costs

@@ -68,6 +68,16 @@ def read_record(study: Study, run: Run, cases: str | None = None) -> dict[str, A
     return record
 
 
+def list_runs(study: Study) -> str:
+    """A line for each run: its number, its method, its seed, and whether it has ended."""
+    width = max(len(run.method) for run in study.runs)
+    lines = [f"index  {'method':{width}}  seed"]
+    for index, run in enumerate(study.runs):
+        state = "missing" if read_record(study, run) is None else "ended"
+        lines.append(f"{index:>5}  {run.method:{width}}  {run.seed:>4}  {state}")
+    return "\n".join(lines)
+
+
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say what is another setting than before; nothing where none is.
 

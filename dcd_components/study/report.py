@@ -53,10 +53,10 @@ different.\
 """
 LEFT_OUT = "Left out, since not all of their runs have ended: {left_out}."
 SCORES = """\
-A score is the mean over labels of the means over cases, +- its standard deviation over seeds; a recall has all found
-lesions over all lesions. A case without the label counts where the method finds it; a label that no case has is left
-out.{equal}\
+A score is the mean over labels of the means over cases, +- its standard deviation over seeds{recall}. A case without
+the label counts where the method finds it; a label that no case has is left out.{equal}\
 """
+RECALL = "; a recall has all found lesions over all lesions"
 EQUAL_SCORES = """ Scores that are equal for all cases and methods, as a tolerance below the voxels' spacing makes them,
 are shown once, as in "{title}".\
 """
@@ -64,8 +64,8 @@ FURTHER_SCORES = """\
 Lesion-wise scores are those of BraTS 2024, by label; the absolute differences are those of ISLES 2022, of all lesions.\
 """
 DIFFERENCES = """\
-Differences to {baseline}, which has the same data and order{weights}; in brackets their 95 % interval, by a bootstrap
-over {drawn}, for each figure by itself. "Gap" is the share of the way from {baseline} to the teacher in Dice, a dash
+Differences to {baseline}, which has the same data and order{weights}; in brackets their 95 % interval, for each figure
+by itself, by a bootstrap over {drawn}. "Gap" is the share of the way from {baseline} to the teacher in Dice, a dash
 where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
 """
 SAME_WEIGHTS = ", and but for init: teacher the same first weights{where}"
@@ -189,7 +189,8 @@ def compared_section(report: Report) -> Section:
 def scores_section(report: Report) -> Section:
     """Scores, and differences at equal iterations."""
     equal = next((EQUAL_SCORES.format(title=score.title) for score in report.shown if " = " in score.title), "")
-    tables = [Table(*_score_rows(report, report.main), _joined(SCORES.format(equal=equal)))]
+    caption = SCORES.format(equal=equal, recall=RECALL if report.results.lesions else "")
+    tables = [Table(*_score_rows(report, report.main), _joined(caption))]
     several = report.results.seeds > 1
     parts: list[str | Table | Picture] = [*tables]
     if report.others:

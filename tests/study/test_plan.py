@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from study_files import write_study
 from tiny import BRATS, ROOT
 
+from dcd_components import cli
 from dcd_components.errors import InputError
+from dcd_components.study.costs import read_costs
 from dcd_components.study.plan import read_study
+from dcd_components.study.records import read_record
 
 CONTENT = {
     "bundle": str(BRATS),
@@ -97,5 +101,26 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_studies_of_the_repository_fit_their_bundles(path: Path) -> None:
-    assert len(read_study(path).runs) > 1
+def test_the_studies_of_the_repository_fit_their_bundles_and_what_was_run_of_them_can_be_read(path: Path) -> None:
+    study = read_study(path)
+    assert len(study.runs) > 1
+    found = {run.name for run in study.runs if read_record(study, run)}
+    there = {file.stem for file in study.results.glob("*.json")} - {"costs"}
+    assert found == {name for name in there if (study.results / f"{name}.csv").is_file()}
+    read_costs(study)
+
+
+def test_a_study_lists_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, {"plain": None, "dcd_logits": None}, [3, 14], missing=("dcd_logits-3", "teacher-14"))
+    cli.main(["study", str(path), "--list"])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["index", "method", "seed"],
+        ["0", "teacher", "3", "ended"],
+        ["1", "plain", "3", "ended"],
+        ["2", "dcd_logits", "3", "missing"],
+        ["3", "teacher", "14", "missing"],
+        ["4", "plain", "14", "ended"],
+        ["5", "dcd_logits", "14", "ended"],
+    ]
+    with pytest.raises(InputError, match="a study needs --dataset_dir and --work, unless its runs are only listed"):
+        cli.main(["study", str(path), "--work", "work"])
