@@ -274,17 +274,24 @@ def _pack_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="its folder, in the repository or unpacked from a release")
+    add = parser.add_argument
+    add("bundle", type=Path, help="its folder, in the repository or unpacked from a release")
     _overlay_option(parser)
+    add("--dataset_dir", type=Path, help="cases to write models/model_int8.xml by too, for OpenVINO")
+    add("--datalist", type=Path, help="their list; DATASET_DIR/datalist.json by default")
 
 
 def _segment_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("cases", nargs="+", metavar="CASE", help="a file of a case, whichever sequence, or a folder with cases")
-    add("--model", type=Path, required=True, help="the ONNX file, in the folder models of its bundle")
+    add("--model", type=Path, required=True, help="the file that export wrote, in models of its bundle")
     add("--out", type=Path, required=True, help="folder for the masks, each in the geometry of its case")
     add("--max_memory", type=float, metavar="GB", help="refuse a case that needs more memory")
-    add("--runtime", metavar="NAME", help="onnxruntime (by default), or openvino, which is faster and rounds more")
+    add(
+        "--runtime",
+        metavar="NAME",
+        help="onnxruntime, by default for ONNX, or openvino, which is faster and rounds more",
+    )
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

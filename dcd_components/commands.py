@@ -213,17 +213,24 @@ def pack(
     return str(packing.pack(bundle, out, overlays=overlay, teacher=teacher, scores=scores, url=url))
 
 
-def export(bundle: Path, overlay: Sequence[str] = ()) -> str:
-    """Write the network of a bundle as an ONNX file beside its weights, and check it against PyTorch."""
+def export(
+    bundle: Path, overlay: Sequence[str] = (), dataset_dir: Path | None = None, datalist: Path | None = None
+) -> str:
+    """Write the network of a bundle as an ONNX file, checked against PyTorch, and by cases in int8 too."""
     from dcd_components.deploy import onnx_export
 
-    return onnx_export.run(str(bundle), overlay)
+    said = onnx_export.run(str(bundle), overlay)
+    if dataset_dir is None:
+        return said
+    from dcd_components.deploy import int8_export
+
+    return f"{said}\n{int8_export.run(bundle, dataset_dir, overlay, datalist)}"
 
 
 def segment(
-    cases: Sequence[str], model: Path, out: Path, max_memory: float | None = None, runtime: str = "onnxruntime"
+    cases: Sequence[str], model: Path, out: Path, max_memory: float | None = None, runtime: str | None = None
 ) -> str:
-    """Segment cases on a CPU with the ONNX file that export wrote; masks that are there already are kept."""
+    """Segment cases on a CPU with a file that export wrote; masks that are there already are kept."""
     from dcd_components.deploy import onnx_inference
 
     return onnx_inference.run(cases, model, out, max_memory, runtime)

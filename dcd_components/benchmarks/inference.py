@@ -18,9 +18,11 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dcd_components.benchmarks import inference_setting, int8_dice, timing
+from dcd_components.benchmarks import inference_setting, timing
 from dcd_components.benchmarks.inference_setting import Setting
-from dcd_components.deploy import onnx_network, runtimes
+from dcd_components.deploy import calibration, onnx_network, runtimes
+from dcd_components.deploy.calibration import PATCHES
+from dcd_components.deploy.int8_export import TOLERANCE as DICE_TOLERANCE
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import load_frozen
 
@@ -45,8 +47,6 @@ TEACHER, STUDENT = "teacher", "student"
 ONE_PASS = "in one pass"
 SCORES = ("dice", "largest_loss", "one_pass_dice")
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
-#: Dice that int8 may lose against eager float32.
-DICE_TOLERANCE = 0.005
 #: Patches of noise for calibration, and their largest side.
 NOISE_PATCHES, NOISE_SIZE = 4, 64
 #: A whole case that takes more seconds is timed once.
@@ -116,7 +116,7 @@ def _network(parser: ConfigParser) -> nn.Module:
 
 def _calibration(setting: Setting, shape: Sequence[int]) -> list[Tensor]:
     if setting.scored:
-        return int8_dice.training_patches(setting.parser("train_student"), inference_setting.PATCHES)
+        return calibration.training_patches(setting.parser("train_student"), PATCHES)
     return [torch.randn(1, shape[0], *(min(size, NOISE_SIZE) for size in shape[1:])) for _ in range(NOISE_PATCHES)]
 
 
@@ -178,7 +178,7 @@ def _scores(
     ways = {runtime: partial(windows, network=run) for runtime, run in students.items()}
     if one_pass:
         ways[ONE_PASS] = partial(one_pass, network=students[runtimes.EAGER])
-    dice = int8_dice.case_dice(setting.parser("train_student"), folds, ways)
+    dice = calibration.case_dice(setting.parser("train_student"), folds, ways)
     means = {way: of_cases.nanmean(0).nanmean().item() for way, of_cases in dice.items()}
     losses = {way: dice[runtimes.EAGER].nanmean(1) - of_cases.nanmean(1) for way, of_cases in dice.items()}
     return {

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dcd_components.bundle.configs import read_configs
 from dcd_components.deploy import runtimes
+from dcd_components.deploy.calibration import PATCHES
 from dcd_components.errors import InputError
 
-#: Patches of training cases that int8 is calibrated on.
-PATCHES = 24
 #: Settings of the student alone, and how its overlays' names end.
 STUDENT_KEYS, STUDENT_OVERLAY = frozenset({"widths", "network_def"}), "_student"
 #: Share of the axes of a case that the brain takes: in a scan of BraTS 2023, 140 x 190 x 137 of 240 x 240 x 155 voxels.

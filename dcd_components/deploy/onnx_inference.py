@@ -1,4 +1,4 @@
-"""Segmentation with an ONNX file, from NIfTI to NIfTI on a CPU, all else as its bundle's configs say."""
+"""Segmentation with a file that the command export wrote, from NIfTI to NIfTI on a CPU, all else as configs say."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from dcd_components.bundle.configs import literal, read_configs
 from dcd_components.data.case_files import FAULT, IMAGE, Case, Layout
 from dcd_components.data.masks import check_overwrite, planned_cases
 from dcd_components.data.unlabelled_cases import SoundCases, checked_cases, inference_cases
-from dcd_components.deploy.onnx_network import OVERLAYS, WEIGHTS, OnnxNetwork
-from dcd_components.deploy.runtimes import load_openvino
+from dcd_components.deploy.onnx_network import INT8_ENDING, OVERLAYS, WEIGHTS, OnnxNetwork
+from dcd_components.deploy.runtimes import INT8, OpenVinoNetwork, Runtime, load_openvino
 from dcd_components.errors import InputError
 from dcd_components.networks.weights import weights_digest
 
 #: What runs the file, and what is said of it to tell its masks from others.
 RUNTIMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO"}
+#: Of a file of OpenVINO.
+XML = ".xml"
+Network = OnnxNetwork | OpenVinoNetwork
 
 
 def run(
@@ -28,9 +31,9 @@ def run(
     model: str | Path,
     out: str | Path,
     max_memory: float | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str | None = None,
 ) -> str:
-    """Segment cases with an ONNX file that the command export wrote.
+    """Segment cases with an ONNX file that the command export wrote, or with one in int8.
 
     Masks that are there already are kept where they are of the same weights, files and settings, so that a run that was
     killed goes on; no other file is replaced, see :func:`.check_overwrite`.
@@ -38,10 +41,12 @@ def run(
     Args:
         cases: each one file of a case, whichever sequence, a 4D file of all sequences, or a folder with cases of one
             file a sequence at any depth.
-        model: the ONNX file, in the folder models of its bundle, whose configs say how images are prepared.
+        model: the ONNX file, or ``model_int8.xml``, in the folder models of its bundle, whose configs say how images
+            are prepared.
         out: folder for the masks, CASE_seg.nii.gz, each in the geometry of the case.
         max_memory: gigabytes that the process may take; a case that needs more has no mask.
-        runtime: ``onnxruntime``, or ``openvino``, which is faster and where the processor has bfloat16 computes in it.
+        runtime: ``onnxruntime``, by default for an ONNX file, or ``openvino``, which is faster, computes in bfloat16
+            where the processor has it, and runs files in int8.
 
     Returns:
         How many masks are there.
@@ -54,18 +59,15 @@ def run(
     """
     if not cases:
         raise InputError("name the cases: a file of each, or a folder")
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime}")
     path, folder = Path(str(model)), Path(str(out))
-    network = OnnxNetwork(path)
+    network, predict, kind = _read(path, runtime)
     weights = _weights(network, path)
     parser = _configs(network, path)
     parser.update({"ckpt_path": literal(str(path)), "output_dir": literal(str(folder)), "max_memory": max_memory})
     items = _items(cases, parser.get_parsed_content("layout"))
     check_overwrite(items, folder, weights)
-    predict = load_openvino(path) if runtime == "openvino" else network
     prepare, window, finish = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing"))
-    todo = planned_cases(items, folder, weights, [prepare, window, RUNTIMES[runtime]])
+    todo = planned_cases(items, folder, weights, [prepare, window, kind])
     sound = SoundCases(todo, prepare, folder, parser.get_parsed_content("memory"))
     prepared: dict[str, Any]
     for prepared in tqdm(sound, total=len(todo), unit="case"):
@@ -75,16 +77,32 @@ def run(
     return f"masks in {folder}: {len(items)}"
 
 
-def _weights(network: OnnxNetwork, path: Path) -> str:
+def _read(path: Path, runtime: str | None) -> tuple[Network, Runtime, str]:
+    """A file, what runs it, and what is said of both to tell their masks from others."""
+    chosen = runtime or ("openvino" if path.suffix == XML else "onnxruntime")
+    if chosen not in RUNTIMES:
+        raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime}")
+    if path.suffix == XML:
+        if chosen != "openvino":
+            raise InputError(f"{path} is run by openvino alone, got the runtime {chosen}")
+        int8 = OpenVinoNetwork(path)
+        return int8, int8, INT8
+    network = OnnxNetwork(path)
+    return network, load_openvino(path) if chosen == "openvino" else network, RUNTIMES[chosen]
+
+
+def _weights(network: Network, path: Path) -> str:
     """Digest of the weights in the file, which must be those of the checkpoint that it lies beside, if there is one."""
     digest, beside = network.notes.get(WEIGHTS, ""), path.with_suffix(".pt")
+    if path.name.endswith(INT8_ENDING):
+        beside = path.with_name(f"{path.name.removesuffix(INT8_ENDING)}.pt")
     if not digest or (beside.is_file() and weights_digest(beside) != digest):
         of = "does not say of which weights it is" if not digest else f"is of other weights than {beside}"
         raise InputError(f"{path} {of}: write it anew with dcd export")
     return digest
 
 
-def _configs(network: OnnxNetwork, path: Path) -> ConfigParser:
+def _configs(network: Network, path: Path) -> ConfigParser:
     """The configs of the bundle that the file lies in, with the overlays that it was exported with."""
     models = next((parent for parent in path.absolute().parents if parent.name == "models"), None)
     if models is None:

@@ -23,6 +23,8 @@ IMAGE, PRED = "image", "pred"
 OVERLAYS = "overlays"
 #: Name of the note that has the digest of the weights.
 WEIGHTS = "weights"
+#: How the name of a file in int8 ends, beside the file that it was made from.
+INT8_ENDING = "_int8.xml"
 
 
 def export_onnx(

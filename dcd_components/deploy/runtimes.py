@@ -6,7 +6,8 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 #: Those whose results are as exact as bfloat16, which is also what OpenVINO does beside the int8 convolutions.
 BFLOAT16 = (AUTOCAST, OPENVINO_BFLOAT16)
+#: Where notes stand among what OpenVINO keeps of a model.
+NOTES = "dcd"
 
 
 def available() -> tuple[str, ...]:
@@ -64,7 +67,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         ONNX: lambda: OnnxNetwork(model),
         OPENVINO: lambda: _OpenVino(_read(model), "f32"),
         OPENVINO_BFLOAT16: lambda: load_openvino(model),
-        INT8: lambda: _OpenVino(_quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
+        INT8: lambda: _OpenVino(quantized(model, patches), "bf16" if cpu_has_bfloat16() else "f32"),
     }
     if name not in loaders:
         raise InputError(f"unknown runtime {name!r}; choose from {', '.join(loaders)}")
@@ -135,8 +138,19 @@ def _read(model: Path) -> Any:
     return _core().read_model(model)
 
 
-def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:
-    """Model with int8 convolutions, ranges of activations from ``patches``; the norms stay in floating point."""
+def quantized(model: Path, patches: Sequence[Tensor]) -> Any:
+    """OpenVINO's model of an ONNX file with int8 convolutions; the norms stay in floating point.
+
+    Weights have 7 bits: in sums of 8 bits, processors without VNNI, such as those with AVX2 alone, would saturate.
+
+    Args:
+        model: the ONNX file.
+        patches: images ``(1, C, D, H, W)`` from which the ranges of the activations are learnt.
+
+    Raises:
+        InputError: when a package that this needs is missing.
+    """
+    require("openvino", "nncf")
     os.environ["NNCF_CI"] = "1"  # or it would send statistics of its use over the network
     with quiet():
         nncf = importlib.import_module("nncf")
@@ -145,4 +159,48 @@ def _quantized(model: Path, patches: Sequence[Tensor]) -> Any:
             nncf.Dataset([patch.numpy(force=True) for patch in patches]),
             preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric; unsymmetric ones gained no Dice and lost speed
             subset_size=len(patches),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
+
+
+def save_openvino(model: Any, path: Path, notes: Mapping[str, str]) -> None:
+    """Write a model of OpenVINO as two files, ``.xml`` and ``.bin``; the first, without which it is none, at the end.
+
+    Args:
+        model: what :func:`quantized` returns.
+        path: of the ``.xml`` file.
+        notes: texts to keep in it, by name.
+    """
+    for name, text in notes.items():
+        model.set_rt_info(text, [NOTES, name])
+    beside = path.with_suffix(".bin")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        hidden = Path(folder) / path.name
+        importlib.import_module("openvino").save_model(model, hidden, compress_to_fp16=False)
+        path.unlink(missing_ok=True)
+        hidden.with_suffix(beside.suffix).replace(beside)
+        hidden.replace(path)
+
+
+class OpenVinoNetwork(_OpenVino):
+    """A network that OpenVINO reads from the files that :func:`save_openvino` wrote.
+
+    Args:
+        path: of the ``.xml`` file.
+
+    Raises:
+        InputError: when OpenVINO is not installed, there is no such file, or it is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require("openvino")
+        if not path.is_file():
+            raise InputError(f"no model at {path}")
+        try:
+            model = _read(path)
+            self.notes = {name: str(note) for name, note in model.get_rt_info([NOTES]).value.items()}
+        except Exception as error:  # noqa: BLE001 - one class of its own for each kind of fault
+            cause = " ".join(str(error).split())[:200]
+            raise InputError(f"{path} must be a model of OpenVINO that dcd export wrote: {cause}") from None
+        self.channels = tuple(one.partial_shape[1].get_length() for one in (model.input(0), model.output(0)))
+        super().__init__(model, "bf16" if cpu_has_bfloat16() else "f32")

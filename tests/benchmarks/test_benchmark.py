@@ -16,14 +16,14 @@ from monai.inferers import SimpleInferer
 from tiny import BRATS, config_files
 
 from dcd_components import commands
-from dcd_components.benchmarks import benchmark, inference_setting, int8_dice, timing, training
+from dcd_components.benchmarks import benchmark, inference_setting, timing, training
 from dcd_components.benchmarks import inference as inference_benchmark
 from dcd_components.benchmarks import loss as loss_benchmark
 from dcd_components.benchmarks import step as step_benchmark
 from dcd_components.benchmarks.inference import LOSSY, NOISE, STUDENT, TEACHER
 from dcd_components.benchmarks.inference_setting import Setting
 from dcd_components.benchmarks.published_loss import PublishedLoss
-from dcd_components.deploy import runtimes
+from dcd_components.deploy import calibration, runtimes
 from dcd_components.errors import InputError
 from dcd_components.handlers.student_start import StudentStart
 from dcd_components.tables import read_csv
@@ -181,7 +181,7 @@ def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
     prediction, truth = torch.tensor([[[1, 1, 2, 0]]]), torch.tensor([[[1, 0, 0, 0]]])
-    found = int8_dice._dice(prediction, truth, [1, 2, 3])
+    found = calibration._dice(prediction, truth, [1, 2, 3])
     torch.testing.assert_close(found, torch.tensor([2 / 3, 0.0, math.nan]), equal_nan=True)
 
 
@@ -192,7 +192,7 @@ def test_the_largest_loss_is_that_of_a_case_and_not_below_0(monkeypatch: pytest.
         runtimes.ONNX: torch.tensor([[0.9, 0.6], [0.5, math.nan]]),
         inference_benchmark.ONE_PASS: torch.tensor([[0.4, 0.2], [0.2, math.nan]]),
     }
-    monkeypatch.setattr(int8_dice, "case_dice", lambda *_: dice)
+    monkeypatch.setattr(calibration, "case_dice", lambda *_: dice)
     names = (runtimes.EAGER, runtimes.INT8, runtimes.ONNX)
     students: dict[str, runtimes.Runtime] = {name: lambda x: x for name in names}
     found = inference_benchmark._scores(Setting(BRATS), students, SimpleInferer(), SimpleInferer())

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from tiny import HIPPOCAMPUS, ROOT
 
 from dcd_components.bundle.release.metadata import mean_scores
+from dcd_components.commands import export
 from dcd_components.networks.weights import load_frozen, read_record, weights_digest
 from dcd_components.study.results import TEXT
 from dcd_components.tables import read_csv
@@ -83,6 +84,19 @@ def test_a_newcomer_s_command_gives_the_scores_that_are_published(tmp_path: Path
         ours, theirs = (np.array([float(rows[case][name]) for case in published]) for rows in (found, published))
         np.testing.assert_allclose(ours, theirs, atol=0.02)  # another processor rounds otherwise
         assert abs(ours.mean() - theirs.mean()) < 0.001
+
+
+@needs_data
+def test_in_int8_it_is_as_good(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    bundle = Path(shutil.copytree(HIPPOCAMPUS, tmp_path / "bundle"))
+    said = export(bundle, dataset_dir=DATA, datalist=ROOT / "data_lists" / "hippocampus.json")
+    found = re.search(r"20 cases of the validation (\S+) in floating point, (\S+) in int8; one case loses (\S+)$", said)
+    assert found
+    assert float(found[1]) > 0.85
+    assert float(found[2]) > float(found[1]) - 0.003
+    assert float(found[3]) < 0.02
 
 
 @needs_data

@@ -15,6 +15,8 @@ from dcd_components.data.cases import labelled_cases
 from dcd_components.errors import InputError
 
 Way = TypeVar("Way")
+#: Patches that int8 is calibrated on.
+PATCHES = 24
 
 
 def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
@@ -37,9 +39,12 @@ def training_patches(parser: ConfigParser, count: int) -> list[Tensor]:
 
 
 def case_dice(
-    parser: ConfigParser, folds: Sequence[int], ways: Mapping[Way, Callable[[Tensor], Tensor]]
+    parser: ConfigParser,
+    folds: Sequence[int],
+    ways: Mapping[Way, Callable[[Tensor], Tensor]],
+    most: int | None = None,
 ) -> dict[Way, Tensor]:
-    """Dice of the labels of the held-out cases, on the network's grid, for each way to predict them.
+    """Dice of the labels of held-out cases, on the network's grid, for each way to predict them.
 
     As in :func:`.case_scores`, a label absent from truth and prediction is left out, and one absent from
     either scores 0.
@@ -48,17 +53,18 @@ def case_dice(
         parser: a bundle's config ``train_student`` with ``dataset_dir``.
         folds: of the cases.
         ways: from images ``(1, C, D, H, W)`` to logits, by name.
+        most: cases, the first ones; all by default.
 
     Returns:
         ``(cases, labels)`` by name, NaN for what is left out.
     """
     if parser.get("painted"):
-        raise InputError("Dice of the benchmark is of labels, and outputs of this bundle are regions: measure without")
+        raise InputError("Dice of a runtime is of labels, and outputs of this bundle are regions: measure without")
     datalist, folder, layout = (parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout"))
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
     labels = list(parser.get_parsed_content("labels").values())
     scores: dict[Way, list[Tensor]] = {name: [] for name in ways}
-    for case in tqdm(labelled_cases(datalist, folder, layout, folds), unit="case", leave=False):
+    for case in tqdm(labelled_cases(datalist, folder, layout, folds)[:most], unit="case", leave=False):
         prepared = prepare(case)
         image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
         for name, predict in ways.items():
