@@ -24,7 +24,7 @@ def bundle(tmp_path: Path) -> Path:
     configs = tmp_path / "mine" / "configs"
     configs.mkdir(parents=True)
     (configs / "inference.yaml").write_text((BRATS / "configs" / "inference.yaml").read_text())
-    write_overlay(tmp_path / "mine", {**TINY, "teacher_widths": [32, 32, 64]})
+    write_overlay(tmp_path / "mine", {**TINY, "teacher_widths": [32, 32, 64], "sliding_window::overlap": 0.5})
     return tmp_path / "mine"
 
 
