@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from forked import run_module
 from monai.bundle import ConfigParser
 from releases import OVERLAYS, only_teacher_large, trained, write_overlay
 from tiny import BRATS, HIPPOCAMPUS, ISLES, TINY
@@ -25,8 +26,8 @@ from dcd_components.bundle.release.metadata import mean_scores
 from dcd_components.bundle.release.packing import config_texts, json_configs, merged, pack
 from dcd_components.errors import InputError
 from dcd_components.metrics.lesions import size_bins
-from dcd_components.networks.weights import read_record, save_weights, weights_digest
-from dcd_components.tables import write_csv
+from dcd_components.networks.weights import read_record, read_safely, save_weights, weights_digest
+from dcd_components.tables import read_csv, write_csv
 
 REGIONS = {"ET": [3], "RC": [4], "TC": [1, 3]}
 
@@ -165,6 +166,29 @@ def test_further_teachers_are_packed_too(bundle: Path, tmp_path: Path) -> None:
     overlay.write_text(several.replace("{}", f"[{tmp_path}/fold_2.pt]", 1))
     with pytest.raises(InputError, match=r"says further_teachers: .*/fold_2.pt, which must lie in .*brats_gli_dcd$"):
         pack(bundle, tmp_path / "again", overlays=overlays, teacher=True)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_release_with_several_teachers_is_distilled_from(bundle: Path, patients: Path, tmp_path: Path) -> None:
+    folder = bundle / "models" / "teacher"
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    torch.save({name: value + 0.1 for name, value in weights.items()}, folder / "fold_1.pt")
+    several = (ARCHITECTURES / "several_teachers.yaml").read_text()
+    several = several.replace("further_teachers: []", "further_teachers: [$@bundle_root + '/models/teacher/fold_1.pt']")
+    (bundle / "configs" / "several.yaml").write_text(several)
+    release = pack(bundle, tmp_path / "out", overlays=[*OVERLAYS, "several"], teacher=True)
+    zipfile.ZipFile(release).extractall(tmp_path / "release")
+    place = tmp_path / "release" / BRATS.name
+    long = {name: TINY[name] for name in ("max_epochs", "epoch_length", "val_interval", "num_workers")}
+    words = [f"--{name}={value}" for name, value in long.items()]
+    command = ["run", "training", "--config_file", "configs/distill.yaml", "--dataset_dir", str(patients), *words]
+    status, said = run_module("monai.bundle", [*command, "--ckpt_path", str(tmp_path / "student.pt")], place)
+    assert status == 0, said[-3000:]
+    assert len(read_csv(tmp_path / "student_training.csv")) == TINY["max_epochs"]
+    (checkpoint,) = (tmp_path / "student_checkpoints").glob("*.pt")
+    settings = read_safely(checkpoint)["settings"]
+    assert settings["further_teachers"] == [weights_digest(folder / "fold_1.pt")]
+    assert len(settings["distillation"]["teachers"]) == 2
 
 
 # -- metadata
