@@ -8,7 +8,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +17,9 @@ import torch
 from tqdm import tqdm
 
 Step = Callable[[], object]
+#: Where Linux resets the peak of a process's memory.
+PEAK = Path("/proc/self/clear_refs")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in malloc.h
 
 
 def seconds(
@@ -50,14 +54,38 @@ def extra_megabytes(step: Step) -> float:
         held = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - held) / 1e6
-    peak = Path("/proc/self/clear_refs")
-    if not os.access(peak, os.W_OK):
+    if not os.access(PEAK, os.W_OK):
         return math.nan
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the step
-    peak.write_text("5")  # resets the peak
+    PEAK.write_text("5")  # resets the peak
     before = _status("VmRSS")
     step()
     return _status("VmHWM") - before
+
+
+def settled_megabytes(step: Step, repeats: int = 5) -> float:
+    """Median of :func:`extra_megabytes`, after a first step, which loads and compiles and does not count."""
+    step()
+    with _own_pages():
+        return median(extra_megabytes(step) for _ in range(repeats))
+
+
+@contextmanager
+def _own_pages() -> Iterator[None]:
+    """Let every tensor have pages of its own, given back with it, whatever was freed before in the heap (glibc).
+
+    Afterwards the limits are the largest that glibc itself would come to, since it does not go on to adapt them.
+    """
+    if torch.cuda.is_available() or not os.access(PEAK, os.W_OK):
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_THRESHOLD, 2**16)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**26)
 
 
 def machine(threads: int | None = None) -> str:

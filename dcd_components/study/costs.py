@@ -135,7 +135,7 @@ def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float
         formats[name] = parser["memory_format"]
     same = _same({name: f"{shapes[name]} {formats[name]} {network}" for name, network in networks.items()})
     steps = {name: _Patch(networks[name], shapes[name]) for name in dict.fromkeys(same.values())}
-    megabytes = {name: timing.extra_megabytes(step) for name, step in steps.items()}
+    megabytes = {name: timing.settled_megabytes(step) for name, step in steps.items()}
     seconds = {name: taken / shapes[name][0] for name, taken in timing.seconds(steps, ROUNDS).items()}
     known = {name: None if math.isnan(megabytes[name]) else megabytes[name] for name in steps}  # JSON has no NaN
     return {name: {"patch_seconds": seconds[one], "patch_megabytes": known[one]} for name, one in same.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study_files import write_study
 
 from dcd_components.benchmarks import timing, training
@@ -92,7 +94,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(training, "seconds", iterations)
     monkeypatch.setattr(training, "start_seconds", starts)
     monkeypatch.setattr(timing, "seconds", patches)
-    monkeypatch.setattr(timing, "extra_megabytes", lambda step: math.nan if step.image.numel() else 0.0)
+    monkeypatch.setattr(timing, "settled_megabytes", lambda step: math.nan if step.image.numel() else 0.0)
     (tmp_path / "work" / "teacher-0").mkdir(parents=True)
     (tmp_path / "work" / "teacher-0" / "model.pt").touch()
     costs.measure_costs(study, Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work"))
@@ -123,3 +125,17 @@ def test_what_was_not_measured_is_not_there(tmp_path: Path) -> None:
     content: dict[str, Any] = {"methods": {}, "rounds": 15, "machine": "one core"}
     (study.results / "costs.json").write_text(json.dumps(content))
     assert costs.read_costs(study) == Costs({}, {}, {}, {}, "one core")
+
+
+@pytest.mark.skipif(not os.access(timing.PEAK, os.W_OK), reason="the system does not tell peaks")
+def test_the_memory_of_a_patch_is_what_it_needs_when_it_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the first one, which keeps something, nor of one that needs more for once."""
+    kept, numbers = list[torch.Tensor](), iter([25, 25, 60, 25, 25, 25])
+
+    def step() -> None:
+        if not kept:
+            kept.append(torch.ones(50_000_000))
+        torch.ones(next(numbers) * 1_000_000)
+
+    assert timing.settled_megabytes(step) == pytest.approx(100, rel=0.05)
+    assert not [*numbers]
