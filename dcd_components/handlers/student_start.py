@@ -14,6 +14,7 @@ from dcd_components.distiller import Distiller, Inferer
 from dcd_components.ensemble_distiller import EnsembleDistiller
 from dcd_components.errors import InputError
 from dcd_components.networks.narrowing import start_from_teacher
+from dcd_components.networks.nnunet_student import in_student_class
 from dcd_components.networks.stage_recorder import unwrap
 
 
@@ -30,7 +31,8 @@ class StudentStart:
     Args:
         init: ``random``, for a student that stays as it was built, or ``teacher``.
         network: the student.
-        teacher: trained, of the same architecture in other widths.
+        teacher: trained, of the same architecture in other widths; or nnU-Net's plain U-Net, see
+            :func:`.in_student_class`.
         distiller: of both.
         loss: of logits and label, by which channels are important.
         number: of batches.
@@ -60,12 +62,9 @@ class StudentStart:
         if init == "teacher" and (initial_weights is not None or fl_rounds > 1):
             other = f"initial_weights {initial_weights}" if initial_weights is not None else f"fl_rounds {fl_rounds}"
             raise InputError(f"init: teacher gives the student its weights, and so cannot go with {other}")
-        ours, theirs = (type(unwrap(one)).__name__ for one in (network, teacher))
-        if init == "teacher" and ours != theirs:
-            raise InputError(f"init: teacher needs a teacher of the student's class, {ours}, got {theirs}")
         self.init = init
         self.network = unwrap(network)
-        self.teacher = teacher
+        self.teacher = in_student_class(unwrap(teacher), self.network) if init == "teacher" else teacher
         self.distiller = distiller
         self.loss = loss
         self.inferer = inferer

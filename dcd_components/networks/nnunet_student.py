@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from monai.networks.blocks import UnetUpBlock
+from monai.networks.blocks import UnetResBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
 from dcd_components.errors import InputError
+
+#: Names of the first kernels of nnU-Net's stages.
+FIRST_OF_STAGE = re.compile(r"encoder\.stages\.\d+\.0\.convs\.0\.conv\.weight")
 
 
 class NnunetUNet(DynUNet):  # type: ignore[misc]
@@ -83,3 +88,44 @@ def _convolution(left: dict[str, Tensor], ours: str, theirs: str) -> Iterator[tu
         yield f"{theirs}.{alias}.bias", torch.zeros(len(weight))
     for alias in ("norm", "all_modules.1"):
         yield from ((f"{theirs}.{alias}.{kind}", value) for kind, value in norm.items())
+
+
+def in_student_class(teacher: nn.Module, student: nn.Module) -> nn.Module:
+    """A network of a student's class in its teacher's widths, which computes what the teacher does.
+
+    Args:
+        teacher: of the student's class, which is returned as it is; or nnU-Net's ``PlainConvUNet``, for a student that
+            is MONAI's ``DynUNet`` without residual blocks.
+        student: of any widths.
+
+    Returns:
+        The network, frozen.
+
+    Raises:
+        InputError: for any other teacher, and one that is built otherwise than the student.
+    """
+    kind, wanted = type(teacher).__name__, type(student).__name__
+    if kind == wanted:
+        return teacher
+    if kind != "PlainConvUNet" or not isinstance(student, DynUNet) or isinstance(student.input_block, UnetResBlock):
+        raise InputError(f"init: teacher needs a teacher of the student's class, {wanted}, got {kind}")
+    theirs = teacher.state_dict()
+    widths = [theirs[name].shape[0] for name in theirs if FIRST_OF_STAGE.fullmatch(name)]
+    built: dict[str, Any] = {
+        name: getattr(student, name) for name in ("kernel_size", "strides", "norm_name", "act_name")
+    }
+    built |= {name: getattr(student, name) for name in ("in_channels", "out_channels", "dropout", "trans_bias")}
+    wide = type(student)(3, filters=widths, upsample_kernel_size=student.upsample_kernel_size, **built)
+    state = wide.state_dict()
+    named = nnunet_weights(state)
+    if other := [name for name in {**named, **theirs} if _shape(named, name) != _shape(theirs, name)]:
+        raise InputError(f"init: teacher needs a teacher that is built as its student, but differs in {other[0]}")
+    names = {id(value): name for name, value in state.items()}
+    places = {name: names[id(value)] for name, value in named.items() if id(value) in names}
+    wide.load_state_dict({ours: theirs[name] for name, ours in places.items()}, strict=False)  # the rest are aliases
+    frozen: nn.Module = wide.to(next(teacher.parameters()).device).eval().requires_grad_(False)
+    return frozen
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None

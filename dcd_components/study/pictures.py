@@ -164,7 +164,7 @@ def draw_curves(
     figure = Figure(figsize=(6.5 + 5.5 * bool(costs), 4.8), dpi=110, layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, 1 + bool(costs), sharey=True)).tolist()
     colours = line_colours(lines, baseline)
-    order = [*(one for one in courses if one not in colours), *colours]
+    order = [*(one for one in courses if one not in colours), *(one for one in colours if one in courses)]
     ends = []
     for method in order:
         colour, emphasised = colours.get(method, OTHERS_COLOUR), method in colours

@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from dcd_components.bundle import running
-from dcd_components.bundle.configs import ARCHITECTURES
+from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.errors import InputError
 
 TEACHER = "teacher"
+#: Workflow of a teacher that need not be trained.
+GIVEN = "evaluate"
 KEYS = ("bundle", "overlays", "seeds", "settings", TEACHER, "students", "methods")
 #: What a method may say: its workflow; another network, by its overlay; overlays and settings on top of those of all
 #: students.
@@ -28,7 +30,8 @@ class Run:
     Args:
         method: its name, or ``teacher``.
         seed: of first weights, data order and augmentation.
-        workflow: of ``dcd run``: teacher, student or distill.
+        workflow: of ``dcd run``: teacher, student or distill; evaluate for a teacher that the bundle has, and that is
+            scored alone.
         overlays: configs on top, the later over the earlier, that its evaluation has too.
         own: overlays that make another method of its training, on top of these.
         settings: over the configs, by key.
@@ -54,7 +57,12 @@ class Run:
     @property
     def evaluation(self) -> list[str]:
         """Overlays of its evaluation."""
-        return [*([TEACHER] if self.workflow == TEACHER else []), *self.overlays]
+        return [*([TEACHER] if self.method == TEACHER else []), *self.overlays]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is a teacher that the bundle has, such as an nnU-Net."""
+        return self.workflow == GIVEN
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Study:
 
     Args:
         path: of the file; results lie in the folder of the same name beside it.
-        bundle: whose configs are run.
+        bundle: whose configs are run. One without ``train_teacher`` has a teacher, in ``models/teacher/model.pt``.
         runs: seed by seed, each with its teacher first, so that a study that is stopped has whole seeds.
     """
 
@@ -122,8 +130,9 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
             raise InputError(f"{path}: the name of a method must be {rule}, got {name!r}")
     shared, students, teacher = (_mapping(path, key, content.get(key)) for key in ("settings", "students", TEACHER))
     overlays = _listed(path, content.get("overlays"))
+    of_teacher = _teacher(path, path.parent / content["bundle"], overlays, shared, teacher)
     for seed in seeds:
-        yield Run(TEACHER, seed, TEACHER, overlays, (), {**shared, **teacher})
+        yield Run(TEACHER, seed, of_teacher[0], overlays, (), of_teacher[1])
         for name, given in methods.items():
             said = _mapping(path, name, given)
             _check_keys(path, said, METHOD_KEYS, ())
@@ -136,6 +145,19 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
             _check_known(f"{path}: a method's overlay, which trains alone,", own, running.BASELINES.glob("*.yaml"))
             settings = {**shared, **students, **_mapping(path, name, said.get("settings"))}
             yield Run(name, seed, workflow, [*network, *overlays], own, settings)
+
+
+def _teacher(
+    path: Path, bundle: Path, overlays: Sequence[str], shared: Mapping[str, Any], own: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Workflow and settings of a teacher; of one that is given, the settings that its evaluation has too."""
+    configs = bundle / "configs"
+    if not configs.is_dir() or any(configs.glob("train_teacher.*")):
+        return TEACHER, {**shared, **own}
+    if own:
+        raise InputError(f"{path}: teacher must be left out, since {bundle} has one that is not trained")
+    known = read_configs(bundle, ["inference", "evaluate", TEACHER, *overlays]).get()
+    return GIVEN, {key: value for key, value in shared.items() if key.partition("::")[0] in known}
 
 
 def _mapping(path: Path, key: str, said: object) -> Mapping[str, Any]:

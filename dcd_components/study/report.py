@@ -12,7 +12,7 @@ from dcd_components.study import cases, pictures
 from dcd_components.study.compared import Report, figures
 from dcd_components.study.detail_report import detail_parts
 from dcd_components.study.page import Picture, Section, Table, markdown, page
-from dcd_components.study.plan import TEACHER
+from dcd_components.study.plan import GIVEN, TEACHER
 from dcd_components.study.records import edited_overlays
 from dcd_components.study.results import DICE, Score
 from dcd_components.study.sizes import by_size
@@ -22,7 +22,7 @@ from dcd_components.tables import write_csv
 #: Methods beside the baseline that cases show, where there are too many to tell them apart.
 MASKS = 3
 DASH = "\N{EN DASH}"
-TRAINED = {TEACHER: "the teacher", "student": "alone", "distill": "from the teacher"}
+TRAINED = {TEACHER: "the teacher", GIVEN: "the teacher, given", "student": "alone", "distill": "from the teacher"}
 #: Scores that are compared at equal cost, but for table.csv, which has all.
 AT_EQUAL_COST = ("dice_{}", "nsd_0.5mm_{}", "nsd_1mm_{}", "tp_lesions_0_100mm3")
 #: Heading and format of the columns of what networks and trainings cost.
@@ -234,7 +234,8 @@ def further_section(report: Report) -> Section:
     """The other scores that the rows have."""
     parts: list[str | Table | Picture] = []
     if report.further:
-        parts.append(Table(*_score_rows(report, report.further), _joined(FURTHER_SCORES)))
+        caption = _joined(FURTHER_SCORES) if report.results.lesions else ""
+        parts.append(Table(*_score_rows(report, report.further), caption))
     if report.further and report.others:
         rows, columns = _difference_rows(report, report.others, report.further, report.equal_iterations)
         parts.append(Table(rows, columns, f"Differences to {report.baseline}, with their intervals, as above."))
@@ -283,7 +284,8 @@ def curves_section(report: Report) -> Section:
     costs = {
         method: [[one / of_first for one in of_seed] for of_seed in seeds] for method, seeds in report.spent.items()
     }
-    courses = {name: [record["course"] for record in records] for name, records in report.results.records.items()}
+    records = report.results.records
+    courses = {name: [one["course"] for one in several] for name, several in records.items() if several[0]["course"]}
     costs = costs if of_first > 0 else {}
     pictures.draw_curves(courses, costs, report.lines, report.baseline, report.out / "curves.png")
     caption = CURVES.format(cost=CURVES_COST if costs else "") + _chosen(report)
@@ -353,7 +355,8 @@ def _networks(report: Report) -> list[dict[str, Any]]:
 
 def _trainings(report: Report) -> list[dict[str, Any]]:
     rows, iterations = [], report.costs.iterations
-    for method, records in report.results.records.items():
+    trained = {name: several for name, several in report.results.records.items() if several[0]["course"]}
+    for method, records in trained.items():
         last = [record["course"][-1] for record in records]
         seconds = iterations.get(method, math.nan)
         rows.append(

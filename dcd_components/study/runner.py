@@ -208,7 +208,10 @@ def _train_and_score(
         trained["teacher_path"] = _teacher(study, run, places)
         begun["teacher"] = weights_digest(trained["teacher_path"])
     begun = _begin(folder / "begun.json", begun)
-    call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
+    if run.is_given:
+        shutil.copyfile(_given(study), model)
+    else:
+        call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
     shutil.rmtree(output, ignore_errors=True)
     with READING:
         parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
@@ -222,15 +225,23 @@ def _train_and_score(
     patch = [len(parser["sequences"]), *parser["patch_size"]]
     with READING:
         network = parser.get_parsed_content("network_def")
+    course = [] if run.is_given else read_csv(folder / "model_training.csv")
     record = {
         **begun,
         "seed": run.seed,
         "weights": weights_digest(model),
         **cost(network, patch),
         "machine": machine(threads),
-        "course": [{k: v for k, v in row.items() if v is not None} for row in read_csv(folder / "model_training.csv")],
+        "course": [{k: v for k, v in row.items() if v is not None} for row in course],
     }
     write_json(study.results / f"{run.name}.json", record)
+
+
+def _given(study: Study) -> Path:
+    path = study.bundle / "models" / TEACHER / "model.pt"
+    if not path.is_file():
+        raise InputError(f"no teacher at {path}, and {study.bundle} has no config train_teacher to train one")
+    return path
 
 
 def _teacher(study: Study, run: Run, places: Places) -> Path:

@@ -290,10 +290,22 @@ def test_modules_of_the_teacher_are_its_own_whatever_the_student_is(student: str
         assert {*names} <= modules
 
 
+@pytest.mark.parametrize("kind", ["labels", "thick"])
+def test_a_student_starts_as_channels_of_the_plain_u_net(kind: str, made: Make, run: Callable[..., Any]) -> None:
+    """As wide and not trained, it is the teacher."""
+    flow = run(made(kind), "distill", init="teacher", width_divisor=1, learning_rate=1e-12, device="cpu")
+    student, teacher = (flow.parser.get_parsed_content(name) for name in ("network", "teacher"))
+    image = torch.rand(1, 4, 16, 16, 16)
+    with torch.no_grad():
+        expected = teacher(image)
+        assert expected.std() > 0.01
+        torch.testing.assert_close(student.eval()(image), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_a_student_cannot_start_as_channels_of_another_class(made: Make, run: Callable[..., Any]) -> None:
     with pytest.raises(RuntimeError) as caught:
-        run(made("labels"), "distill", init="teacher")
-    expected = "init: teacher needs a teacher of the student's class, DynUNet, got PlainConvUNet"
+        run(made("residual"), "distill", init="teacher")
+    expected = "init: teacher needs a teacher of the student's class, DynUNet, got ResidualEncoderUNet"
     assert input_error(caught.value) == expected
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from dcd_components.errors import InputError
 from dcd_components.files import read_json
 from dcd_components.networks.nnunet import architecture, read_checkpoint
-from dcd_components.networks.nnunet_student import NnunetUNet, nnunet_weights
+from dcd_components.networks.nnunet_student import NnunetUNet, in_student_class, nnunet_weights
 
 ISOTROPIC = {key: sizes()[key] for key in ("kernel_sizes", "strides")}
 
@@ -162,6 +162,40 @@ def test_nnunet_s_network_computes_what_the_student_does(made: Any, shape: dict[
         expected = ours(image)
         assert expected.std() > 0.1
         torch.testing.assert_close(theirs(image), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("made", "shape"), [(NnunetUNet, ISOTROPIC), (NnunetUNet, FLAT), (DynUNet, ISOTROPIC)])
+def test_a_teacher_of_nnunet_s_is_one_of_the_student_s_class(made: Any, shape: dict[str, Any]) -> None:
+    """From which the student can start."""
+    torch.manual_seed(1)
+    teacher = network(2, 3, **{**shape, "features_per_stage": [24, 32, 40]}).eval()
+    for parameter in teacher.parameters():
+        nn.init.normal_(parameter, std=0.3)  # biases before norms too, which change nothing
+    ours = student(made, **shape)
+    wide = in_student_class(teacher, ours)
+    assert isinstance(wide, made)
+    assert wide.filters == [24, 32, 40]
+    assert not any(parameter.requires_grad for parameter in wide.parameters())
+    image = torch.randn(2, 2, 8, 16, 12)
+    with torch.no_grad():
+        expected = teacher(image)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(wide(image), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert in_student_class(wide, ours) is wide
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        ({"kind": "ResidualEncoderUNet"}, "of the student's class, NnunetUNet, got ResidualEncoderUNet"),
+        ({"n_conv_per_stage": [3, 2, 2]}, "differs in encoder.stages.0.0.convs.2.conv.weight"),
+        ({"n_conv_per_stage": [1, 2, 2]}, "differs in encoder.stages.0.0.convs.1.conv.weight"),
+        ({"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}, "differs in decoder.transpconvs.1.weight"),
+    ],
+)
+def test_a_teacher_of_another_build_is_refused(teacher: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=f"init: teacher needs a teacher .*{expected}"):
+        in_student_class(network(2, 3, **{**ISOTROPIC, **teacher}), student(**ISOTROPIC))
 
 
 def test_monai_s_own_network_has_other_kernels_where_slices_are_thick() -> None:
