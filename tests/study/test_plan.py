@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,9 @@ def test_a_study_lists_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]
     with pytest.raises(InputError, match="a study needs --dataset_dir and --work, unless its runs are only listed"):
         cli.main(["study", str(path), "--work", "work"])
+
+
+def test_the_study_that_the_page_shows_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "shown.yaml").write_text(text.replace("../my_tumours", str(BRATS)))
+    assert read_study(tmp_path / "shown.yaml").methods == ["plain", "plain_longer", "dcd", "started"]
