@@ -16,6 +16,8 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
+from dcd_components.inferers import cpu_has_bfloat16
+
 Step = Callable[[], object]
 #: Where Linux resets the peak of a process's memory.
 PEAK = Path("/proc/self/clear_refs")
@@ -89,12 +91,13 @@ def _own_pages() -> Iterator[None]:
 
 
 def machine(threads: int | None = None) -> str:
-    """Processor or graphics card, threads in use (by default of this process) and version of torch."""
+    """Processor or graphics card, whether a processor has bfloat16, threads in use (by default here), version of torch."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     names = [line.split(": ")[1] for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
+    precision = "with bfloat16" if cpu_has_bfloat16() else "without bfloat16"
+    return f"{name} {precision}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _status(key: str) -> float:
