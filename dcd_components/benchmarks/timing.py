@@ -91,7 +91,7 @@ def _own_pages() -> Iterator[None]:
 
 
 def machine(threads: int | None = None) -> str:
-    """Processor or graphics card, whether a processor has bfloat16, threads in use (by default here), version of torch."""
+    """Processor, whether it has bfloat16, and threads in use (by default here), or graphics card; version of torch."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     names = [line.split(": ")[1] for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
