@@ -311,12 +311,13 @@ def report(
         raise InputError("pictures of cases need both --work and --dataset_dir")
     said = plan.read_study(study)
     config = read_configs(said.bundle, ["inference", "evaluate"])
-    labels = {name: values[0] for name, values in config["regions"].items() if len(values) == 1}
+    labels, regions = results.labels_of(config["regions"], config.get("painted"))
     places, cases = None, None
     if work and dataset_dir:
         places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
         cases = records.cases_digest(places.datalist)
-    found = results.read_results(said, list(labels), cases, against, lesions=bool(config["lesion_labels"]))
+    lesions = bool(config["lesion_labels"])
+    found = results.read_results(said, list(labels), cases, against, lesions=lesions, regions=regions)
     return report.write_report(compared.Report(said, found, out, labels, places))
 
 

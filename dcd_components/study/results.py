@@ -60,6 +60,13 @@ FURTHER = (
     Score("Lesion count, absolute difference", "lesion_count_difference", more=False),
     Score("Lesion volume, absolute difference in ml", "volume_difference_ml", more=False),
 )
+#: Of regions of several labels, such as the whole tumour, which are in no mean over labels.
+OF_REGIONS = (
+    DICE,
+    Score("HD95, mm", "hd95_mm_{}", more=False),
+    Score("Lesion-wise Dice", "lesionwise_dice_{}"),
+    Score("Lesion-wise HD95, mm", "lesionwise_hd95_mm_{}", more=False),
+)
 #: Scores of no more than this difference are the same: some are computed in single precision.
 ROUNDING = 1e-6
 
@@ -74,6 +81,7 @@ class Results:
         labels: that are scored.
         against: the method that the others are compared with; the first one by default.
         lesions: whether there are any, or a label is an organ.
+        regions: of several labels, whose scores are told by themselves.
     """
 
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -81,6 +89,7 @@ class Results:
     labels: Sequence[str]
     against: str | None = None
     lesions: bool = True
+    regions: Sequence[str] = ()
     _ratios: dict[tuple[str, str], Ratios] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -117,8 +126,13 @@ class Results:
         return self._ratios[key]
 
     def scores(self) -> Iterator[Score]:
-        """Those of ``MAIN`` and ``FURTHER`` that the cases have and that are somewhere defined."""
-        for score in (*MAIN, *FURTHER):
+        """Those of ``MAIN``, ``FURTHER`` and the regions that the cases have and that are somewhere defined."""
+        of_regions = (
+            Score(f"{one.title}, {region}", one.above.format(region), more=one.more)
+            for region in self.regions
+            for one in OF_REGIONS
+        )
+        for score in (*MAIN, *FURTHER, *of_regions):
             there = score.above.format(self.labels[0]) in self.cases[0] and (self.lesions or not score.of_lesions)
             if there and (score.below is None or sum(row[score.below] for row in self.cases)):
                 yield score
@@ -150,8 +164,32 @@ class Results:
         return [method for method in methods if method in chosen]
 
 
+def labels_of(
+    regions: Mapping[str, Sequence[int]], painted: Sequence[int] | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """What the mean score of a bundle is over, and what is told by itself.
+
+    Args:
+        regions: labels of what is scored, by name.
+        painted: where the network's outputs are regions, the value that each has in a mask.
+
+    Returns:
+        Values in masks by name: of single labels, or of the outputs; and the names of the other regions.
+    """
+    if painted:
+        return dict(zip(regions, painted, strict=True)), []
+    labels = {name: values[0] for name, values in regions.items() if len(values) == 1}
+    return labels, [name for name in regions if name not in labels]
+
+
 def read_results(
-    study: Study, labels: Sequence[str], cases: str | None = None, against: str | None = None, *, lesions: bool = True
+    study: Study,
+    labels: Sequence[str],
+    cases: str | None = None,
+    against: str | None = None,
+    *,
+    lesions: bool = True,
+    regions: Sequence[str] = (),
 ) -> Results:
     """Read the files of the runs that have ended; of a study that has not, what is whole, see :func:`whole`.
 
@@ -161,6 +199,7 @@ def read_results(
         cases: digest of the data list that they must be of; any by default.
         against: the method that the others are compared with; the first one by default.
         lesions: whether there are any, or a label is an organ.
+        regions: of several labels, whose scores are told by themselves.
 
     Raises:
         InputError: when the study has no such method, when no seed has the runs of its teacher and of this method, and
@@ -184,7 +223,7 @@ def read_results(
             rows[run.method] += read_csv(study.results / f"{run.name}.csv", TEXT)
             records[run.method].append(record)
     _check_records(study, records)
-    return Results(dict(rows), dict(records), labels, against, lesions)
+    return Results(dict(rows), dict(records), labels, against, lesions, regions)
 
 
 def whole(ended: Mapping[int, Collection[str]], needed: Collection[str]) -> tuple[list[int], frozenset[str]]:

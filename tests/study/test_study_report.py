@@ -18,7 +18,7 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.errors import InputError
 from dcd_components.study import pictures
 from dcd_components.study.plan import read_study
-from dcd_components.study.results import read_results, whole
+from dcd_components.study.results import labels_of, read_results, whole
 from dcd_components.tables import read_csv, write_csv
 
 VOLUME = "Lesion volume, absolute difference in ml"
@@ -152,6 +152,24 @@ def test_all_scores_of_the_rows_are_told_those_of_lesions_where_there_are_some(s
     assert (found["Lesion-wise F1"], found[VOLUME]) == pytest.approx((0.05, -0.1))
     organ = read_results(read_study(study), LABELS, lesions=False)
     assert [score.title for score in organ.scores()] == ["Dice", "NSD 1 mm", "HD95, mm"]
+
+
+def test_regions_of_several_labels_are_told_by_themselves(study: Path, tmp_path: Path) -> None:
+    before = reported(study)
+    rewrite(study, dice_WT=lambda row: row["dice_ET"] + 0.1, hd95_mm_WT=lambda row: 5.0 - row["dice_ET"])
+    text = reported(study)
+    assert lines(text, "Scores") == lines(before, "Scores")  # in no mean over labels
+    further = lines(text, "Further scores")
+    assert {"Dice, WT", "HD95, mm, WT"} < {*further["dcd"]}
+    rows = read_csv(tmp_path / "out" / "table.csv", ("method", "score", "equal_cost_against"))
+    found = {row["score"]: row["difference"] for row in rows if row["method"] == "dcd"}
+    assert (found["Dice, WT"], found["HD95, mm, WT"]) == pytest.approx((0.1, -0.1))
+
+
+def test_labels_are_single_ones_or_what_the_network_tells() -> None:
+    regions = {"ET": [3], "WT": [1, 2, 3], "RC": [4]}
+    assert labels_of(regions) == ({"ET": 3, "RC": 4}, ["WT"])
+    assert labels_of(regions, [2, 1, 4]) == ({"ET": 2, "WT": 1, "RC": 4}, [])
 
 
 def test_the_bundle_of_an_organ_has_no_lesions() -> None:
