@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,9 @@ class Places:
 def run_study(study: Study, places: Places, processes: int = 1, index: int | None = None) -> str:
     """Run all of a study that is not there yet, or one run of it.
 
-    A run that fails does not stop the others, but for those that need it as their teacher. At the end, the detail that
-    students have of their teachers is added to the records that lack it.
+    A run that fails does not stop the others, but for those that need it as their teacher. A teacher whose weights are
+    gone though it was scored, and that students are to be distilled from, is trained anew, and must become the same. At
+    the end, the detail that students have of their teachers is added to the records that lack it.
 
     Args:
         study: what to run.
@@ -81,12 +82,13 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
     chosen = list(study.runs) if index is None else [study.runs[index]]
     cases = cases_digest(places.datalist)
     left = [run for run in chosen if read_record(study, run, cases) is None]
+    left = [*(_lost(study, left, places) if index is None else []), *left]
     faults: list[str] = []
     with Programs() as programs, ThreadPoolExecutor(processes) as pool, tqdm(total=len(left), unit="run") as bar:
         running: dict[Future[None], Run] = {}
         try:
             while left or running:
-                for run in _ready(study, left)[: processes - len(running)]:
+                for run in _ready(study, left, running.values())[: processes - len(running)]:
                     left.remove(run)
                     bar.write(f"{run.name} begins, see {places.work / run.name}")
                     running[pool.submit(_do, study, run, places, programs, 1 if processes > 1 else None)] = run
@@ -177,10 +179,19 @@ def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _ready(study: Study, left: Sequence[Run]) -> list[Run]:
+def _ready(study: Study, left: Sequence[Run], running: Collection[Run]) -> list[Run]:
     """Runs whose teacher is there, or that need none."""
     teachers = {run.seed: run for run in study.runs if run.method == TEACHER}
-    return [run for run in left if run.workflow != "distill" or read_record(study, teachers[run.seed])]
+    there = [seed for seed, one in teachers.items() if one not in [*left, *running] and read_record(study, one)]
+    return [run for run in left if run.workflow != "distill" or run.seed in there]
+
+
+def _lost(study: Study, left: Sequence[Run], places: Places) -> list[Run]:
+    """Teachers that were scored, and that some runs need, but whose weights are gone."""
+    needed = {run.seed for run in left if run.workflow == "distill"}
+    teachers = [run for run in study.runs if run.method == TEACHER and run.seed in needed]
+    gone = [run for run in teachers if not (places.work / run.name / "model.pt").is_file()]
+    return [run for run in gone if read_record(study, run)]
 
 
 def _do(study: Study, run: Run, places: Places, programs: Programs, threads: int | None) -> None:
@@ -212,6 +223,11 @@ def _train_and_score(
         shutil.copyfile(_given(study), model)
     else:
         call(run.workflow, run.training, {**data, **trained, "ckpt_path": model.absolute()}, "--resume")
+    if known := read_record(study, run):  # a teacher whose weights were gone
+        if weights_digest(model) != known["weights"]:
+            scored = study.results / f"{run.name}.json"
+            raise InputError(f"{model}, trained anew, is not the teacher of {scored}: take that away to score this one")
+        return
     shutil.rmtree(output, ignore_errors=True)
     with READING:
         parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])

@@ -170,6 +170,27 @@ def test_what_is_there_is_not_run_again_and_what_is_half_there_is(
     assert called == ["dcd-1 distill", "dcd-1 evaluate"]
 
 
+def test_a_teacher_whose_weights_are_gone_is_trained_anew_where_it_is_needed(
+    called: list[str], places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = plan.read_study(written(tmp_path))
+    runner.run_study(study, places, processes=2)
+    (places.work / "teacher-0" / "model.pt").unlink()
+    called.clear()
+    runner.run_study(study, places)  # nobody needs it
+    assert not called
+    before = {name: (study.results / name).read_text() for name in ("teacher-0.json", "teacher-0.csv")}
+    (study.results / "dcd-0.json").unlink()
+    assert runner.run_study(study, places, processes=2) == f"3 of 3 runs in {study.results}"
+    assert called == ["teacher-0 teacher", "dcd-0 distill", "dcd-0 evaluate"]
+    (places.work / "teacher-0" / "model.pt").unlink()
+    (study.results / "dcd-0.json").unlink()
+    monkeypatch.setattr(runner, "weights_digest", lambda path: "y")
+    with pytest.raises(InputError, match=r"model.pt, trained anew, is not the teacher of .*teacher-0.json: take that "):
+        runner.run_study(study, places)
+    assert {name: (study.results / name).read_text() for name in before} == before
+
+
 def test_one_run_of_a_number_and_its_teacher_first(called: list[str], places: Places, tmp_path: Path) -> None:
     study = plan.read_study(written(tmp_path))
     with pytest.raises(InputError, match="dcd-0 needs teacher-0, which is not there"):
