@@ -115,14 +115,16 @@ def in_student_class(teacher: nn.Module, student: nn.Module) -> nn.Module:
         name: getattr(student, name) for name in ("kernel_size", "strides", "norm_name", "act_name")
     }
     built |= {name: getattr(student, name) for name in ("in_channels", "out_channels", "dropout", "trans_bias")}
-    wide = type(student)(3, filters=widths, upsample_kernel_size=student.upsample_kernel_size, **built)
+    with torch.random.fork_rng(devices=[]):  # a student that starts at random must train in the same order
+        wide = type(student)(3, filters=widths, upsample_kernel_size=student.upsample_kernel_size, **built)
     state = wide.state_dict()
     named = nnunet_weights(state)
     if other := [name for name in {**named, **theirs} if _shape(named, name) != _shape(theirs, name)]:
         raise InputError(f"init: teacher needs a teacher that is built as its student, but differs in {other[0]}")
     names = {id(value): name for name, value in state.items()}
     places = {name: names[id(value)] for name, value in named.items() if id(value) in names}
-    wide.load_state_dict({ours: theirs[name] for name, ours in places.items()}, strict=False)  # the rest are aliases
+    for name, ours in places.items():  # all of them: nnunet_weights leaves none out
+        state[ours].copy_(theirs[name])
     frozen: nn.Module = wide.to(next(teacher.parameters()).device).eval().requires_grad_(False)
     return frozen
 

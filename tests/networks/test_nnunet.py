@@ -172,7 +172,9 @@ def test_a_teacher_of_nnunet_s_is_one_of_the_student_s_class(made: Any, shape: d
     for parameter in teacher.parameters():
         nn.init.normal_(parameter, std=0.3)  # biases before norms too, which change nothing
     ours = student(made, **shape)
+    before = torch.get_rng_state()
     wide = in_student_class(teacher, ours)
+    assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(wide, made)
     assert wide.filters == [24, 32, 40]
     assert not any(parameter.requires_grad for parameter in wide.parameters())
