@@ -1,5 +1,7 @@
 import itertools
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -181,58 +183,57 @@ def test_an_image_without_a_box_is_taken_whole(value: float, convolution: nn.Mod
 
 
 @pytest.mark.parametrize(
-    ("divisible", "size", "start"),
+    ("options", "size"),
     [
-        pytest.param(4, (12, 8, 12), (3, 0, 2), id="the image has room"),
-        pytest.param((8, 1, 2), (16, 7, 10), (0, 0, 3), id="the image is too short"),
+        pytest.param({}, (8, 8, 4), id="not stretched"),
+        pytest.param({"stretch": 0.25}, (9, 8, 4), id="where a quarter longer is enough"),
+        pytest.param({"stretch": 0.25, "k_divisible": (5, 1, 2)}, (10, 8, 4), id="to a multiple"),
+        pytest.param({"stretch": 0.1, "k_divisible": (5, 1, 2)}, (8, 8, 4), id="the multiple is too long"),
+        pytest.param({"stretch": math.inf, "k_divisible": 4}, (12, 8, 12), id="one pass"),
     ],
 )
-def test_one_pass_over_a_box_of_a_multiple(
-    divisible: Any, size: tuple[int, ...], start: tuple[int, ...], brain: Tensor
+def test_windows_are_stretched_where_they_cover_the_box(
+    options: dict[str, Any], size: tuple[int, ...], brain: Tensor
 ) -> None:
-    seen: list[Tensor] = []
+    seen = []
 
     def network(x: Tensor) -> Tensor:
-        seen.append(x)
+        seen.append(tuple(x.shape[2:]))
         return torch.cat([x, x], 1)
 
-    made = ForegroundInferer((0, 0, 0), sw_batch_size=2, k_divisible=divisible)(brain, network)
-    (image,) = seen
-    assert image.shape == (2, 2, *size)
-    box: Any = (..., *(slice(low, low + n) for low, n in zip(start, size, strict=True)))
-    within: Any = (..., *map(slice, brain[box].shape[2:]))
-    torch.testing.assert_close(image[within], brain[box])
-    assert image.count_nonzero() == brain.count_nonzero()
-    torch.testing.assert_close(made[:, 2:][box], brain[box])
+    made = ForegroundInferer((8, 8, 4), overlap=0.5, **options)(brain, network)
+    assert set(seen) == {size}
+    torch.testing.assert_close(made[:, 2:, 4:13, 0:7, 3:13], brain[:, :, 4:13, 0:7, 3:13])
 
 
-@pytest.mark.parametrize("inside", [slice(4, 13), slice(None)], ids=["a box", "the whole"])
-def test_one_pass_gives_what_a_single_window_gives(inside: slice, brain: Tensor, convolution: nn.Module) -> None:
-    image = brain[:, :, inside]
-    one_pass, window = ForegroundInferer((0, 0, 0)), ForegroundInferer((9, 7, 10))
-    torch.testing.assert_close(one_pass(image, convolution), window(image, convolution))
-    half = one_pass(image, lambda x: convolution(x).bfloat16())
+def test_zeros_lie_on_both_sides_as_around_a_patch_of_the_training(brain: Tensor, convolution: nn.Module) -> None:
+    one_pass = ForegroundInferer((10, 12, 10), stretch=math.inf, k_divisible=4)
+    made = one_pass(brain, convolution)[..., 4:13, 0:7, 3:13]
+    padded = torch.nn.functional.pad(brain[..., 4:13, 0:7, 3:13], (1, 1, 2, 3, 1, 2))
+    torch.testing.assert_close(made, convolution(padded)[..., 1:10, 2:9, 1:11])
+    half = one_pass(brain, lambda x: convolution(x).bfloat16())
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, window(image, convolution), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(half[..., 4:13, 0:7, 3:13], made, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("roi_size", [(9, 7, 10), (0, 0, 0)], ids=["windows", "one pass"])
+@pytest.mark.parametrize("stretch", [0.0, math.inf], ids=["windows", "one pass"])
 @pytest.mark.parametrize(
     ("network", "got"),
-    [(lambda x: (x, x), "a tuple"), (lambda x: x[..., ::2], r"\(2, 2, 9, 7, 5\)")],
+    [(lambda x: (x, x), "a tuple"), (lambda x: x[..., ::2], r"\(2, 2, 9, 7, [56]\)")],
     ids=["several", "another size"],
 )
 def test_a_network_returns_one_tensor_of_its_input_s_size(
-    network: Any, got: str, roi_size: tuple[int, ...], brain: Tensor
+    network: Any, got: str, stretch: float, brain: Tensor
 ) -> None:
     with pytest.raises(InputError, match=f"one tensor of the size of its input, got {got}"):
-        ForegroundInferer(roi_size)(brain, network)
+        ForegroundInferer((9, 7, 5), stretch=stretch)(brain, network)
 
 
 def test_a_scan_takes_fewer_windows() -> None:
     image, calls = torch.zeros(1, 1, 240, 240, 155), []
     image[..., 50:190, 25:215, 10:147] = 1
-    for kind in (SlidingWindowInferer, ForegroundInferer):
+    stretched = partial(ForegroundInferer, stretch=0.25, k_divisible=32)
+    for kind in (SlidingWindowInferer, ForegroundInferer, stretched):
         calls.append(0)
 
         def network(x: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ def test_a_scan_takes_fewer_windows() -> None:
             return x
 
         kind((128, 128, 128), overlap=0.5)(image, network)
-    assert calls == [18, 8]
+    assert calls == [18, 8, 2]
 
 
 # -- the windows of nnU-Net

@@ -35,17 +35,17 @@ COLUMNS = {
     "patch_of_teacher": ("of the teacher", ".3f"),
     "case_seconds": ("Seconds per case", ".2f"),
     "case_of_teacher": ("of the teacher", ".3f"),
-    "one_pass_seconds": ("in one pass", ".2f"),
-    "one_pass_of_teacher": ("of the teacher in windows", ".3f"),
+    "long_windows_seconds": ("in long windows", ".2f"),
+    "long_windows_of_teacher": ("of the teacher in windows", ".3f"),
     "megabytes": ("Extra memory per patch, MB", ".0f"),
-    "one_pass_megabytes": ("in one pass, MB", ".0f"),
+    "long_windows_megabytes": ("in long windows, MB", ".0f"),
     "dice": ("Mean Dice", ".4f"),
     "largest_loss": ("Largest loss of a case", ".4f"),
-    "one_pass_dice": ("Mean Dice in one pass", ".4f"),
+    "long_windows_dice": ("Mean Dice in long windows", ".4f"),
 }
 TEACHER, STUDENT = "teacher", "student"
-ONE_PASS = "in one pass"
-SCORES = ("dice", "largest_loss", "one_pass_dice")
+LONG_WINDOWS = "in long windows"
+SCORES = ("dice", "largest_loss", "long_windows_dice")
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
 #: Patches of noise for calibration, and their largest side.
 NOISE_PATCHES, NOISE_SIZE = 4, 64
@@ -55,7 +55,7 @@ Key = tuple[str, str]
 
 
 def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """Time both networks in every runtime, in turns: one patch, and whole cases, the student's also in one pass.
+    """Time both networks in every runtime, in turns: one patch, and whole cases, the student's also in long windows.
 
     Args:
         setting: what is measured.
@@ -78,21 +78,21 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     patches = {names[name]: taken for name, taken in seconds.items()}
     whole = inference_setting.brain(shape[0], setting.case_size)
     windows = student.get_parsed_content("sliding_window")
-    one_pass = None
-    if setting.has_one_pass:
-        one_pass = setting.parser("inference", "one_pass").get_parsed_content("sliding_window")
+    long_windows = None
+    if setting.has_long_windows:
+        long_windows = setting.parser("inference", "long_windows").get_parsed_content("sliding_window")
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
     # By copies, so that OpenVINO keeps the model that is compiled for windows.
-    passes = {runtime: _case(one_pass, whole, copy(run)) for runtime, run in students.items() if one_pass}
-    pass_megabytes = {runtime: _megabytes(step) for runtime, step in passes.items()}
+    long = {runtime: _case(long_windows, whole, copy(run)) for runtime, run in students.items() if long_windows}
+    long_megabytes = {runtime: _megabytes(step) for runtime, step in long.items()}
     cases = _cases(
         {
             **{key: _case(windows, whole, run) for key, run in loaded.items()},
-            **{(ONE_PASS, runtime): step for runtime, step in passes.items()},
+            **{(LONG_WINDOWS, runtime): step for runtime, step in long.items()},
         },
         min(repeats, 3),
     )
-    scores = _scores(setting, students, windows, one_pass) if setting.scored else {}
+    scores = _scores(setting, students, windows, long_windows) if setting.scored else {}
     return [
         {
             "network": name,
@@ -100,9 +100,9 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
             **costs[name],
             **_times("patch", patches, (name, runtime), (TEACHER, runtime)),
             **_times("case", cases, (name, runtime), (TEACHER, runtime)),
-            **_times("one_pass", cases, (ONE_PASS if name == STUDENT else "", runtime), (TEACHER, runtime)),
+            **_times("long_windows", cases, (LONG_WINDOWS if name == STUDENT else "", runtime), (TEACHER, runtime)),
             "megabytes": megabytes[name, runtime],
-            "one_pass_megabytes": pass_megabytes.get(runtime, math.nan) if name == STUDENT else math.nan,
+            "long_windows_megabytes": long_megabytes.get(runtime, math.nan) if name == STUDENT else math.nan,
             **(scores[runtime] if name == STUDENT and scores else dict.fromkeys(SCORES, math.nan)),
         }
         for name, runtime in loaded
@@ -171,13 +171,13 @@ def _times(kind: str, seconds: Mapping[Key, float], key: Key, teacher: Key) -> d
 
 
 def _scores(
-    setting: Setting, students: Mapping[str, runtimes.Runtime], windows: Inferer, one_pass: Inferer | None
+    setting: Setting, students: Mapping[str, runtimes.Runtime], windows: Inferer, long_windows: Inferer | None
 ) -> dict[str, dict[str, float]]:
-    """Mean Dice of the student's runtimes, what a case loses most against the first, and Dice of that in one pass."""
+    """Mean Dice of the student's runtimes, what a case loses most against the first, and its Dice in long windows."""
     folds = setting.parser("inference", "evaluate")["test_folds"]
     ways = {runtime: partial(windows, network=run) for runtime, run in students.items()}
-    if one_pass:
-        ways[ONE_PASS] = partial(one_pass, network=students[runtimes.EAGER])
+    if long_windows:
+        ways[LONG_WINDOWS] = partial(long_windows, network=students[runtimes.EAGER])
     dice = calibration.case_dice(setting.parser("train_student"), folds, ways)
     means = {way: of_cases.nanmean(0).nanmean().item() for way, of_cases in dice.items()}
     losses = {way: dice[runtimes.EAGER].nanmean(1) - of_cases.nanmean(1) for way, of_cases in dice.items()}
@@ -185,7 +185,7 @@ def _scores(
         runtime: {
             "dice": means[runtime],
             "largest_loss": losses[runtime].nan_to_num().clamp(min=0).max().item(),
-            "one_pass_dice": means.get(ONE_PASS, math.nan) if runtime == runtimes.EAGER else math.nan,
+            "long_windows_dice": means.get(LONG_WINDOWS, math.nan) if runtime == runtimes.EAGER else math.nan,
         }
         for runtime in students
     }

@@ -50,9 +50,9 @@ class Setting:
         return {"ckpt_path", "dataset_dir"} <= self.settings.keys()
 
     @property
-    def has_one_pass(self) -> bool:
+    def has_long_windows(self) -> bool:
         """Whether the bundle has that overlay; one with nnU-Net's windows has not."""
-        return any((self.bundle / "configs").glob("one_pass.*"))
+        return any((self.bundle / "configs").glob("long_windows.*"))
 
     def parser(self, *configs: str) -> ConfigParser:
         """Configs of the bundle, by name, with the overlays and settings, on the CPU."""

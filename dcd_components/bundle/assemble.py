@@ -21,7 +21,7 @@ KEY = re.compile(r"^([\"']?)([\w+:]+)\1:", re.M)
 TITLE = re.compile(r"(?:#.*\n)*")
 COMMON = BUNDLES / "common"
 #: What tells a bundle with nnU-Net's steps, and the overlays of other windows than nnU-Net's, which it does not get.
-NNUNET, OTHER_WINDOWS = "common/nnunet/inference.yaml", ("one_pass",)
+NNUNET, OTHER_WINDOWS = "common/nnunet/inference.yaml", ("long_windows",)
 
 
 def assembled(config: Path) -> str:

@@ -16,7 +16,6 @@ from dcd_components.errors import InputError
 
 FLOAT, HALF = 4, 2  # bytes
 RESAMPLED = 32  # bytes of a voxel that is interpolated axis by axis in double precision
-PASS = 32  # voxels of which an image in one pass may get a multiple
 BASE = 700e6  # bytes of a process that has imported torch and MONAI, and run a transform
 
 
@@ -32,7 +31,7 @@ class MemoryLimit:
         gigabytes: of 10^9 bytes, for the whole process; None for no limit.
         layout: names of the files.
         spacing: of the network's grid in mm, along x, y and z.
-        patch_size: of a window in voxels; 0 for the whole of an axis.
+        patch_size: of the largest window in voxels.
         width: channels of the network at its highest resolution.
         classes: of its output, with the background.
     """
@@ -138,8 +137,7 @@ class MemoryLimit:
 
     def _windows(self, shape: Sequence[int]) -> tuple[int, int]:
         """Voxels of a window, and of an image that is padded to it."""
-        patch = [size or PASS * math.ceil(length / PASS) for size, length in zip(self.patch_size, shape, strict=True)]
-        return math.prod(patch), math.prod(max(pair) for pair in zip(shape, patch, strict=True))
+        return math.prod(self.patch_size), math.prod(max(pair) for pair in zip(shape, self.patch_size, strict=True))
 
     def _window(self, several: int, patch: int) -> int:
         """Bytes of the feature maps of a window."""

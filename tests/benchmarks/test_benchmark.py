@@ -141,10 +141,10 @@ def test_ratios_of_inference_are_to_the_teacher_in_the_same_runtime(written: Pat
     for name in names:
         teacher, student = found[TEACHER, name], found[STUDENT, name]
         assert student["parameters"] < teacher["parameters"]
-        for kind in ("patch", "case", "one_pass"):
+        for kind in ("patch", "case", "long_windows"):
             whole = "patch" if kind == "patch" else "case"
             assert student[f"{kind}_of_teacher"] == student[f"{kind}_seconds"] / teacher[f"{whole}_seconds"]
-        assert math.isnan(teacher["one_pass_seconds"])
+        assert math.isnan(teacher["long_windows_seconds"])
     assert all(math.isnan(row["dice"]) for row in rows)
 
 
@@ -164,19 +164,19 @@ def test_dice_is_that_of_the_held_out_cases(patients: Path, tmp_path: Path, monk
     exact_rows = [row for row in rows if "32" in str(row["runtime"])]
     assert all(0 <= row["largest_loss"] < 0.02 for row in exact_rows)
     assert exact_rows[0]["largest_loss"] == 0  # eager float32 itself
-    assert 0 < exact_rows[0]["one_pass_dice"] < 1
+    assert 0 < exact_rows[0]["long_windows_dice"] < 1
     assert "noise" not in text
 
 
-def test_a_bundle_without_one_pass_is_measured_in_windows(tiny: None, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_bundle_without_long_windows_is_measured_in_windows(tiny: None, tmp_path: Path, monkeypatch: Any) -> None:
     """As those with nnU-Net's windows are."""
-    left_out = shutil.ignore_patterns("models", "eval", "cache", "one_pass.yaml")
+    left_out = shutil.ignore_patterns("models", "eval", "cache", "long_windows.yaml")
     bundle = Path(shutil.copytree(BRATS, tmp_path / BRATS.name, ignore=left_out))
     monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER])
     small = {"patch_size": [16, 16, 16]}
     benchmark.run_inference(tmp_path / "out", bundle, case_size=(20, 24, 16), repeats=1, settings=small)
     rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
-    assert all(row["case_seconds"] > 0 and math.isnan(row["one_pass_seconds"]) for row in rows)
+    assert all(row["case_seconds"] > 0 and math.isnan(row["long_windows_seconds"]) for row in rows)
 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
@@ -190,7 +190,7 @@ def test_the_largest_loss_is_that_of_a_case_and_not_below_0(monkeypatch: pytest.
         runtimes.EAGER: torch.tensor([[0.8, 0.6], [0.5, math.nan]]),
         runtimes.INT8: torch.tensor([[0.6, 0.6], [0.7, math.nan]]),
         runtimes.ONNX: torch.tensor([[0.9, 0.6], [0.5, math.nan]]),
-        inference_benchmark.ONE_PASS: torch.tensor([[0.4, 0.2], [0.2, math.nan]]),
+        inference_benchmark.LONG_WINDOWS: torch.tensor([[0.4, 0.2], [0.2, math.nan]]),
     }
     monkeypatch.setattr(calibration, "case_dice", lambda *_: dice)
     names = (runtimes.EAGER, runtimes.INT8, runtimes.ONNX)
@@ -199,7 +199,7 @@ def test_the_largest_loss_is_that_of_a_case_and_not_below_0(monkeypatch: pytest.
     assert {name: one["largest_loss"] for name, one in found.items()} == pytest.approx(
         {runtimes.EAGER: 0, runtimes.INT8: 0.1, runtimes.ONNX: 0}
     )
-    assert found[runtimes.EAGER]["one_pass_dice"] == pytest.approx(0.25)
+    assert found[runtimes.EAGER]["long_windows_dice"] == pytest.approx(0.25)
     assert found[runtimes.INT8]["dice"] == pytest.approx((0.65 + 0.6) / 2)
 
 

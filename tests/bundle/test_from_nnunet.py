@@ -111,7 +111,7 @@ def test_thick_slices_have_kernels_of_their_own(tmp_path: Path) -> None:
 
 def test_windows_are_nnunet_s_alone(folder: Path, tmp_path: Path) -> None:
     bundle = made(folder, tmp_path)
-    assert not (bundle / "configs" / "one_pass.yaml").exists()
+    assert not (bundle / "configs" / "long_windows.yaml").exists()
     assert (bundle / "configs" / "mirror.yaml").exists()
 
 

@@ -34,7 +34,7 @@ LISTS = {
     "evaluate": ["inference", "evaluate"],
     "teacher's scores": ["inference", "evaluate", "teacher"],
     "mirror": ["inference", "mirror"],
-    "one pass": ["inference", "one_pass"],
+    "long windows": ["inference", "long_windows"],
     "flair grid": ["inference", "evaluate", "flair_grid"],
     "flair grid, quick": ["distill", "flair_grid", "quick"],
     "register": ["inference", "register"],

@@ -48,6 +48,15 @@ def test_the_file_lies_beside_the_weights_and_takes_any_size(bundle: Path, names
         torch.testing.assert_close(torch.from_numpy(pred), network(image), rtol=1e-4, atol=1e-4)
 
 
+def test_of_several_teachers_the_first_is_exported(bundle: Path) -> None:
+    second = bundle / "models" / "second.pt"
+    shutil.copy(bundle / "models" / "teacher" / "model.pt", second)
+    (bundle / "configs" / "folds.yaml").write_text(yaml.safe_dump({"further_teachers": [str(second)]}))
+    said = onnx_export.run(str(bundle), ["tiny", "narrow", "teacher", "folds"])
+    assert said.startswith(f"{bundle / 'models' / 'teacher' / 'model.onnx'}: within")
+    assert said.endswith("; of several teachers, the first")
+
+
 def test_a_file_that_differs_is_not_written_and_the_one_before_is_kept(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

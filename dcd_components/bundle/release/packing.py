@@ -25,7 +25,7 @@ WORKFLOWS = ("inference", "train_teacher", "train_student", "distill")
 #: Of these, what a bundle lacks whose teacher was trained elsewhere.
 OPTIONAL = ("train_teacher",)
 #: Overlays of a release; the others are for the making of weights.
-OVERLAYS = ("evaluate", "mirror", "multi_gpu", "one_pass", "teacher", "tensorboard")
+OVERLAYS = ("evaluate", "mirror", "multi_gpu", "long_windows", "teacher", "tensorboard")
 #: Paths that are said at the command line, and so are no part of a release.
 COMMAND_LINE_PATHS = ("dataset_dir", "output_dir", "datalist", "ckpt_path", "cache_dir", "teacher_path")
 MODEL, TEACHER = "models/model.pt", "models/teacher/model.pt"
