@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ TRAININGS = {
     DISTILLED: ["distill"],
     EQUAL_COST: ["train_student"],
 }
+#: Of Python, before the module that a step runs and its arguments.
+OPTIONS = ("-W", "ignore", "-m")
 #: The first steps, with simulated and with real patients.
 SIMULATED, REAL = ("simulate patients", "simulate a new case"), ("list the patients",)
 #: Steps with their typical minutes on two cores, from which the time left follows.
@@ -241,29 +243,21 @@ class Demo:
 
     def _step(self, step: str, arguments: Sequence[str]) -> None:
         """Run a module in a process of its own, its output in a log file and its progress on the screen."""
-        command = ["python", "-W", "ignore", "-m", *arguments]
         number = self._announce(step)
-        self._say(shlex.join(command))
+        self._say(shlex.join(["python", *OPTIONS, *arguments]))
         log = self.folder / "logs" / f"{number:02d} {step}.txt"
-        with (
-            log.open("w") as file,
-            subprocess.Popen(
-                [sys.executable, *command[1:]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            ) as process,
-        ):
-            shown = 0.0
-            for line in process.stdout or ():
-                file.write(line)
-                bar = "%|" in line  # a progress bar's line comes many times a second
-                if " left" in line or "means of" in line or (bar and time.monotonic() - shown > 10):
-                    self._say("    " + line.split(": ", 1)[-1].strip())
-                    shown = time.monotonic()
-        if process.returncode:
+        try:
+            with log.open("w") as file:
+                shown = 0.0
+                for line in said_by(arguments):
+                    file.write(line)
+                    bar = "%|" in line  # a progress bar's line comes many times a second
+                    if " left" in line or "means of" in line or (bar and time.monotonic() - shown > 10):
+                        self._say("    " + line.split(": ", 1)[-1].strip())
+                        shown = time.monotonic()
+        except subprocess.CalledProcessError:
             last = log.read_text().strip().splitlines()[-1]
-            raise InputError(f"step {step!r} failed, see {log}: {last}")
+            raise InputError(f"step {step!r} failed, see {log}: {last}") from None
         del self.left[step]
 
     def _announce(self, step: str) -> int:
@@ -281,6 +275,19 @@ class Demo:
     @staticmethod
     def _say(text: str) -> None:
         print(text, flush=True)
+
+
+def said_by(arguments: Sequence[str]) -> Iterator[str]:
+    """Run a module in a process of its own, and yield the lines that it says as they come.
+
+    Raises:
+        CalledProcessError: it failed, which its last line explains.
+    """
+    command = [sys.executable, *OPTIONS, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        yield from process.stdout or ()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def equal_cost_epochs(epochs: int, seconds: Mapping[str, float]) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forked import run_module
 from tiny import BRATS, HIPPOCAMPUS
 
 from dcd_components.benchmarks import training
@@ -30,10 +33,25 @@ TINY = Size(
         "teacher_widths": [16, 16, 32],
         "epoch_length": 2,
         "val_interval": 1,
+        "sliding_window::overlap": 0.0,
     },
 )
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs of the steps run forked, since to start one takes longer than what it does."""
+
+    def said_by(arguments: Sequence[str]) -> Iterator[str]:
+        status, said = run_module(arguments[0], arguments[1:], Path.cwd())
+        yield from said.splitlines(keepends=True)
+        if status:
+            raise subprocess.CalledProcessError(status, [*arguments])
+
+    monkeypatch.setattr(demo, "said_by", said_by)
+
+
+@pytest.mark.usefixtures("forked")
 def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Demo(tmp_path, BRATS, 0, TINY).run()
     said = capsys.readouterr().out
@@ -53,6 +71,7 @@ def test_the_demo_ends_with_its_table_pictures_and_a_mask(tmp_path: Path, capsys
     ]
 
 
+@pytest.mark.usefixtures("forked")
 def test_it_takes_real_patients_too(hippocampi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(hippocampi.rglob("*"))
     size = replace(TINY, folds=5)
@@ -75,6 +94,15 @@ def test_a_step_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
     wrong = Size(cases=1, folds=3)
     with pytest.raises(InputError, match=r"step 'simulate patients' failed, see .*01 simulate patients.txt: error: "):
         Demo(tmp_path, BRATS, 0, wrong).run()
+
+
+def test_the_lines_of_a_step_are_those_of_both_streams_and_of_its_progress_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "import sys; print('first', flush=True); sys.stderr.write('1%|\\r2%|\\n'); print(*sys.argv[1:])"
+    (tmp_path / "step.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    assert [*demo.said_by(["step", "last", "one"])] == ["first\n", "1%|\n", "2%|\n", "last one\n"]
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
