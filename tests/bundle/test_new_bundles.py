@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import nibabel
 import numpy as np
 import pytest
@@ -305,12 +304,12 @@ def test_without_the_repository_s_bundles_it_says_so(tmp_path: Path, monkeypatch
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "dcd_components", "new_bundle", "mine"]
-    options = ["--channels", "Flair", "T1c", "--labels", "core=1", "rim=4", "--patch_size", "96", "96", "64"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = ["new_bundle", "mine", "--channels", "Flair", "T1c", "--labels", "core=1", "rim=4"]
+    words += ["--patch_size", "96", "96", "64"]
+    done = forked.run("dcd_components", words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mine: patches of 96 x 96 x 64 voxels of 1.0 x 1.0 x 1.0 mm")
     assert task(tmp_path / "mine")["labels"] == {"core": 1, "rim": 4}
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run("dcd_components", words, tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: mine exists: choose another name, or another parent folder with --out"

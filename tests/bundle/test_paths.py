@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_module
 from monai.bundle import ConfigParser
-from tiny import BRATS, TINY, config_files
+from tiny import BRATS, OF_INFERENCE, TINY, config_files
 
-TASK = {key: TINY[key] for key in ("spacing", "patch_size", "teacher_widths")}
+TASK = {key: TINY[key] for key in OF_INFERENCE}
 NAMES = ("$x", "@x", "%x", "a#b", "1e5", "-x", "2024", "a b", "a'b", 'a"b', "a;b", "é", "{case}", "a::b", "x,y", "*")
 
 
@@ -35,8 +34,8 @@ def test_folders_of_any_name(weights: Path, patients: Path, tmp_path: Path) -> N
     (here / "-x").mkdir()
     shutil.copyfile(weights, here / "-x" / "$@%#.pt")
     settings = [f"{key}={value}" for key, value in TASK.items()] + [f"ckpt_path={here / '-x' / '$@%#.pt'}"]
-    command = [sys.executable, "-W", "ignore", "-m", "dcd_components", "run", "segment", "a#b"]
     folders = ["--dataset_dir", "2024", "--output_dir=-y"]
-    subprocess.run([*command, *folders, *settings], cwd=here, check=True, capture_output=True, text=True)
+    status, said = run_module("dcd_components", ["run", "segment", "a#b", *folders, *settings], here)
+    assert status == 0, said
     assert [one.name for one in (here / "-y").iterdir()] == [f"{case.name}_seg.nii.gz"]
     assert sorted(one.name for one in here.iterdir()) == ["-x", "-y", "2024", "a#b"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import nibabel as nib
 import numpy as np
 import pytest
@@ -186,11 +187,23 @@ def test_an_output_folder_that_cannot_be_written(
     ids=["inference", "training", "distillation", "evaluation"],
 )
 def test_the_command_line_prints_one_sentence_and_fails(names: list[str], expected: str, tmp_path: Path) -> None:
-    files = f"--config_file={config_files(*names)}"
-    settings = [f"--{key}={value}" for key, value in TINY.items()]
-    paths = [f"--dataset_dir={tmp_path}", f"--ckpt_path={tmp_path / 'model.pt'}"]
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", files, *settings, *paths]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run("monai.bundle", command(names, tmp_path), tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {expected}".replace("FOLDER", str(tmp_path)))
+
+
+def command(names: list[str], folder: Path) -> list[str]:
+    settings = [f"--{key}={value}" for key, value in TINY.items()]
+    paths = [f"--dataset_dir={folder}", f"--ckpt_path={folder / 'model.pt'}"]
+    return ["run", f"--config_file={config_files(*names)}", *settings, *paths]
+
+
+def test_a_program_of_its_own_ends_as_a_forked_one_does(tmp_path: Path) -> None:
+    words = command(["inference"], tmp_path)
+    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", *words]
+    own = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run("monai.bundle", words, tmp_path)
+    assert own.returncode == done.returncode == 1
+    assert own.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
+    assert "Traceback" not in own.stderr

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+import forked
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from tiny import BUNDLES, SCHEMA, TINY, config_files
+from tiny import BUNDLES, OF_INFERENCE, SCHEMA, TINY, config_files
 
 import dcd_components
 from dcd_components.bundle import running
@@ -141,9 +141,8 @@ def test_verify_metadata(bundle: Path, tmp_path: Path) -> None:
     assert "metadata is verified with no error" in done.stdout + done.stderr
 
 
-def monai(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def monai(*arguments: str, cwd: Path) -> CompletedProcess[str]:
+    return forked.run("monai.bundle", arguments, cwd)
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ def test_run_segments_from_the_command_line(bundle: Path, data: Path, tmp_path: 
     parser.read_config(config)
     parser.update(TINY)
     torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
-    settings = [f"--{key}={TINY[key]}" for key in ("spacing", "patch_size", "teacher_widths")]
+    settings = [f"--{key}={TINY[key]}" for key in OF_INFERENCE]
     paths = [f"--dataset_dir={data}", f"--output_dir={tmp_path / 'out'}", f"--ckpt_path={tmp_path / 'model.pt'}"]
     done = monai("run", f"--config_file={config[0]}", *settings, *paths, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

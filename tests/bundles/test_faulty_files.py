@@ -5,12 +5,11 @@ from __future__ import annotations
 import gzip
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import nibabel as nib
 import numpy as np
 import pytest
@@ -152,14 +151,12 @@ def test_one_slice_and_a_fourth_axis_of_one_are_no_faults(
     assert {nib.load(path).shape for path in (tmp_path / "eval").glob("*.nii.gz")} == {changed.shape[:3]}
 
 
-def run(*command: str, folder: Path) -> str:
-    """Standard error of a command that fails, and says so in one sentence."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", *command], cwd=folder, capture_output=True, text=True, check=False
-    )
+def failing(module: str, *words: str, folder: Path) -> str:
+    """Standard error of a command that fails, and says so in one sentence; of a check, what it prints."""
+    done = forked.run(module, words, folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return done.stderr if "check" not in command else done.stdout
+    return done.stderr if "check" not in words else done.stdout
 
 
 def settings(names: list[str], folder: Path, tmp_path: Path, **more: object) -> list[str]:
@@ -174,7 +171,7 @@ def test_the_command_of_a_training_names_a_faulty_label_of_a_process_that_loads_
     for path in copy.glob("*/*-seg.nii.gz"):
         with_value(259)(path)
     words = settings(["train_student"], copy, tmp_path, cache_dir=tmp_path / "cache", num_workers=1)
-    said = run("monai.bundle", "run", "training", *words, folder=tmp_path)
+    said = failing("monai.bundle", "run", "training", *words, folder=tmp_path)
     assert said.splitlines()[-1].startswith(f"error: {copy}")
     assert said.splitlines()[-1].endswith("-seg.nii.gz: 259 in 1 of 76800 voxels, expected 0 or one of 1, 2, 3, 4")
     assert not (tmp_path / "model.pt").exists()
@@ -185,7 +182,7 @@ def test_the_command_of_an_evaluation_names_a_faulty_label(copy: Path, tmp_path:
     path = (case := first_of_fold(copy, 0)) / f"{case.name}-seg.nii.gz"
     with_value(2.5)(path)
     words = settings(["inference", "evaluate"], copy, tmp_path, test_folds=[0])
-    said = run("monai.bundle", "run", "evaluating", *words, folder=tmp_path)
+    said = failing("monai.bundle", "run", "evaluating", *words, folder=tmp_path)
     assert f"{path}: 2.5 in 1 of 76800 voxels, expected whole numbers" in said.splitlines()[-1]
     assert not (tmp_path / "eval" / "scores.csv").exists()
 
@@ -194,7 +191,7 @@ def test_the_command_of_an_evaluation_names_a_faulty_label(copy: Path, tmp_path:
 def test_the_command_of_an_inference_names_a_faulty_image_and_segments_the_others(copy: Path, tmp_path: Path) -> None:
     path = (case := first_of_fold(copy, 2)) / f"{case.name}-t2f.nii.gz"
     with_value(np.nan)(path)
-    said = run("monai.bundle", "run", *settings(["inference"], copy, tmp_path), folder=tmp_path)
+    said = failing("monai.bundle", "run", *settings(["inference"], copy, tmp_path), folder=tmp_path)
     assert f"{path}: 1 NaN and 0 Inf among 76800 voxels" in said.splitlines()[-1]
     masks = {f"{one.name}_seg.nii.gz" for one in copy.iterdir() if one.is_dir()} - {f"{case.name}_seg.nii.gz"}
     assert {one.name for one in (tmp_path / "eval").iterdir()} == masks
@@ -203,10 +200,10 @@ def test_the_command_of_an_inference_names_a_faulty_image_and_segments_the_other
 def test_dcd_run_and_dcd_check_name_a_faulty_file(copy: Path, tmp_path: Path) -> None:
     path = (case := first_of_fold(copy, 0)) / f"{case.name}-t1c.nii.gz"
     with_zooms(path)
-    said = run("dcd_components", "check", str(copy / "datalist.json"), "--dataset_dir", str(copy), folder=tmp_path)
+    said = failing("dcd_components", "check", str(copy / "datalist.json"), "--dataset_dir", str(copy), folder=tmp_path)
     assert f"  {case.name}: {path.relative_to(copy)}: {PIXDIM}" in said.splitlines()
     words = ["--dataset_dir", str(copy), "--quick", f"ckpt_path={tmp_path / 'student.pt'}", "train_folds=[0]"]
-    said = run("dcd_components", "run", "student", str(BRATS), *words, folder=tmp_path)
+    said = failing("dcd_components", "run", "student", str(BRATS), *words, folder=tmp_path)
     assert said.splitlines()[-1] == f"error: {path}: {PIXDIM}"
     assert not (tmp_path / "student.pt").exists()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from mlflow import MlflowClient
 from releases import page
@@ -22,13 +20,11 @@ PAGE = page("tracking")
 def trained(release: Path, patients: Path, tmp_path: Path) -> Path:
     """A release in which the page's commands for it were run."""
     bundle = Path(shutil.copytree(release, tmp_path / release.name))
-    commands = re.findall(r"^    python (-m monai.bundle run .*)$", PAGE, re.MULTILINE)
+    commands = re.findall(r"^    python -m monai.bundle (run .*)$", PAGE, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         words = [str(patients) if word == "DIR" else word for word in shlex.split(command)]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        run = [sys.executable, "-W", "ignore", *words]
-        done = subprocess.run(run, cwd=bundle, env=environment, capture_output=True, text=True, check=False)
+        done = forked.run("monai.bundle", words, bundle, MLFLOW_DISABLE_TELEMETRY="true")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return bundle
 

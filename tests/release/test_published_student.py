@@ -6,10 +6,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import nibabel
 import numpy as np
 import pytest
@@ -68,14 +67,9 @@ def test_the_page_has_the_scores_of_the_study() -> None:
 
 @needs_data
 def test_a_newcomer_s_command_gives_the_scores_that_are_published(tmp_path: Path) -> None:
-    words = [sys.executable, "-W", "ignore", "-m", "dcd_components", "run", "evaluate", str(HIPPOCAMPUS)]
+    words = ["run", "evaluate", str(HIPPOCAMPUS), "--dataset_dir", str(DATA)]
     places = [f"datalist={ROOT / 'data_lists' / 'hippocampus.json'}", f"output_dir={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [*words, "--dataset_dir", str(DATA), *places],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run("dcd_components", [*words, *places], ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     published = {row["case"]: row for row in read_csv(STUDY / f"{RUN}.csv", TEXT)}
     found = {row["case"]: row for row in read_csv(tmp_path / "out" / "scores.csv")}
@@ -108,8 +102,7 @@ def test_the_readme_s_second_command_segments_a_real_image(tmp_path: Path) -> No
     image.parent.mkdir(parents=True)
     shutil.copyfile(DATA / "imagesTr" / image.name, image)
     words = line.replace("DATA", str(tmp_path)).replace("MASKS", str(tmp_path / "out")).split()
-    command = [sys.executable, "-W", "ignore", "-m", "dcd_components", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run("dcd_components", words, ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     found, label = (
         np.asarray(nibabel.load(path).dataobj)
