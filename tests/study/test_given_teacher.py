@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from result_folders import raw_data, small
-from tiny import TINY
+from tiny import OF_INFERENCE, TINY
 
 from dcd_components import cli
 from dcd_components.commands import datalist, from_nnunet
@@ -20,7 +20,7 @@ from dcd_components.study.plan import read_study
 from dcd_components.tables import read_csv
 
 LENGTH = {key: TINY[key] for key in ("max_epochs", "epoch_length", "val_interval", "num_workers")}
-GRID = {"spacing": [4.0, 4.0, 4.0], "patch_size": [16, 16, 16], "teacher_widths": [16, 16, 32]}
+GRID = {key: TINY[key] for key in OF_INFERENCE}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def written(bundle: Path, folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("forked")
 def test_it_is_scored_and_students_are_distilled_from_it(bundle: Path, patients: Path, tmp_path: Path) -> None:
     data = raw_data(patients, tmp_path / "Dataset001_Phantoms")
     datalist(data, bundle=bundle)

@@ -34,6 +34,7 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_page_on_studies_runs(
     hippocampi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
