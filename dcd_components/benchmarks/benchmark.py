@@ -62,7 +62,7 @@ def run_step(out: Path, repeats: int = 7) -> str:
     _refuse_existing(out)
     torch.manual_seed(0)
     rows = step_benchmark.measure(BRATS, repeats)
-    heading = "A training step, bfloat16"
+    heading = f"A training step, {str(step_benchmark.precision()).removeprefix('torch.')}"
     return _write(out, "step", rows, f"## {heading}\n\n{_table(rows, step_benchmark.COLUMNS, repeats)}", _plot_step)
 
 

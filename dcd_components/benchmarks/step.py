@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.published_loss import PublishedLoss
 from dcd_components.distiller import Distiller
+from dcd_components.inferers import cpu_has_bfloat16
 from dcd_components.networks.stage_recorder import StageRecorder
 
 COLUMNS = {
@@ -31,8 +32,13 @@ CASES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
 )
 
 
+def precision() -> torch.dtype:
+    """What a training computes in: bfloat16, but on a CPU that does not multiply it, float32."""
+    return torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32
+
+
 def measure(bundle: Path, repeats: int) -> list[dict[str, Any]]:
-    """Time training steps of a bundle's networks in bfloat16, in turns.
+    """Time training steps of a bundle's networks, in turns, in the precision of :func:`precision`.
 
     Args:
         bundle: folder of the bundle.
@@ -86,7 +92,7 @@ class _Training:
 
     def _step(self, term: Callable[[], Tensor | float] | None, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision() == torch.bfloat16):
             total: Tensor = self.loss(self.student(self.image), self.label)
             total = total + term() if term else total
         total.backward()  # type: ignore[no-untyped-call]

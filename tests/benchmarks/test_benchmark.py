@@ -118,6 +118,20 @@ def test_a_step_is_compared_with_the_student_s_and_the_published_one(tmp_path: P
     assert imread(tmp_path / "out" / "step.png").std() > 0.05
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)], ids=str)
+def test_a_step_is_of_the_precision_of_a_training(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_benchmark, "cpu_has_bfloat16", lambda: native)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert step_benchmark.precision() is dtype
+    training = step_benchmark._Training(BRATS, 16, 1, (8, 16, 16))
+    seen: list[torch.dtype] = []
+    training.student.register_forward_hook(lambda *found: seen.append(found[-1].dtype))
+    training.steps()[step_benchmark.STUDENT]()
+    assert seen[0] is dtype
+
+
 def test_the_benchmark_of_inference_says_what_it_measured(written: Path) -> None:
     text = (written / "inference.md").read_text()
     assert "Patches of 16 x 16 x 16, a case of 20 x 24 x 16 voxels with a brain of 58% x 79% x 88%" in text
