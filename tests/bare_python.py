@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +42,31 @@ def link_distributions(distributions: Iterable[str], folder: Path) -> Path:
     return folder
 
 
+#: Imports MONAI once, which takes longer than most commands do, and does each in a process forked from itself.
+PARENT = r"""
+import json, os, runpy, sys
+import monai.bundle
+for line in sys.stdin:
+    words, folder, log = json.loads(line)
+    if child := os.fork():
+        print(os.waitpid(child, 0)[1], flush=True)
+        continue
+    os.chdir(folder)
+    for stream, path in enumerate((os.devnull, log, log)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), stream)
+    sys.argv, sys.path[0] = ["monai.bundle", *words], folder
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    break
+"""
+
+
 class Python:
     """Python that sees the distributions in a folder, not those of the environment of the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.command = [sys.executable, "-S", "-W", "ignore"]
+        self._parent: subprocess.Popen[str] | None = None
 
     def __call__(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``python``; where it fails, so does the test."""
@@ -56,14 +78,31 @@ class Python:
         self._run(["bash", "-c", f"{function}\nset -ex\n{text}"], cwd, check=True)
 
     def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
-        """Run a command of ``python -m monai.bundle`` and return what it says."""
+        """Do what a command of ``python -m monai.bundle`` does and return what it says."""
         words = [f"--{key}={value}" for key, value in options.items()]
-        done = self("-m", "monai.bundle", *command.split(), *words, cwd=cwd, check=check)
-        return done.stdout + done.stderr
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            asked = json.dumps([[*command.split(), *words], str(cwd), log.name])
+            status, said = self._tell(asked), log.read()
+        assert not check or status == 0, said[-6000:]
+        return said
+
+    def _tell(self, line: str) -> int:
+        if self._parent is None:
+            command = [*self.command, "-c", PARENT]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            self._parent = subprocess.Popen(command, cwd=self.folder, env=self._environment(), **pipes)
+            weakref.finalize(self, self._parent.communicate)  # closes its input, with which it ends
+        assert self._parent.stdin
+        assert self._parent.stdout
+        print(line, file=self._parent.stdin, flush=True)
+        return int(self._parent.stdout.readline())
 
     def _run(self, command: Sequence[str], cwd: Path, *, check: bool) -> subprocess.CompletedProcess[str]:
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS") if key in os.environ}
-        seen = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=cwd, env={**kept, **seen}, capture_output=True, text=True, check=False)
+        environment = self._environment()
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS") if key in os.environ}
+        return {**kept, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
