@@ -14,7 +14,7 @@ from tiny import Workflow
 
 from dcd_components.bundle.configs import bundle_settings
 from dcd_components.data.case_files import make_layout
-from dcd_components.data.datalists import make_datalist, write_datalist
+from dcd_components.data.datalists import make_datalist, read_datalist, write_datalist
 from dcd_components.tables import read_csv
 
 
@@ -102,12 +102,15 @@ def test_a_checkpoint_holds_no_heads_and_a_previous_one_is_kept(trained: Path, w
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("names", [["quick"], ["quick", "mirror"]], ids=["plain", "mirrored"])
-def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: Workflow, tmp_path: Path) -> None:
-    flow = run(workflow("inference", *names))
-    data, layout, labels = (flow.parser.get_parsed_content(key) for key in ("data", "layout", "labels"))
-    assert len(data) == len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
-    for case in data:
+@pytest.mark.parametrize(("names", "cases"), [(["quick"], 10), (["quick", "mirror"], 2)], ids=["plain", "mirrored"])
+def test_masks_lie_in_the_geometry_of_the_reference(
+    names: list[str], cases: int, workflow: Workflow, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = {} if cases == 10 else {"datalist": unlabelled(cases, bundle, data, tmp_path)}
+    flow = run(workflow("inference", *names, **settings))
+    found, layout, labels = (flow.parser.get_parsed_content(key) for key in ("data", "layout", "labels"))
+    assert len(found) == len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == cases
+    for case in found:
         mask = nib.load(tmp_path / "eval" / f"{case['case']}_seg.nii.gz")
         image = nib.load(case["image"][list(layout.sequences).index(layout.reference)])
         assert mask.shape == image.shape
@@ -116,14 +119,20 @@ def test_masks_lie_in_the_geometry_of_the_reference(names: list[str], workflow: 
         assert set(np.unique(mask.dataobj)) <= {0, *labels.values()}
 
 
+def unlabelled(number: int, bundle: Path, data: Path, folder: Path) -> str:
+    """A list of the first cases without their labels."""
+    listed, _ = make_datalist(data, make_layout({**bundle_settings(bundle), "label_file": None}))
+    write_datalist(replace(listed, cases=listed.cases[:number]), folder / "list.json")
+    return str(folder / "list.json")
+
+
 @pytest.mark.usefixtures("trained")
 def test_a_list_of_unlabelled_cases_is_segmented(workflow: Workflow, data: Path, bundle: Path, tmp_path: Path) -> None:
-    layout = make_layout({**bundle_settings(bundle), "label_file": None})
-    listed, _ = make_datalist(data, layout)
-    write_datalist(replace(listed, cases=listed.cases[:3]), tmp_path / "list.json")
-    run(workflow("inference", "quick", datalist=str(tmp_path / "list.json")))
+    path = unlabelled(3, bundle, data, tmp_path)
+    run(workflow("inference", "quick", datalist=path))
     names = {path.name for path in (tmp_path / "eval").glob("*_seg.nii.gz")}
-    assert names == {f"{case['case']}_seg.nii.gz" for case in listed.cases[:3]}
+    assert len(names) == 3
+    assert names == {f"{case['case']}_seg.nii.gz" for case in read_datalist(Path(path)).cases}
 
 
 @pytest.mark.usefixtures("trained")

@@ -142,15 +142,16 @@ def test_a_student_is_distilled_evaluated_and_run(
     assert {name for name in rows[0] if "distillation_loss/" in name} == {
         f"distillation_loss/{stage}" for stage in ("input_block", "downsamples.0", "bottleneck")
     }
+    apart: dict[str, Any] = {"sliding_window::overlap": 0.0}  # a third of the windows
     teacher = {"ckpt_path": str(bundle / "models" / "teacher" / "model.pt")}
     for names, places in (([], {}), (["teacher"], teacher)):
         out = tmp_path / "-".join(["eval", *names])
-        run(bundle, "inference", "evaluate", *names, output_dir=str(out), **places)
+        run(bundle, "inference", "evaluate", *names, output_dir=str(out), **places, **apart)
         rows = read_csv(out / "scores.csv")
         assert len(rows) == 2
         regions = ["whole_tumour", "tumour_core", "enhancing", "cavity"] if kind == "regions" else [*LABELS][1:]
         assert [name for name in rows[0] if name.startswith("dice_")] == [f"dice_{name}" for name in regions]
-    run(bundle, "inference", dataset_dir=str(images), output_dir=str(tmp_path / "masks"))
+    run(bundle, "inference", dataset_dir=str(images), output_dir=str(tmp_path / "masks"), **apart)
     masks = [*(tmp_path / "masks").glob("*_seg.nii.gz")]
     assert len(masks) == 2
     assert {*np.unique(voxels(masks[0]))} <= {0, 1, 2, 3, 4}
@@ -158,7 +159,12 @@ def test_a_student_is_distilled_evaluated_and_run(
 
 @pytest.mark.parametrize("names", [[], ["teacher"]], ids=["student", "teacher"])
 def test_masks_of_an_evaluation_are_those_of_inference(
-    names: list[str], made: Make, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: list[str],
+    made: Make,
+    run: Callable[..., Any],
+    raw_patients: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bit by bit, also on a CPU that multiplies bfloat16."""
     monkeypatch.setattr(inferers, "cpu_has_bfloat16", lambda: True)
@@ -166,9 +172,13 @@ def test_masks_of_an_evaluation_are_those_of_inference(
     teacher = bundle / "models" / "teacher" / "model.pt"
     places = {"ckpt_path": str(teacher if names else draw(bundle, tmp_path / "drawn.pt"))}
     run(bundle, "inference", "evaluate", *names, **places, output_dir=str(tmp_path / "scored"))
-    run(bundle, "inference", *names, **places, output_dir=str(tmp_path / "segmented"))
     scored = [*(tmp_path / "scored").glob("*_seg.nii.gz")]
     assert len(scored) == 2
+    (images := tmp_path / "images").mkdir()
+    for case in (path.name.removesuffix("_seg.nii.gz") for path in scored):
+        for image in (raw_patients / "imagesTr").glob(f"{case}_*"):
+            shutil.copy(image, images)
+    run(bundle, "inference", *names, **places, dataset_dir=str(images), output_dir=str(tmp_path / "segmented"))
     for path in scored:
         mask = voxels(path)
         assert len(np.unique(mask)) > 1
