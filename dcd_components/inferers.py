@@ -111,8 +111,8 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
 
     Args:
         args: of ``monai.inferers.SlidingWindowInferer``.
-        stretch: share by which a window may be longer than ``roi_size`` along an axis, if it then covers the box along
-            that axis, which otherwise takes two that overlap nearly everywhere. Infinite, the box goes in one pass.
+        stretch: share by which a window may at most be longer than ``roi_size`` along an axis where it then covers the
+            box, which otherwise takes two that overlap nearly everywhere. Infinite, the box goes in one pass.
         k_divisible: voxels of which such a window is a multiple, along all axes or each of them.
         kwargs: further ones.
     """
@@ -132,24 +132,19 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
         """
         image = torch.as_tensor(inputs.detach()).as_subclass(Tensor)
         box = _foreground(image)
-        sizes = image[box].shape[2:]
-        window = self._window(sizes)
-        # Zeros on both sides, as around the patches of a training: at one side alone they cost Dice.
-        lacking = [max(length - size, 0) for length, size in zip(window, sizes, strict=True)]
-        pads = [(lack // 2, lack - lack // 2) for lack in lacking]
-        inside = torch.nn.functional.pad(image[box], [one for pair in reversed(pads) for one in pair])
-        if inside.shape[2:] == window:  # nothing to sum up, which would take time and memory
-            logits: Any = network(inside, *args, **kwargs)
-        else:
-            windows = copy(self)
-            windows.roi_size = window
-            logits = super(ForegroundInferer, windows).__call__(inside, network, *args, **kwargs)
+        inside = image[box]
+        windows, window = copy(self), self._window(inside.shape[2:])
+        if window != ensure_tuple_rep(self.roi_size, 3):
+            windows.roi_size, windows.roi_weight_map = window, None  # the map is of windows that are not stretched
+        logits: Any = super(ForegroundInferer, windows).__call__(inside, network, *args, **kwargs)
         if not isinstance(logits, Tensor) or logits.shape[2:] != inside.shape[2:]:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise InputError(f"the network must return one tensor of the size of its input, got {got}")
+        if logits.shape[2:] == image.shape[2:]:
+            return logits.to(image.dtype)
         whole = image.new_full((*logits.shape[:2], *image.shape[2:]), self.ELSE)
         whole[:, 0] = self.BACKGROUND
-        whole[box] = logits[_within(pads, sizes)].to(image.dtype)
+        whole[box] = logits.to(image.dtype)
         return whole
 
     def _window(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -157,7 +152,8 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
         window = []
         for size, length, factor in zip(sizes, ensure_tuple_rep(self.roi_size, 3), self.k_divisible, strict=True):
             longer = math.ceil(size / factor) * factor
-            window.append(longer if length < longer <= length * (1 + self.stretch) else length)
+            stretched = length and length < size and longer <= length * (1 + self.stretch)  # 0 is a whole axis
+            window.append(longer if stretched else length)
         return tuple(window)
 
 
@@ -213,18 +209,14 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
             sums[within] += logits / len(self.flips) * gaussian
             weights[window] += gaussian
         sums /= weights
-        return sums[_within(pads, shape)]
+        inner: Any = (..., *(slice(low, low + size) for (low, _), size in zip(pads, shape, strict=True)))
+        return sums[inner]
 
 
 def _foreground(image: Tensor) -> Any:
     """Index of the box that holds all voxels other than 0, or of the whole where there are none."""
     lows, highs = generate_spatial_bounding_box(image.flatten(0, 1), lambda voxels: voxels != 0)
     return (..., *(slice(low, high) if high > low else slice(None) for low, high in zip(lows, highs, strict=True)))
-
-
-def _within(pads: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Any:
-    """Index of what has these sizes between the paddings."""
-    return (..., *(slice(low, low + size) for (low, _), size in zip(pads, sizes, strict=True)))
 
 
 def _flips(axes: Sequence[int]) -> list[list[int]]:

@@ -95,7 +95,9 @@ class Python:
         assert self._parent.stdin
         assert self._parent.stdout
         print(line, file=self._parent.stdin, flush=True)
-        return int(self._parent.stdout.readline())
+        status = self._parent.stdout.readline()
+        assert status, "with these distributions alone, monai.bundle cannot be imported"
+        return int(status)
 
     def _run(self, command: Sequence[str], cwd: Path, *, check: bool) -> subprocess.CompletedProcess[str]:
         environment = self._environment()

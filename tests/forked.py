@@ -17,6 +17,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 PACKAGE = "dcd_components"
+TIMEOUT = 1200  # seconds
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -50,6 +51,8 @@ def _status(module: str, words: Sequence[str], folder: Path, environment: dict[s
     arguments = (module, [*words], str(folder.absolute()), environment, *logs)
     process = CONTEXT.Process(target=_run_module, args=arguments)
     process.start()
+    process.join(TIMEOUT)
+    process.kill()  # a command that goes on for ever
     process.join()
     assert process.exitcode is not None
     return process.exitcode

@@ -206,14 +206,44 @@ def test_windows_are_stretched_where_they_cover_the_box(
     torch.testing.assert_close(made[:, 2:, 4:13, 0:7, 3:13], brain[:, :, 4:13, 0:7, 3:13])
 
 
-def test_zeros_lie_on_both_sides_as_around_a_patch_of_the_training(brain: Tensor, convolution: nn.Module) -> None:
-    one_pass = ForegroundInferer((10, 12, 10), stretch=math.inf, k_divisible=4)
+def test_one_pass_is_a_window_of_the_size_of_the_box(brain: Tensor, convolution: nn.Module) -> None:
+    # Zeros lie on both sides, as around a patch of the training, for a network learns on which side they are.
+    one_pass, inside = ForegroundInferer((12, 4, 8), stretch=math.inf, k_divisible=4), brain[..., 4:13, 0:7, 3:13]
     made = one_pass(brain, convolution)[..., 4:13, 0:7, 3:13]
-    padded = torch.nn.functional.pad(brain[..., 4:13, 0:7, 3:13], (1, 1, 2, 3, 1, 2))
-    torch.testing.assert_close(made, convolution(padded)[..., 1:10, 2:9, 1:11])
+    padded = torch.nn.functional.pad(inside, (1, 1, 0, 1, 1, 2))
+    torch.testing.assert_close(made, convolution(padded)[..., 1:10, 0:7, 1:11])
     half = one_pass(brain, lambda x: convolution(x).bfloat16())
     assert half.dtype == torch.float32
     torch.testing.assert_close(half[..., 4:13, 0:7, 3:13], made, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"roi_size": (9, 9, 12), "sw_batch_size": 1},
+        {"roi_size": (6, 0, 6)},
+        {"roi_size": (6, None, 6)},
+        {"roi_size": 6, "padding_mode": "replicate"},
+        {"roi_size": (8, 8, 4), "cache_roi_weight_map": True},
+    ],
+    ids=["one window", "0", "None", "one size", "with its map"],
+)
+def test_what_monai_s_windows_take_is_taken(options: dict[str, Any], brain: Tensor, convolution: nn.Module) -> None:
+    options = {"overlap": 0.5, "mode": "gaussian", **options}
+    inside: Any = (..., slice(4, 13), slice(0, 7), slice(3, 13))
+    batches: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        batches.append(len(x))
+        result: Tensor = convolution(x)
+        return result
+
+    made = ForegroundInferer(**options)(brain, network, device="cpu")
+    torch.testing.assert_close(made[inside], SlidingWindowInferer(**options)(brain[inside], convolution))
+    assert max(batches) == 1
+    whole = {**options, "cache_roi_weight_map": False}
+    stretched = ForegroundInferer(**options, stretch=0.25)(brain, convolution)
+    torch.testing.assert_close(stretched, ForegroundInferer(**whole, stretch=0.25)(brain, convolution))
 
 
 @pytest.mark.parametrize("stretch", [0.0, math.inf], ids=["windows", "one pass"])

@@ -87,11 +87,13 @@ class _Student:
         self.network: nn.Module = parser.get_parsed_content("network").eval().requires_grad_(False)
         device, channels = parser.get_parsed_content("device"), len(parser["sequences"])
         self.patch = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
+        limit = parser.get_parsed_content("memory")
+        longest = math.prod(limit.patch_size) / self.patch[0, 0].numel()
         order = parser.get_parsed_content("file_axes") if "file_axes" in parser.get() else range(3)
         measured = timing.extra_megabytes(self.run)
-        window = None if math.isnan(measured) else 1e6 * measured
-        self.gigabytes = parser.get_parsed_content("memory").peak([case_size[axis] for axis in order], window) / 1e9
-        self.windows = 0
+        window = None if math.isnan(measured) else 1e6 * measured * longest
+        self.gigabytes = limit.peak([case_size[axis] for axis in order], window) / 1e9
+        self.windows = 0.0  # in patches, as which a longer one counts by its voxels
         parser.get_parsed_content("sliding_window")(torch.zeros(1, 1, *case_size), self._count)
 
     def run(self) -> None:
@@ -99,5 +101,5 @@ class _Student:
         self.network(self.patch)
 
     def _count(self, windows: Tensor) -> Tensor:
-        self.windows += len(windows)
+        self.windows += windows[:, 0].numel() / self.patch[0, 0].numel()
         return windows

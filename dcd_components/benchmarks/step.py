@@ -33,7 +33,7 @@ CASES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
 
 
 def precision() -> torch.dtype:
-    """What a training computes in: bfloat16, but on a CPU that does not multiply it, float32."""
+    """Of the steps: bfloat16, but on a CPU that does not multiply it natively, float32, as in a training there."""
     return torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -247,9 +248,9 @@ class Demo:
         self._say(shlex.join(["python", *OPTIONS, *arguments]))
         log = self.folder / "logs" / f"{number:02d} {step}.txt"
         try:
-            with log.open("w") as file:
+            with log.open("w") as file, contextlib.closing(said_by(arguments)) as lines:
                 shown = 0.0
-                for line in said_by(arguments):
+                for line in lines:
                     file.write(line)
                     bar = "%|" in line  # a progress bar's line comes many times a second
                     if " left" in line or "means of" in line or (bar and time.monotonic() - shown > 10):
@@ -277,7 +278,7 @@ class Demo:
         print(text, flush=True)
 
 
-def said_by(arguments: Sequence[str]) -> Iterator[str]:
+def said_by(arguments: Sequence[str]) -> Generator[str, None, None]:
     """Run a module in a process of its own, and yield the lines that it says as they come.
 
     Raises:

@@ -52,6 +52,8 @@ def run(bundle: str, overlays: Sequence[str] = ()) -> str:
         try:
             export_onnx(network, shapes[0][1], partial, notes, size=shapes[1][2:])
         except torch.onnx.OnnxExporterError as error:  # of a network that wants multiples of some size, as MedNeXt does
+            if getattr(parser.get_parsed_content("sliding_window"), "stretch", 0):
+                raise InputError(f"{path} would take patches alone: leave out the overlay long_windows") from error
             logger.info("not for images of any size: %s", error)
             shapes = [[batch, *shapes[0][1:]] for batch in (1, 2)]
             fixed = True

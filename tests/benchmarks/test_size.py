@@ -16,6 +16,7 @@ from dcd_components.commands import size
 from dcd_components.errors import InputError
 
 CASE = (24, 16, 40)
+LONGER = {"sliding_window::stretch": 0.25, "longest_window": [16, 16, 20]}
 
 
 @pytest.fixture
@@ -48,6 +49,13 @@ def test_the_widest_student_within_the_budget_is_proposed(bundle: Path) -> None:
 
 def test_a_case_takes_as_many_patches_as_it_has_windows(bundle: Path) -> None:
     assert [_Student(bundle, 4, shape, ["tiny"], {}).windows for shape in ((16, 16, 16), CASE)] == [1, 2 * 1 * 4]
+
+
+def test_a_longer_window_counts_by_its_voxels(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "extra_megabytes", lambda step: 3000.0)
+    plain, stretched = (_Student(bundle, 1, (16, 16, 20), ["tiny"], one) for one in ({}, LONGER))
+    assert (plain.windows, stretched.windows) == (2, 1.25)
+    assert stretched.gigabytes - plain.gigabytes == pytest.approx(3 * 0.25, abs=0.01)
 
 
 def test_memory_is_that_of_the_network(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

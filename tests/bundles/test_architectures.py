@@ -15,7 +15,7 @@ import torch
 from forked import run_module
 from monai.networks.nets import SegResNet, UNet
 from releases import draw_weights, trained, write_overlay
-from tiny import BRATS, ROOT, TINY, Workflow
+from tiny import BRATS, HIPPOCAMPUS, ROOT, TINY, Workflow
 
 from dcd_components.bundle.configs import ARCHITECTURES, read_configs
 from dcd_components.bundle.release.packing import config_texts, merged, pack
@@ -186,6 +186,15 @@ def test_a_network_for_multiples_of_some_size_is_exported_for_patches_alone(tmp_
     draw_weights(read_configs(bundle, ["inference", *overlays]).get(), teacher, seed=0)
     said = "on images of 1x4x32x32x32, 2x4x32x32x32; it takes patches of 4x32x32x32 alone"
     assert export(bundle, overlays).endswith(said)
+    with pytest.raises(InputError, match=r"model\.onnx would take patches alone: leave out the overlay long_windows"):
+        export(bundle, [*overlays, "long_windows"])
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+def test_long_windows_are_of_its_multiple(order: int) -> None:
+    overlays = ["long_windows", *shared("mednext_student")][::order]
+    parser = read_configs(HIPPOCAMPUS, ["inference", *overlays])
+    assert parser.get_parsed_content("sliding_window").k_divisible == (16, 16, 16)
 
 
 PAGE = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")

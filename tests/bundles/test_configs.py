@@ -35,6 +35,7 @@ LISTS = {
     "teacher's scores": ["inference", "evaluate", "teacher"],
     "mirror": ["inference", "mirror"],
     "long windows": ["inference", "long_windows"],
+    "long windows, in int8": ["train_student", "long_windows"],
     "flair grid": ["inference", "evaluate", "flair_grid"],
     "flair grid, quick": ["distill", "flair_grid", "quick"],
     "register": ["inference", "register"],

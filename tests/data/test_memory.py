@@ -161,15 +161,16 @@ def test_grids_of_nnunet_are_along_the_axes_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_bundle_s_settings_are_those_of_its_network(tmp_path: Path) -> None:
-    def limit_of(*overlays: str) -> MemoryLimit:
-        parser = read_configs(BRATS, ["inference", *overlays])
-        parser["max_memory"] = 3
-        limit: MemoryLimit = parser.get_parsed_content("memory")
-        return limit
-
-    limit = limit_of("teacher")
+    parser = read_configs(BRATS, ["inference", "teacher"])
+    parser["max_memory"] = 3
+    limit = parser.get_parsed_content("memory")
     assert (limit.gigabytes, limit.width, limit.classes, limit.patch_size) == (3, 32, 5, [128, 128, 128])
-    assert limit_of("long_windows").patch_size == [160, 160, 160]
     for name in SEQUENCES:
         save(tmp_path / f"a-{name}.nii.gz", value=1)
     assert BASE < limit.estimate({"image": str(tmp_path / "a-t1n.nii.gz"), "case": "a"}) < 5e9
+
+
+def test_long_windows_are_counted_at_their_longest() -> None:
+    parser = read_configs(BRATS, ["inference", "long_windows"])
+    assert parser.get_parsed_content("memory").patch_size == [160, 160, 160]
+    assert parser.get_parsed_content("sliding_window")._window((139, 190, 137)) == (160, 128, 160)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ TINY = Size(
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The programs of the steps run forked, since to start one takes longer than what it does."""
 
-    def said_by(arguments: Sequence[str]) -> Iterator[str]:
+    def said_by(arguments: Sequence[str]) -> Generator[str, None, None]:
         status, said = run_module(arguments[0], arguments[1:], Path.cwd())
         yield from said.splitlines(keepends=True)
         if status:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The programs of a study run forked, since to start them takes longer than what they do."""
 
     def call(_: Programs, words: Sequence[str], log: Path, __: int | None) -> int:
+        assert [*words[:4]] == [sys.executable, "-W", "ignore", "-m"]
         status, said = run_module(words[4], words[5:], Path.cwd())
         with log.open("a") as file:
             file.write(said)
