@@ -6,6 +6,7 @@ With tiny patients a command takes less than its imports do. That commands start
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -17,7 +18,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 PACKAGE = "dcd_components"
-TIMEOUT = 1200  # seconds
+TIMEOUT = 600  # seconds
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -60,6 +61,7 @@ def _status(module: str, words: Sequence[str], folder: Path, environment: dict[s
 
 def _run_module(module: str, words: list[str], folder: str, environment: dict[str, str], *logs: str) -> None:
     start_afresh(*logs)
+    faulthandler.dump_traceback_later(TIMEOUT - 5)  # says where a command hangs
     os.environ.update(environment)
     warnings.simplefilter("ignore")
     os.chdir(folder)

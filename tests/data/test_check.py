@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import multiprocessing
 import os
 import shutil
 import struct
@@ -648,6 +649,7 @@ def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
     text = (tmp_path / "list_check.csv").read_bytes()
     (tmp_path / "list_check.csv").unlink()
     assert check(tmp_path, cases, workers=2) == one
+    assert not multiprocessing.active_children()
     assert (tmp_path / "list_check.csv").read_bytes() == text
 
 

@@ -134,7 +134,7 @@ def _check_all(tasks: Sequence[Task], workers: int, add: Callable[[Row], None]) 
             advice = "go on with the same command and fewer --workers"
             raise InputError(f"a worker died, maybe for want of memory: {advice}") from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _check(task: Task) -> Row:
