@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from result_folders import raw_data, small
+from result_folders import REGIONS, raw_data, small
 from tiny import OF_INFERENCE, TINY
 
 from dcd_components import cli
@@ -25,9 +25,9 @@ GRID = {key: TINY[key] for key in OF_INFERENCE}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a small nnU-Net of random weights."""
+    """Of a small nnU-Net of regions, of random weights."""
     parent = tmp_path_factory.mktemp("bundles")
-    from_nnunet(small(parent / "results"), "mine", out=parent)
+    from_nnunet(small(parent / "results", labels=REGIONS), "mine", out=parent)
     return parent / "mine"
 
 
