@@ -283,7 +283,7 @@ def test_checkpoints_of_another_training_are_moved_aside(finished: Training) -> 
         ({"batch_size": 1}, "batch_size 2, this one has 1"),
         ({"train_folds": [1], "val_folds": [2]}, "cases "),
         ({"val_interval": 1}, "val_interval 2, this one has 1"),
-        ({"class_sampling": [1, 1, 1, 1, 1]}, r"class_sampling [2, 1, 1, 1, 1], this one has [1, 1, 1, 1, 1]"),
+        ({"class_sampling": [1, 1, 1, 1, 1]}, r"class_sampling [8, 1, 1, 1, 1], this one has [1, 1, 1, 1, 1]"),
         ({"optimizer::momentum": 0.9}, "optimizer::param_groups::0::momentum 0.99, this one has 0.9"),
         ({"train::lr_scheduler::power": 1.0}, "lr_scheduler::power 0.9, this one has 1.0"),
         ({"architecture::dropout": 0.1}, "architecture::dropout None, this one has 0.1"),
