@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -218,8 +219,17 @@ def test_the_page_on_own_data_runs(patients: Path, tmp_path: Path) -> None:
     assert len(list((bundle / "models").glob("**/model-*.pt"))) == 2
     assert scored(bundle / "eval") > {"dice_necrosis", "dice_cavity"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{first.name}_seg.nii.gz"]
+    fewer = unlisted(data, tmp_path / "fewer")
+    for case in (removed := sorted(path for path in fewer.iterdir() if path.is_dir())[-2:]):
+        (case / f"{case.name}-seg.nii.gz").unlink()
+    then = found.index(next(line for line in found if line.startswith("dcd datalist") and "one.json" in line))
+    run_lines(found[last:then], bundle, DIR=fewer)
+    listed = json.loads((fewer / "more.json").read_text())["training"]
+    trained = [case["label"] for case in listed if case["fold"] == 5]
+    assert trained == [f"by_teacher/{case.name}_seg.nii.gz" for case in removed]
+    assert len(list((bundle / "models").glob("model-*.pt"))) == 2
     other = copy_of(BRATS, tmp_path)
-    run_lines(found[last:], other, **places, OUT=tmp_path / "other")
+    run_lines(found[then:], other, **places, OUT=tmp_path / "other")
     assert scored(other / "eval") > {"dice_necrosis", "dice_cavity"}
     assert [path.name for path in (tmp_path / "other").iterdir()] == [f"{first.name}_seg.nii.gz"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dcd_components.data.case_files import CONTROL, IMAGE, LABEL, Case, Layout, find_cases
+from dcd_components.data.marks import is_own_mask
 from dcd_components.errors import InputError
 
 KEYS = (IMAGE, "case", "patient", "fold")
@@ -51,6 +52,10 @@ def make_datalist(
 ) -> tuple[DataList, list[str]]:
     """List the cases below a folder, with folds.
 
+    A label that is a mask of this project as it was written, and no expert's, is to train and to score nothing. Where
+    others are there and no table says the folds, its case is in a fold after theirs, or, if one of its patient's cases
+    is in one of theirs, in that one and without the label.
+
     Args:
         folder: the data set.
         layout: how its files are named.
@@ -71,12 +76,22 @@ def make_datalist(
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
-    ranked = [case for case in cases if LABEL in case] or cases  # what has no label must not unbalance what trains
+    labelled = [case for case in cases if LABEL in case]
+    by_experts = [case for case in labelled if not is_own_mask(Path(folder) / case[LABEL])]
+    ranked = by_experts or labelled or cases  # what trains in part, or not at all, must not unbalance the folds
     known = _folds(ranked, layout, folds, seed, nnunet=nnunet)
     of_patient = {case["patient"]: known[case["case"]] for case in ranked if case["case"] in known}
-    listed_cases = [{**case, "fold": known.get(case["case"], of_patient.get(case["patient"], 0))} for case in cases]
+    listed_cases = [_in_fold(case, known, of_patient) for case in cases]
     header = (list(layout.sequences), layout.reference, layout.resampled, layout.labels)
     return DataList(listed_cases, *header, description), faults
+
+
+def _in_fold(case: Case, known: Mapping[str, int], of_patient: Mapping[str, int]) -> Case:
+    if case["case"] in known:
+        return {**case, "fold": known[case["case"]]}
+    if case["patient"] in of_patient:
+        return {**{key: value for key, value in case.items() if key != LABEL}, "fold": of_patient[case["patient"]]}
+    return {**case, "fold": 1 + max(known.values()) if LABEL in case else 0}
 
 
 def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 from sklearn.model_selection import KFold
-from trees import BRATS, ISLES, ROOT, brats_files, isles_files, touch
+from trees import BRATS, ISLES, ROOT, brats_files, isles_files, save, touch
 
 from dcd_components import cli
 from dcd_components.bundle.configs import bundle_settings
@@ -21,6 +23,8 @@ from dcd_components.data.datalists import (
     read_datalist,
     write_datalist,
 )
+from dcd_components.data.marks import Mark
+from dcd_components.data.masks import write_mask
 from dcd_components.data.patients import read_patients
 from dcd_components.errors import InputError
 
@@ -262,6 +266,51 @@ def test_test_images_of_nnunet_s_raw_layout_are_cases_without_a_label_when_asked
     content = json.loads((tmp_path / "list.json").read_text())
     assert content["training"] == alone
     assert [case["image"] for case in content["test"]] == [[f"imagesTs/{case}_0000.nii.gz"] for case in "ab"]
+
+
+def save_mask(path: Path, value: int = 1) -> None:
+    """A mask of this project."""
+    save(image := path.with_name("image.nii"), (2, 2, 2))
+    write_mask(np.full((2, 2, 2), value), image, path, Mark("0123456789ab", "01234567"))
+    image.unlink()
+
+
+def test_a_mask_for_a_label_trains_and_is_in_no_fold_of_experts(visits: Path) -> None:
+    """Which are as without it. Of a patient who is in one of them, it is left out: what trains would be scored."""
+    before = {case["case"]: case["fold"] for case in listed(visits, folds=3)}
+    layout = replace(BRATS, label_file=[*BRATS.label_file, "{case}_seg.nii.gz"])
+    added = ("BraTS-GLI-00020-000", "BraTS-GLI-00002-007")
+    for case in added:
+        touch(visits / "new", brats_files(case)[:4])
+    assert {case["case"]: case["fold"] for case in listed(visits, layout, folds=3, unlabelled=True)} == {
+        **before,
+        added[0]: 0,
+        added[1]: before["BraTS-GLI-00002-000"],
+    }
+    (visits / "masks").mkdir()
+    for case in added:
+        save_mask(visits / "masks" / f"{case}_seg.nii.gz")
+    after = {case["case"]: case for case in listed(visits, layout, folds=3)}
+    own, other = (after.pop(case) for case in added)
+    assert {name: case["fold"] for name, case in after.items()} == before
+    assert (own["fold"], own["label"]) == (3, f"masks/{added[0]}_seg.nii.gz")
+    assert (other["fold"], "label" in other) == (before["BraTS-GLI-00002-000"], False)
+
+
+def test_a_mask_that_was_corrected_is_a_label_and_so_are_masks_alone(tmp_path: Path) -> None:
+    layout = Layout({"dwi": "{case}_dwi.nii.gz"}, label_file="{case}_seg.nii.gz")
+    touch(tmp_path, [f"{case}_dwi.nii.gz" for case in "abc"])
+    for case in "abc":
+        save_mask(tmp_path / f"{case}_seg.nii.gz")
+    assert sorted(case["fold"] for case in listed(tmp_path, layout, folds=3)) == [0, 1, 2]
+    for case, value in (("a", 2), ("b", 0)):
+        mask = nibabel.load(path := tmp_path / f"{case}_seg.nii.gz")
+        voxels = np.asarray(mask.dataobj).copy()
+        voxels[0] = value
+        nibabel.save(nibabel.Nifti1Image(voxels, None, mask.header), path)
+    found = {case["case"]: case["fold"] for case in listed(tmp_path, layout, folds=2)}
+    assert {found["a"], found["b"]} == {0, 1}
+    assert found["c"] == 2
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
