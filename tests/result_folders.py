@@ -82,6 +82,7 @@ def plans(channels: int = 4, kind: str = "PlainConvUNet", **others: Any) -> dict
     return {
         "plans_name": "nnUNetPlans",
         "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {str(channel): statistics for channel in range(channels)},

@@ -53,14 +53,16 @@ class LoadCased(Transform):  # type: ignore[misc]
 
     Args:
         layout: names of the files; the sequences, all but the resampled ones, must lie on the grid of the reference.
+        outside_is_zero: whether what follows takes 0 for the outside of the body, so that images with another value in
+            all of their corners are warned of.
 
     Raises:
         InputError: for files that are missing or cannot be read, that differ in shape or affine, or whose voxels are no
             image; in MONAI Label's server, whose clients are told nothing else, FastAPI's ``HTTPException`` 400.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, outside_is_zero: bool = True) -> None:
+        self.layout, self.outside_is_zero = layout, outside_is_zero
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Load the sequences of an item."""
@@ -72,7 +74,7 @@ class LoadCased(Transform):  # type: ignore[misc]
         faults = [f"{path}: {fault}" for path, volume in volumes.items() for fault in volume.faults]
         if faults := faults or list(_voxel_faults(files, volumes)):
             raise _refusal(shortened(faults))
-        if warnings := list(_voxel_warnings(files, volumes)):
+        if self.outside_is_zero and (warnings := list(_voxel_warnings(files, volumes))):
             logger.warning(shortened(warnings))
         loaded = {path: _meta_tensor(path, volume) for path, volume in volumes.items()}
         item = {**data, "case": case}

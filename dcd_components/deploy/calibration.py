@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dcd_components.data.cases import labelled_cases
-from dcd_components.errors import InputError
 
 Way = TypeVar("Way")
 #: Patches that int8 is calibrated on.
@@ -44,7 +43,7 @@ def case_dice(
     ways: Mapping[Way, Callable[[Tensor], Tensor]],
     most: int | None = None,
 ) -> dict[Way, Tensor]:
-    """Dice of the labels of held-out cases, on the network's grid, for each way to predict them.
+    """Dice of the labels, or regions, of held-out cases, on the network's grid, for each way to predict them.
 
     As in :func:`.case_scores`, a label absent from truth and prediction is left out, and one absent from
     either scores 0.
@@ -56,23 +55,24 @@ def case_dice(
         most: cases, the first ones; all by default.
 
     Returns:
-        ``(cases, labels)`` by name, NaN for what is left out.
+        ``(cases, labels)``, or ``(cases, regions)``, by name, NaN for what is left out.
     """
-    if parser.get("painted"):
-        raise InputError("Dice of a runtime is of labels, and outputs of this bundle are regions: measure without")
     datalist, folder, layout = (parser.get_parsed_content(key) for key in ("datalist", "dataset_dir", "layout"))
     prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
+    regions = list(parser.get_parsed_content("region_labels").values()) if parser.get("painted") else []
     labels = list(parser.get_parsed_content("labels").values())
     scores: dict[Way, list[Tensor]] = {name: [] for name in ways}
     for case in tqdm(labelled_cases(datalist, folder, layout, folds)[:most], unit="case", leave=False):
         prepared = prepare(case)
         image, truth = prepared["image"].as_tensor()[None].float(), prepared["label"].as_tensor()[0]
         for name, predict in ways.items():
-            scores[name].append(_dice(predict(image)[0].argmax(0), truth, labels))
+            logits = predict(image)[0]
+            found = logits > 0 if regions else torch.stack([logits.argmax(0) == label for label in labels])
+            true = torch.stack([torch.isin(truth, torch.tensor(one)) for one in regions or labels])
+            scores[name].append(_dice(found, true))
     return {name: torch.stack(cases) for name, cases in scores.items()}
 
 
-def _dice(prediction: Tensor, truth: Tensor, labels: Sequence[int]) -> Tensor:
-    """Dice of each label; NaN where neither map has it."""
-    masks = [(prediction == label, truth == label) for label in labels]
-    return torch.tensor([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in masks])
+def _dice(found: Tensor, true: Tensor) -> Tensor:
+    """Dice of masks ``(masks, D, H, W)``; NaN where both are empty."""
+    return 2 * (found & true).sum((1, 2, 3)) / (found.sum((1, 2, 3)) + true.sum((1, 2, 3)))

@@ -27,8 +27,7 @@ def run(bundle: Path, dataset_dir: Path, overlays: Sequence[str] = (), datalist:
         datalist: their list; that in ``dataset_dir`` by default.
 
     Returns:
-        What was written, and mean Dice in floating point and in int8 of at most 20 cases of the validation; not of a
-        bundle whose outputs are regions.
+        What was written, and mean Dice in floating point and in int8 of at most 20 cases of the validation.
 
     Raises:
         InputError: when a package that this needs is missing, or the cases cannot be read.
@@ -42,8 +41,6 @@ def run(bundle: Path, dataset_dir: Path, overlays: Sequence[str] = (), datalist:
     model = Path(inference.get_parsed_content("ckpt_path")).with_suffix(".onnx")
     path = model.with_name(model.stem + INT8_ENDING)
     save_openvino(quantized(model, training_patches(training, PATCHES)), path, OnnxNetwork(model).notes)
-    if training.get("painted"):
-        return f"{path}: Dice was not measured, since the outputs are regions"
     windows = inference.get_parsed_content("sliding_window")
     networks = {"exact": load_openvino(model), "int8": OpenVinoNetwork(path)}
     ways = {name: partial(windows, network=network) for name, network in networks.items()}

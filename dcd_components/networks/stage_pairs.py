@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,40 @@ def encoder_stages(maps: Sequence[StageMap]) -> dict[tuple[int, ...], StageMap]:
     return dict(sorted(last.items(), key=lambda item: -math.prod(item[0])))
 
 
+def encoder_pairs(ours: Sequence[StageMap], theirs: Sequence[StageMap]) -> list[tuple[StageMap, StageMap]]:
+    """Pair the stages of two encoders: those of the same size, and what lies between these in their order.
+
+    Networks halve axes of thick voxels at different stages, so that maps of 16 x 8 x 8 and 8 x 8 x 8 voxels may be of
+    one stage. Without two of the same size there are no pairs.
+
+    Args:
+        ours: maps of a network, by :func:`stage_maps`.
+        theirs: maps of another, for the same images.
+
+    Returns:
+        Pairs, the largest first.
+    """
+    student, teacher = encoder_stages(ours), encoder_stages(theirs)
+    shared = [size for size in student if size in teacher]
+    pairs = [(student[size], teacher[size]) for size in shared]
+    for several in zip(*(_between(stages, shared) for stages in (student, teacher)), strict=True):
+        pairs += zip(*several, strict=False) if shared else ()
+    return sorted(pairs, key=lambda pair: -math.prod(pair[0].size))
+
+
+def _between(stages: Mapping[tuple[int, ...], StageMap], shared: Container[tuple[int, ...]]) -> list[list[StageMap]]:
+    """Stages before, between and after those of shared sizes."""
+    found: list[list[StageMap]] = [[]]
+    for size, stage in stages.items():
+        if size in shared:
+            found.append([])
+        else:
+            found[-1].append(stage)
+    return found
+
+
 def stage_pairs(student: nn.Module, teacher: nn.Module, image_shape: Sequence[int]) -> list[tuple[StageMap, StageMap]]:
-    """Pair the stages of two encoders whose maps are of the same size, the largest first.
+    """Pair the stages of two encoders, see :func:`encoder_pairs`.
 
     Args:
         student: any network.
@@ -81,12 +113,12 @@ def stage_pairs(student: nn.Module, teacher: nn.Module, image_shape: Sequence[in
         image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
 
     Raises:
-        InputError: when there is no such pair, and for images of a size that a network does not take.
+        InputError: when there are no pairs, and for images of a size that a network does not take.
     """
-    ours, theirs = (encoder_stages(stage_maps(network, image_shape)) for network in (student, teacher))
-    if pairs := [(stage, theirs[size]) for size, stage in ours.items() if size in theirs]:
+    maps = [stage_maps(network, image_shape) for network in (student, teacher)]
+    if pairs := encoder_pairs(*maps):
         return pairs
-    sizes = [", ".join("x".join(map(str, size)) for size in stages) or "none" for stages in (ours, theirs)]
+    sizes = [", ".join("x".join(map(str, size)) for size in encoder_stages(one)) or "none" for one in maps]
     raise InputError(
         f"no stages of {type(student).__name__} and {type(teacher).__name__} are of one size (student: {sizes[0]}; "
         f"teacher: {sizes[1]}): name them by stages and teacher_stages, see dcd stages"

@@ -195,7 +195,8 @@ def test_a_bundle_without_long_windows_is_measured_in_windows(tiny: None, tmp_pa
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
     prediction, truth = torch.tensor([[[1, 1, 2, 0]]]), torch.tensor([[[1, 0, 0, 0]]])
-    found = calibration._dice(prediction, truth, [1, 2, 3])
+    masks = (torch.stack([one == label for label in (1, 2, 3)]) for one in (prediction, truth))
+    found = calibration._dice(*masks)
     torch.testing.assert_close(found, torch.tensor([2 / 3, 0.0, math.nan]), equal_nan=True)
 
 

@@ -16,6 +16,7 @@ from result_folders import FLAT, LABELS, PAINTED, REAL, REGIONS, edited, needs_r
 from tiny import ROOT
 
 from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.nnunet.importing import bundle_from_nnunet
 from dcd_components.commands import datalist, from_nnunet
 from dcd_components.errors import InputError
 from dcd_components.inferers import EnsembleInferer, NnunetInferer
@@ -135,11 +136,16 @@ def test_older_plans(folder: Path, tmp_path: Path) -> None:
     assert settings(bundle)["teacher_widths"] == [16, 32, 32]
 
 
-def test_ct_and_a_single_channel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [False, True], ids=["current plans", "older plans"])
+def test_ct_and_a_single_channel(older: bool, tmp_path: Path) -> None:
     from result_folders import dataset, network, plans, write
 
     content = plans(channels=1)
     content["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
+    if older:
+        content["foreground_intensity_properties_by_modality"] = content.pop(
+            "foreground_intensity_properties_per_channel"
+        )
     content["transpose_forward"], content["transpose_backward"] = [2, 0, 1], [1, 2, 0]
     source = write(tmp_path / "ct", content, dataset({"background": 0, "liver": 1}, ("CT",)), network(1, 2))
     bundle = made(source, tmp_path)
@@ -327,6 +333,7 @@ RESAMPLED = "no_resampling_data_or_seg_to_shape"
         ({"configurations": {"2d": {}}}, "plans.json has no configuration 3d_fullres, only 2d"),
         ({"configurations": []}, "plans.json has no configuration 3d_fullres"),
         ({"transpose_forward": [0, 1, 1]}, "transpose must be an order of 0, 1 and 2"),
+        ({"label_manager": "Mine"}, "label_manager is Mine, expected LabelManager"),
         ({"architecture": {"network_class_name": "a.Mine", "arch_kwargs": {}}}, "the network must be PlainConvUNet or"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
@@ -356,6 +363,14 @@ def test_data_sets_that_are_not_written_here(data: dict[str, Any], expected: str
     refused(edited(folder, tmp_path / "source", dataset=lambda content: content.update(data)), tmp_path, expected)
 
 
+def test_kernels_that_are_no_list(folder: Path, tmp_path: Path) -> None:
+    def one_kernel(content: Any) -> None:
+        content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["kernel_sizes"] = 3
+
+    source = edited(folder, tmp_path / "source", plans=one_kernel)
+    refused(source, tmp_path, "kernel_sizes of plans.json must have one for each stage, got 3")
+
+
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
 def test_files_that_are_missing_or_no_json(name: str, folder: Path, tmp_path: Path) -> None:
     source = edited(folder, tmp_path / "source")
@@ -370,9 +385,25 @@ def test_folds_without_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     refused(source, tmp_path, "has no checkpoint_final.pth in fold_3", fold="3")
     (source / "fold_0" / "checkpoint_final.pth").rename(source / "fold_0" / "checkpoint_best.pth")
     made(source, tmp_path)
-    shutil.rmtree(source / "fold_0")
+    (source / "fold_0" / "checkpoint_best.pth").unlink()
     shutil.rmtree(tmp_path / "mine")
-    refused(source, tmp_path, "has no checkpoint_final.pth in a folder fold_0")
+    refused(source, tmp_path, "has no checkpoint_final.pth in fold_0")
+
+
+@pytest.mark.parametrize(
+    ("others", "taken"),
+    [(["fold_10", "fold_2"], "fold_2"), (["fold_10", "fold_all"], "fold_10"), (["fold_all"], "fold_all")],
+)
+def test_the_first_fold_that_has_a_checkpoint(others: list[str], taken: str, folder: Path, tmp_path: Path) -> None:
+    """By number, and that of all cases last; not one whose training has just begun."""
+    source = edited(folder, tmp_path / "source")
+    for name in others:
+        shutil.copytree(source / "fold_0", source / name)
+    (source / "fold_0" / "checkpoint_final.pth").unlink()
+    (path,) = bundle_from_nnunet(source, "mine", tmp_path)[1]
+    assert path.parent.name == taken
+    shutil.rmtree(tmp_path / "mine")
+    refused(source, tmp_path, f"has no checkpoint_final.pth in fold_0, only in {', '.join(sorted(others))}", fold="0")
 
 
 def checkpoint(source: Path, **changes: Any) -> None:

@@ -29,6 +29,7 @@ from dcd_components.errors import InputError, input_error
 from dcd_components.handlers import validation_picture
 from dcd_components.handlers.pictures import CasePicture, case_figure
 from dcd_components.networks.nnunet import read_checkpoint
+from dcd_components.networks.stage_pairs import stage_pairs
 from dcd_components.networks.weights import save_weights
 from dcd_components.tables import read_csv
 
@@ -284,6 +285,28 @@ def test_a_shallow_student(kind: str, made: Make, run: Callable[..., Any], tmp_p
     image = torch.randn(1, 4, 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(given.eval()(image), student.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("student", "pairs"), [("unet_student", 3), ("segresnet_student", 4), ("mednext_student", 4)], ids=str
+)
+def test_students_of_other_architectures_have_a_stage_for_each_of_a_teacher_s_for_thick_slices(
+    student: str, pairs: int, made: Make
+) -> None:
+    """MONAI's UNet has the plan's strides and begins at half of the resolution, the others halve all axes at once."""
+    parser = read_configs(made("deep_thick"), ["distill", student])
+    parser.update({"patch_size": [32, 32, 32]})
+    networks = (parser.get_parsed_content(key) for key in ("network_def", "teacher_def"))
+    found = stage_pairs(*networks, [4, 32, 32, 32])
+    assert [theirs.path for _, theirs in found] == [f"encoder.stages.{k}" for k in range(4 - pairs, 4)]
+
+
+def test_one_of_them_learns(made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
+    run(made("thick"), "distill", "quick", str(ARCHITECTURES / "segresnet_student"), max_epochs=4, epoch_length=4)
+    rows = read_csv(tmp_path / "model_training.csv")
+    assert sum("distillation_loss/" in name for name in rows[0]) == 3
+    for column in ("loss", "distillation_loss"):
+        assert float(rows[-1][column]) < float(rows[0][column])
 
 
 @pytest.mark.parametrize("student", ["unet_student", "shallow_student"])

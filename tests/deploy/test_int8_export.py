@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 from releases import trained, write_overlay
+from result_folders import REGIONS, raw_data, small
 from tiny import BRATS, TINY
 
-from dcd_components.bundle import configs
-from dcd_components.commands import export, segment
+from dcd_components.bundle.configs import read_configs
+from dcd_components.commands import datalist, export, from_nnunet, segment
 from dcd_components.deploy import int8_export
+from dcd_components.deploy.calibration import case_dice
 from dcd_components.deploy.onnx_network import OnnxNetwork
 from dcd_components.deploy.runtimes import OpenVinoNetwork
 from dcd_components.errors import InputError, input_error
@@ -100,14 +102,29 @@ def test_it_is_no_file_for_another_runtime_and_another_file_is_none(
         segment([str(patients)], other, tmp_path / "out")
 
 
-def test_regions_are_not_judged(exported: tuple[Path, str], patients: Path, monkeypatch: Any) -> None:
-    read = configs.read_configs
+def test_that_of_an_nnunet_with_regions_is_judged_by_these(patients: Path, tmp_path: Path) -> None:
+    from_nnunet(small(tmp_path / "results", labels=REGIONS), "mine", out=tmp_path)
+    bundle, raw_patients = tmp_path / "mine", raw_data(patients, tmp_path / "Dataset001_Phantoms")
+    datalist(raw_patients, bundle=bundle)
+    student = read_configs(bundle, ["inference"]).get_parsed_content("network_def")
+    torch.save(student.state_dict(), bundle / "models" / "model.pt")
+    said = export(bundle, dataset_dir=raw_patients)
+    found = re.search(r"mean Dice of 2 cases of the validation (\S+) in floating point, (\S+) in int8", said)
+    assert found
+    parser = read_configs(bundle, ["train_student"])
+    parser.update({"dataset_dir": str(raw_patients), "device": "$torch.device('cpu')"})
+    regions = [*REGIONS.values()][1:]
 
-    def painted(*words: Any) -> Any:
-        parser = read(*words)
-        parser.update({"painted": [1]})
-        return parser
+    def truth(image: torch.Tensor) -> torch.Tensor:
+        """Positive where a region is, and for the first one only half of it."""
+        label = next(prepared["label"][0] for prepared in cases if torch.equal(prepared["image"][None], image))
+        logits = torch.stack([torch.isin(label, torch.tensor(one)).float() - 0.5 for one in regions])
+        logits[0].view(-1)[torch.where(logits[0].view(-1) > 0)[0][::2]] = -1
+        return logits[None]
 
-    monkeypatch.setattr(int8_export, "read_configs", painted)
-    said = int8_export.run(exported[0], patients, ["tiny"])
-    assert said.endswith("model_int8.xml: Dice was not measured, since the outputs are regions")
+    prepare = Compose(parser.get_parsed_content("deterministic_transforms"))
+    cases = [prepare(case) for case in parser.get_parsed_content("validate::dataset::data")]
+    (dice,) = case_dice(parser, parser["val_folds"], {"truth": truth}).values()
+    assert dice.shape == (2, len(regions))
+    assert dice[:, 0] == pytest.approx(2 / 3, abs=0.01)
+    assert ((dice[:, 1:] == 1) | dice[:, 1:].isnan()).all()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,12 +30,12 @@ OF_NNUNET = {
 }
 
 
-def dynunet(**options: object) -> DynUNet:
-    return DynUNet(3, 2, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[8, 12, 16, 24], **options)
+def dynunet(strides: Sequence[Any] = (1, 2, 2, 2), **options: object) -> DynUNet:
+    return DynUNet(3, 2, 3, [3] * 4, strides, strides[1:], filters=[8, 12, 16, 24], **options)
 
 
 NESTED = [f"model.{'1.submodule.' * k}0" for k in range(3)]
-EXPECTED: dict[str, tuple[Callable[[], nn.Module], list[str], list[int]]] = {
+EXPECTED: dict[str, tuple[Callable[..., nn.Module], list[str], list[int]]] = {
     "dynunet": (dynunet, ["input_block", "downsamples.0", "downsamples.1", "bottleneck"], [8, 12, 16, 24]),
     "supervised": (
         lambda: dynunet(deep_supervision=True, deep_supr_num=2, res_block=True),
@@ -121,6 +122,22 @@ def test_pairs_are_those_of_one_size() -> None:
         ("model.0", "downsamples.0"),
         ("model.1.submodule.1", "downsamples.1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("strides", "expected"),
+    [
+        ([1, [1, 2, 2], 2, 2], ["32x64x32 32x64x32", "16x32x16 32x32x16", "8x16x8 16x16x8", "4x8x4 8x8x4"]),
+        ([1, 2, [1, 2, 2], 2], ["32x64x32 32x64x32", "16x32x16 16x32x16", "8x16x8 16x16x8", "4x8x4 8x8x4"]),
+        ([1, [1, 4, 4], [2, 1, 1], 2], ["32x64x32 32x64x32", "16x32x16 32x16x8", "8x16x8 16x16x8", "4x8x4 8x8x4"]),
+        ([1, [2, 2, 1], [1, 1, 2], 2], ["32x64x32 32x64x32", "16x32x16 16x32x16", "8x16x8 8x16x8"]),
+    ],
+)
+def test_what_lies_between_stages_of_one_size_is_paired_in_order(strides: list[Any], expected: list[str]) -> None:
+    """As of thick slices, whose axes are halved at other stages than a network's that knows nothing of them."""
+    student = SegResNet(in_channels=2, out_channels=3, init_filters=8)
+    pairs = stage_pairs(student, dynunet(strides), IMAGE)
+    assert [" ".join("x".join(map(str, one.size)) for one in pair) for pair in pairs] == expected
 
 
 def test_networks_without_a_common_size_and_images_that_do_not_fit_are_refused() -> None:

@@ -1,7 +1,11 @@
-"""Masks of real result folders as nnU-Net's own commands gave them; of mirrored ones, which take long, one each."""
+"""Masks of real result folders as nnU-Net's own commands gave them.
+
+Of mirrored ones, which take long, one each; all with ``DCD_ALL_MASKS=1``.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,10 +19,11 @@ FOLDERS = {
     "residual": ("residual", ["mirror"]),
     "regions": ("regions", ["mirror"]),
 }
+ALL = os.environ.get("DCD_ALL_MASKS") == "1"
 CASES = [
     (folder, path)
     for folder, (_, overlays) in FOLDERS.items()
-    for path in sorted((REAL / "masks" / folder).glob("*.nii.gz"))[-1 if overlays else 0 :]
+    for path in sorted((REAL / "masks" / folder).glob("*.nii.gz"))[-1 if overlays and not ALL else 0 :]
 ]
 
 

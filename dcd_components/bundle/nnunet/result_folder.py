@@ -27,6 +27,7 @@ KNOWN = {
     "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
     "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
 }
+LABEL_MANAGER = "LabelManager"
 READERS = ("SimpleITKIO", "NibabelIO")
 BACKGROUND, IGNORED = "background", "ignore"
 ENDING = ".nii.gz"
@@ -98,7 +99,10 @@ class ResultFolder:
     @property
     def intensities(self) -> dict[str, dict[str, float]]:
         """Statistics of the channels that are normalised as CT."""
-        known = self.plans.get("foreground_intensity_properties_per_channel", {})
+        named = (
+            f"foreground_intensity_properties_{by}" for by in ("per_channel", "by_modality")
+        )  # the second is older
+        known: Mapping[str, Any] = next((self.plans[name] for name in named if name in self.plans), {})
         schemes = enumerate(self.configuration["normalization_schemes"])
         return {
             str(channel): {key: float(known[str(channel)][key]) for key in STATISTICS}
@@ -143,12 +147,14 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
 
 
 def _checkpoint(folder: Path, fold: int | str | None) -> Path:
-    folds = sorted(path.name for path in folder.glob("fold_*") if path.is_dir())
-    wanted = [f"fold_{fold}"] if fold is not None else folds[:1]
-    found = [folder / one / name for one in wanted for name in CHECKPOINTS if (folder / one / name).is_file()]
-    if not found:
-        raise InputError(f"{folder} has no {CHECKPOINTS[0]} in {wanted[0] if wanted else 'a folder fold_0'}")
-    return found[0]
+    """The final one of a fold, or else its best; by default of the first fold that has one, that of all cases last."""
+    there = {path.parent.name: path for name in reversed(CHECKPOINTS) for path in folder.glob(f"fold_*/{name}")}
+    if fold is None and there:
+        return there[min(there, key=lambda name: (not name[5:].isdecimal(), len(name), name))]  # 2 is before 10
+    if (wanted := f"fold_{0 if fold is None else fold}") not in there:
+        others = f", only in {', '.join(sorted(there))}" if there else ""
+        raise InputError(f"{folder} has no {CHECKPOINTS[0]} in {wanted}{others}")
+    return there[wanted]
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -169,6 +175,8 @@ def _other_steps(found: ResultFolder) -> Iterator[str]:
     if found.plans["image_reader_writer"] not in READERS or found.dataset["file_ending"] != ENDING:
         said = f"{found.dataset['file_ending']} read by {found.plans['image_reader_writer']}"
         yield f"images are {said}, expected {ENDING} read by {' or '.join(READERS)}"
+    if (manager := found.plans.get("label_manager", LABEL_MANAGER)) != LABEL_MANAGER:
+        yield f"label_manager is {manager}, expected {LABEL_MANAGER}"
     for key, value in KNOWN.items():
         if configuration[key] != value:
             yield f"{key} is {configuration[key]!r}, expected {value!r}"
@@ -199,6 +207,9 @@ def _check_numbers(found: ResultFolder) -> None:
     spacing, schemes = configuration["spacing"], configuration["normalization_schemes"]
     masked, order = configuration["use_mask_for_norm"], found.plans["transpose_forward"]
     NnunetPlan(spacing, schemes, masked, found.intensities, order, found.painted)
+    for key in ("kernel_sizes", "strides"):
+        if not isinstance(arguments[key], list):
+            raise InputError(f"{key} of plans.json must have one for each stage, got {arguments[key]}")
     for key, value in arguments.items():
         wanted = arguments["n_stages"] - key.endswith("_decoder")
         if isinstance(value, Sequence) and len(value) != wanted:
