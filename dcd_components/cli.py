@@ -235,6 +235,7 @@ def _size_options(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, required=True, metavar="S", help="that a case may take on this machine")
     add("--gigabytes", type=float, required=True, metavar="GB", help="of memory that the process may take")
     add("--case_size", type=int, nargs=3, metavar="N", help="voxels of a case; 240 240 155 by default")
+    add("--runtime", metavar="NAME", help="onnxruntime or openvino; PyTorch by default")
     add("--overlay", nargs="+", action="extend", metavar="NAME", help="configs on top: quick, ...")
 
 

@@ -154,6 +154,7 @@ def size(
     case_size: Sequence[int] = (240, 240, 155),
     overlay: Sequence[str] = (),
     settings: Sequence[str] = (),
+    runtime: str | None = None,
 ) -> str:
     """Measure students of several widths on this machine, and name the widest that a budget allows."""
     from dcd_components.benchmarks import size as of_size
@@ -164,7 +165,7 @@ def size(
         raise InputError("width_divisor is what dcd size looks for, and so is no setting of it")
     running.check_settings(running.config_files(bundle, ["inference", *overlay]), given)
     named = {key: _literal(value) for key, value in given.items()}
-    return of_size.propose(bundle, seconds, gigabytes, case_size, overlay, named)
+    return of_size.propose(bundle, seconds, gigabytes, case_size, overlay, named, runtime)
 
 
 def stages(bundle: Path, overlay: Sequence[str] = ()) -> str:

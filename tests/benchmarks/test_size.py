@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from releases import write_overlay
 from tiny import BRATS, TINY
 
@@ -45,6 +46,21 @@ def test_the_widest_student_within_the_budget_is_proposed(bundle: Path) -> None:
     parameters, gmac = ([float(row[column]) for row in rows] for column in (2, 3))
     assert parameters == sorted(parameters, reverse=True)
     assert gmac == sorted(gmac, reverse=True)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_runtime_is_what_is_timed(runtime: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(runtime)
+    student = _Student(bundle, 4, CASE, ["tiny"], {}, runtime)
+    torch.testing.assert_close(student.predict(student.patch), student.network(student.patch), rtol=0.1, atol=0.1)
+    assert student.predict is not student.network
+    monkeypatch.setattr("dcd_components.benchmarks.size.DIVISORS", (4,))
+    assert f", {runtime}; cases of" in size(bundle, 1000.0, 1000.0, CASE, ["tiny"], runtime=runtime)
+
+
+def test_a_runtime_that_there_is_not_is_refused(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"^runtime must be one of onnxruntime, openvino, got tensorrt$"):
+        size(bundle, 1000.0, 1000.0, CASE, ["tiny"], runtime="tensorrt")
 
 
 def test_a_case_takes_as_many_patches_as_it_has_windows(bundle: Path) -> None:

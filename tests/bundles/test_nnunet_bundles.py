@@ -296,9 +296,9 @@ def test_students_of_other_architectures_have_a_stage_for_each_of_a_teacher_s_fo
     """MONAI's UNet has the plan's strides and begins at half of the resolution, the others halve all axes at once."""
     parser = read_configs(made("deep_thick"), ["distill", student])
     parser.update({"patch_size": [32, 32, 32]})
-    networks = (parser.get_parsed_content(key) for key in ("network_def", "teacher_def"))
-    found = stage_pairs(*networks, [4, 32, 32, 32])
-    assert [theirs.path for _, theirs in found] == [f"encoder.stages.{k}" for k in range(4 - pairs, 4)]
+    ours, theirs = (parser.get_parsed_content(key) for key in ("network_def", "teacher_def"))
+    found = stage_pairs(ours, theirs, [4, 32, 32, 32])
+    assert [stage.path for _, stage in found] == [f"encoder.stages.{k}" for k in range(4 - pairs, 4)]
 
 
 def test_one_of_them_learns(made: Make, run: Callable[..., Any], tmp_path: Path) -> None:
