@@ -33,7 +33,7 @@ PAIRS: dict[tuple[str, ...], int] = {
     ("unet_teacher",): 2,
     ("shallow_student",): 3,
 }
-SETTINGS: Mapping[str, Any] = {"patch_size": [32, 32, 32], "teacher_widths": [16, 16, 32], "spacing": [3.0, 3.0, 3.0]}
+SETTINGS: Mapping[str, Any] = {"patch_size": [32, 32, 32], "teacher_widths": [16, 16, 32], "batch_size": 1}
 #: What some of them need.
 OTHERS: Mapping[str, Mapping[str, Any]] = {
     "swin_unetr_teacher": {"patch_size": [64, 32, 32]},
@@ -141,7 +141,7 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(
     )
     trained_teacher.initialize()
     trained_teacher.run()
-    flow = workflow("distill", "quick", *shared(*overlays), **settings, max_epochs=4, epoch_length=3)
+    flow = workflow("distill", "quick", *shared(*overlays), **settings, max_epochs=4, epoch_length=3, val_interval=4)
     flow.initialize()
     flow.run()
     rows = read_csv(tmp_path / "model_training.csv")
