@@ -13,6 +13,7 @@ import torch
 from matplotlib.image import imread
 from monai.bundle import ConfigParser
 from monai.inferers import SimpleInferer
+from result_folders import small
 from tiny import BRATS, config_files
 
 from dcd_components import commands
@@ -191,6 +192,21 @@ def test_a_bundle_without_long_windows_is_measured_in_windows(tiny: None, tmp_pa
     benchmark.run_inference(tmp_path / "out", bundle, case_size=(20, 24, 16), repeats=1, settings=small)
     rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
     assert all(row["case_seconds"] > 0 and math.isnan(row["long_windows_seconds"]) for row in rows)
+
+
+def test_windows_of_an_nnunet_lie_over_the_brain_too(tiny: None, tmp_path: Path, monkeypatch: Any) -> None:
+    """Its transforms have cropped a case before."""
+    commands.from_nnunet(small(tmp_path / "results"), "mine", out=tmp_path)
+    shapes, case = [], inference_benchmark._case
+
+    def seen(window: Any, image: torch.Tensor, run: Any) -> Any:
+        shapes.append(tuple(image.shape))
+        return case(window, image, run)
+
+    monkeypatch.setattr(inference_benchmark, "_case", seen)
+    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER])
+    benchmark.run_inference(tmp_path / "out", tmp_path / "mine", case_size=(40, 40, 40), repeats=1)
+    assert shapes == [(1, 4, 22, 30, 34)] * 2
 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
