@@ -99,9 +99,8 @@ class ResultFolder:
     @property
     def intensities(self) -> dict[str, dict[str, float]]:
         """Statistics of the channels that are normalised as CT."""
-        named = (
-            f"foreground_intensity_properties_{by}" for by in ("per_channel", "by_modality")
-        )  # the second is older
+        # The second is of older plans.
+        named = (f"foreground_intensity_properties_{by}" for by in ("per_channel", "by_modality"))
         known: Mapping[str, Any] = next((self.plans[name] for name in named if name in self.plans), {})
         schemes = enumerate(self.configuration["normalization_schemes"])
         return {
