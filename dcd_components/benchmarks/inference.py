@@ -24,7 +24,7 @@ from dcd_components.benchmarks.inference_setting import Setting
 from dcd_components.deploy import calibration, onnx_network, runtimes
 from dcd_components.deploy.calibration import PATCHES
 from dcd_components.deploy.int8_export import TOLERANCE as DICE_TOLERANCE
-from dcd_components.inferers import ForegroundInferer
+from dcd_components.inferers import NnunetInferer
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import load_frozen
 
@@ -80,8 +80,8 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     patches = {names[name]: taken for name, taken in seconds.items()}
     whole = inference_setting.brain(shape[0], setting.case_size)
     windows = student.get_parsed_content("sliding_window")
-    if not isinstance(windows, ForegroundInferer):  # the bundle's transforms crop before, as nnU-Net's steps do
-        whole = CropForeground()(whole[0])[None]
+    if isinstance(windows, NnunetInferer):  # nnU-Net's steps crop before
+        whole = CropForeground(select_fn=lambda voxels: voxels != 0)(whole[0])[None]
     long_windows = None
     if setting.has_long_windows:
         long_windows = setting.parser("inference", "long_windows").get_parsed_content("sliding_window")

@@ -91,7 +91,7 @@ def _in_fold(case: Case, known: Mapping[str, int], of_patient: Mapping[str, int]
         return {**case, "fold": known[case["case"]]}
     if case["patient"] in of_patient:
         return {**{key: value for key, value in case.items() if key != LABEL}, "fold": of_patient[case["patient"]]}
-    return {**case, "fold": 1 + max(known.values()) if LABEL in case else 0}
+    return {**case, "fold": max(2, 1 + max(known.values())) if LABEL in case else 0}
 
 
 def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:

@@ -76,7 +76,8 @@ def encoder_pairs(ours: Sequence[StageMap], theirs: Sequence[StageMap]) -> list[
     """Pair the stages of two encoders: those of the same size, and what lies between these in their order.
 
     Networks halve axes of thick voxels at different stages, so that maps of 16 x 8 x 8 and 8 x 8 x 8 voxels may be of
-    one stage. Without two of the same size there are no pairs.
+    one stage. Where one network has more of these, those farthest from a stage of the same size are in no pair. Without
+    two of the same size there are no pairs.
 
     Args:
         ours: maps of a network, by :func:`stage_maps`.
@@ -88,8 +89,10 @@ def encoder_pairs(ours: Sequence[StageMap], theirs: Sequence[StageMap]) -> list[
     student, teacher = encoder_stages(ours), encoder_stages(theirs)
     shared = [size for size in student if size in teacher]
     pairs = [(student[size], teacher[size]) for size in shared]
-    for several in zip(*(_between(stages, shared) for stages in (student, teacher)), strict=True):
-        pairs += zip(*several, strict=False) if shared else ()
+    before, *others = zip(*(_between(stages, shared) for stages in (student, teacher)), strict=True)
+    if shared:
+        pairs += zip(*map(reversed, before), strict=False)
+        pairs += [pair for several in others for pair in zip(*several, strict=False)]
     return sorted(pairs, key=lambda pair: -math.prod(pair[0].size))
 
 
