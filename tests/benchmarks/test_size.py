@@ -11,9 +11,11 @@ import torch
 from releases import write_overlay
 from tiny import BRATS, TINY
 
+from dcd_components.benchmarks import size as of_size
 from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.size import _Student
 from dcd_components.commands import size
+from dcd_components.deploy.runtimes import Runtime
 from dcd_components.errors import InputError
 
 CASE = (24, 16, 40)
@@ -53,9 +55,23 @@ def test_a_runtime_is_what_is_timed(runtime: str, bundle: Path, monkeypatch: pyt
     pytest.importorskip(runtime)
     student = _Student(bundle, 4, CASE, ["tiny"], {}, runtime)
     torch.testing.assert_close(student.predict(student.patch), student.network(student.patch), rtol=0.1, atol=0.1)
-    assert student.predict is not student.network
-    monkeypatch.setattr("dcd_components.benchmarks.size.DIVISORS", (4,))
+    calls = []
+
+    load = of_size.LOADERS[runtime]
+
+    def counting(path: Path) -> Runtime:
+        run = load(path)
+
+        def counted(image: torch.Tensor) -> torch.Tensor:
+            calls.append(runtime)
+            return run(image)
+
+        return counted
+
+    monkeypatch.setattr(of_size, "DIVISORS", (4,))
+    monkeypatch.setattr(of_size, "LOADERS", {**of_size.LOADERS, runtime: counting})
     assert f", {runtime}; cases of" in size(bundle, 1000.0, 1000.0, CASE, ["tiny"], runtime=runtime)
+    assert len(calls) > of_size.ROUNDS
 
 
 def test_a_runtime_that_there_is_not_is_refused(bundle: Path) -> None:

@@ -268,10 +268,10 @@ def test_test_images_of_nnunet_s_raw_layout_are_cases_without_a_label_when_asked
     assert [case["image"] for case in content["test"]] == [[f"imagesTs/{case}_0000.nii.gz"] for case in "ab"]
 
 
-def save_mask(path: Path, value: int = 1) -> None:
+def save_mask(path: Path) -> None:
     """A mask of this project."""
     save(image := path.with_name("image.nii"), (2, 2, 2))
-    write_mask(np.full((2, 2, 2), value), image, path, Mark("0123456789ab", "01234567"))
+    write_mask(np.ones((2, 2, 2)), image, path, Mark("0123456789ab", "01234567"))
     image.unlink()
 
 
@@ -311,6 +311,8 @@ def test_a_mask_that_was_corrected_is_a_label_and_so_are_masks_alone(tmp_path: P
     found = {case["case"]: case["fold"] for case in listed(tmp_path, layout, folds=2)}
     assert {found["a"], found["b"]} == {0, 1}
     assert found["c"] == 2
+    (of_c,) = (case["fold"] for case in listed(tmp_path, layout, folds=1) if case["case"] == "c")
+    assert of_c == 2  # 1 chooses the checkpoint
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:

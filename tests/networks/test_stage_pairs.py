@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dcd_components.distiller import Distiller
 from dcd_components.errors import InputError
 from dcd_components.losses.feature import FeatureLoss
-from dcd_components.networks.stage_pairs import encoder_stages, stage_maps, stage_pairs
+from dcd_components.networks.stage_pairs import StageMap, encoder_pairs, encoder_stages, stage_maps, stage_pairs
 
 IMAGE = (2, 32, 64, 32)
 OF_NNUNET = {
@@ -138,6 +138,15 @@ def test_what_lies_between_stages_of_one_size_is_paired_in_order(strides: list[A
     student = SegResNet(in_channels=2, out_channels=3, init_filters=8)
     pairs = stage_pairs(student, dynunet(strides), IMAGE)
     assert [" ".join("x".join(map(str, one.size)) for one in pair) for pair in pairs] == expected
+
+
+def test_before_the_first_stage_of_one_size_those_next_to_it_are_paired() -> None:
+    """A student that begins at half of the resolution has no stage for the teacher's first."""
+    ours, theirs = (
+        [StageMap(str(k), 8, size, encodes=True) for k, size in enumerate(sizes)]
+        for sizes in ([(8, 32, 32), (8, 16, 16)], [(16, 64, 64), (16, 32, 32), (8, 16, 16)])
+    )
+    assert [(one.path, other.path) for one, other in encoder_pairs(ours, theirs)] == [("0", "1"), ("1", "2")]
 
 
 def test_networks_without_a_common_size_and_images_that_do_not_fit_are_refused() -> None:
