@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from functools import partial
 
 import pytest
@@ -45,6 +46,29 @@ def test_the_loss_is_the_mean_over_the_teachers() -> None:
     assert [*ensemble.terms] == [*alone[0].terms]
     for name, term in ensemble.terms.items():
         torch.testing.assert_close(term, torch.stack([one.terms[name] for one in alone]).mean())
+
+
+def test_maps_of_one_teacher_at_a_time_are_held() -> None:
+    student, several = teachers(3)
+    seen: list[list[weakref.ref[Tensor]]] = []
+    alive: list[int] = []
+
+    def begins(*_: object) -> None:
+        alive.append(sum(map_() is not None for maps in seen for map_ in maps))
+        seen.append([])
+
+    for teacher in several:
+        teacher.register_forward_pre_hook(begins)
+        for name in STAGES:
+            teacher.get_submodule(name).register_forward_hook(lambda *found: seen[-1].append(weakref.ref(found[-1])))
+    options = {"image_shape": image().shape[1:], "loss": LOSS}
+    ensemble = EnsembleDistiller.of_teachers(student, several[0], STAGES, further=several[1:], **options)
+    alive.clear()  # dry passes
+    seen.clear()
+    loss = value_of(ensemble, student)
+    assert loss.requires_grad
+    assert alive == [0, 0, 0]
+    assert [len(maps) for maps in seen] == [len(STAGES)] * 3
 
 
 def test_each_teacher_has_projections_of_its_own_that_are_trained() -> None:
