@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from packaging.requirements import Requirement
 
@@ -42,21 +42,31 @@ def link_distributions(distributions: Iterable[str], folder: Path) -> Path:
     return folder
 
 
-#: Imports MONAI once, which takes longer than most commands do, and does each in a process forked from itself.
+#: Imports MONAI once, which takes longer than most commands do, and does each in a process forked from itself. Each is
+#: a line: folder, log, module and words, with the character 1F between them; the answer is its exit status.
 PARENT = r"""
-import json, os, runpy, sys
+import os, runpy, sys
 import monai.bundle
 for line in sys.stdin:
-    words, folder, log = json.loads(line)
+    folder, log, module, *words = line[:-1].split("\x1f")
     if child := os.fork():
-        print(os.waitpid(child, 0)[1], flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
     os.chdir(folder)
     for stream, path in enumerate((os.devnull, log, log)):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), stream)
-    sys.argv, sys.path[0] = ["monai.bundle", *words], folder
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    sys.argv, sys.path[0] = [module, *words], folder
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
     break
+"""
+#: ``python -m`` in a shell that has the ends of the parent's pipes.
+PYTHON = r"""
+python() {{
+    [ "$1" = -m ] || return 1
+    local IFS=$'\x1f' status; shift
+    echo "$PWD$IFS"{log}"$IFS$*" >&{asked} && read -r status <&{answered} && [ "$status" = 0 ]
+}}
+set -ex
 """
 
 
@@ -66,44 +76,50 @@ class Python:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.command = [sys.executable, "-S", "-W", "ignore"]
-        self._parent: subprocess.Popen[str] | None = None
 
     def __call__(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``python``; where it fails, so does the test."""
-        return self._run([*self.command, *arguments], cwd, check=check)
-
-    def script(self, text: str, cwd: Path) -> None:
-        """Run lines of a shell, in which ``python`` is this one."""
-        function = f'python() {{ {shlex.join(self.command)} "$@"; }}'
-        self._run(["bash", "-c", f"{function}\nset -ex\n{text}"], cwd, check=True)
-
-    def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
-        """Do what a command of ``python -m monai.bundle`` does and return what it says."""
-        words = [f"--{key}={value}" for key, value in options.items()]
-        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
-            asked = json.dumps([[*command.split(), *words], str(cwd), log.name])
-            status, said = self._tell(asked), log.read()
-        assert not check or status == 0, said[-6000:]
-        return said
-
-    def _tell(self, line: str) -> int:
-        if self._parent is None:
-            command = [*self.command, "-c", PARENT]
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self._parent = subprocess.Popen(command, cwd=self.folder, env=self._environment(), **pipes)
-            weakref.finalize(self, self._parent.communicate)  # closes its input, with which it ends
-        assert self._parent.stdin
-        assert self._parent.stdout
-        print(line, file=self._parent.stdin, flush=True)
-        status = self._parent.stdout.readline()
-        assert status, "with these distributions alone, monai.bundle cannot be imported"
-        return int(status)
-
-    def _run(self, command: Sequence[str], cwd: Path, *, check: bool) -> subprocess.CompletedProcess[str]:
-        environment = self._environment()
+        command, environment = [*self.command, *arguments], self._environment()
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done
+
+    def script(self, text: str, cwd: Path) -> None:
+        """Run lines of a shell, in which ``python -m`` is that of this one."""
+        ends = (self._asked.fileno(), self._answered.fileno())
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            lines = PYTHON.format(log=shlex.quote(log.name), asked=ends[0], answered=ends[1]) + text
+            done = subprocess.run(
+                ["bash", "-c", lines], cwd=cwd, pass_fds=ends, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr[-2000:] + log.read()[-4000:]
+
+    def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
+        """Do what a command of ``python -m monai.bundle`` does and return what it says."""
+        words = [*command.split(), *(f"--{key}={value}" for key, value in options.items())]
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            print(str(cwd), log.name, "monai.bundle", *words, sep="\x1f", file=self._asked, flush=True)
+            status, said = self._answered.readline(), log.read()
+        assert status, "with these distributions alone, monai.bundle cannot be imported"
+        assert not check or status == "0\n", said[-6000:]
+        return said
+
+    @cached_property
+    def _parent(self) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        parent = subprocess.Popen([*self.command, "-c", PARENT], cwd=self.folder, env=self._environment(), **pipes)
+        weakref.finalize(self, parent.communicate)  # closes its input, with which it ends
+        return parent
+
+    @property
+    def _asked(self) -> IO[str]:
+        assert self._parent.stdin
+        return self._parent.stdin
+
+    @property
+    def _answered(self) -> IO[str]:
+        assert self._parent.stdout
+        return self._parent.stdout
 
     def _environment(self) -> dict[str, str]:
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "OMP_NUM_THREADS") if key in os.environ}

@@ -1,7 +1,7 @@
 """Commands, each in a process forked from one that has imported torch and MONAI but done nothing yet.
 
 With tiny patients a command takes less than its imports do. That commands start as programs of their own is tested in
-``test_cli.py``, ``bundles/test_bad_input.py`` and ``release/test_download_page.py``.
+``test_cli.py`` and ``bundles/test_bad_input.py``.
 """
 
 from __future__ import annotations

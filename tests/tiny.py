@@ -26,9 +26,10 @@ TINY: dict[str, Any] = {
     "val_interval": 1,
     "num_workers": 0,
     "sliding_window::overlap": 0.0,  # a third of the windows, which take most of the time of validations
+    "sliding_window::sw_batch_size": 9,  # and what they take is mostly the calls
 }
 #: Of them, what a network is run with.
-OF_INFERENCE = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap")
+OF_INFERENCE = ("spacing", "patch_size", "teacher_widths", "sliding_window::overlap", "sliding_window::sw_batch_size")
 #: Configs of the trainings.
 TRAININGS = ("train_teacher", "train_student", "distill")
 Workflow = Callable[..., ConfigWorkflow]

@@ -34,6 +34,7 @@ TINY = Size(
         "epoch_length": 2,
         "val_interval": 1,
         "sliding_window::overlap": 0.0,
+        "sliding_window::sw_batch_size": 9,
     },
 )
 
