@@ -36,8 +36,13 @@ PAIRS: dict[tuple[str, ...], int] = {
 SETTINGS: Mapping[str, Any] = {"patch_size": [32, 32, 32], "teacher_widths": [16, 16, 32], "batch_size": 1}
 #: What some of them need.
 OTHERS: Mapping[str, Mapping[str, Any]] = {
-    "swin_unetr_teacher": {"patch_size": [64, 32, 32]},
+    "swin_unetr_teacher": {"patch_size": [64, 32, 32], "teacher_widths": [8, 16, 32]},
     "shallow_student": {"teacher_widths": [16, 16, 16, 32]},
+}
+#: A block a stage, since an export takes a time in proportion to their number.
+SHORT: Mapping[str, Mapping[str, Any]] = {
+    "segresnet": {"blocks_down": [1] * 4},
+    "mednext": {"blocks_down": [1] * 4, "blocks_bottleneck": 1, "blocks_up": [1] * 4},
 }
 every_pair = pytest.mark.parametrize("overlays", PAIRS, ids="-".join)
 
@@ -49,6 +54,11 @@ def shared(*names: str) -> list[str]:
 
 def settings_of(*names: str) -> dict[str, Any]:
     return {**SETTINGS, **{key: value for name in names for key, value in OTHERS.get(name, {}).items()}}
+
+
+def short(network: str, overlay: str) -> dict[str, Any]:
+    """Settings that go over an overlay of an architecture."""
+    return {f"{network}::{name}": value for name, value in SHORT.get(overlay.partition("_")[0], {}).items()}
 
 
 def of(role: str, overlays: tuple[str, ...]) -> list[str]:
@@ -160,8 +170,8 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(
 @pytest.mark.parametrize("student", ["segresnet_student", "unet_student", "shallow_student", "mednext_student"])
 def test_a_student_of_another_architecture_is_published(student: str, patients: Path, tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    write_overlay(bundle, {**TINY, **settings_of(student)})
-    overlays = ["tiny", student]
+    write_overlay(bundle, {**TINY, **settings_of(student), **short("network_def", student)})
+    overlays = [student, "tiny"]
     draw_weights(merged(config_texts(bundle, overlays)["inference"]), bundle / "models" / "model.pt", seed=0)
     assert re.search(r"within \d\.\de-\d\d of PyTorch", export(bundle, overlays))
     zipfile.ZipFile(pack(bundle, tmp_path / "out", overlays=overlays)).extractall(tmp_path / "release")
@@ -180,8 +190,8 @@ def test_a_student_of_another_architecture_is_published(student: str, patients: 
 
 def test_a_network_for_multiples_of_some_size_is_exported_for_patches_alone(tmp_path: Path) -> None:
     bundle = trained(BRATS, tmp_path)
-    write_overlay(bundle, {**TINY, **SETTINGS})
-    overlays = ["teacher", "tiny", "mednext_teacher"]
+    write_overlay(bundle, {**TINY, **SETTINGS, **short("teacher_def", "mednext_teacher")})
+    overlays = ["teacher", "mednext_teacher", "tiny"]
     teacher = bundle / "models" / "teacher" / "model.pt"
     draw_weights(read_configs(bundle, ["inference", *overlays]).get(), teacher, seed=0)
     said = "on images of 1x4x32x32x32, 2x4x32x32x32; it takes patches of 4x32x32x32 alone"
