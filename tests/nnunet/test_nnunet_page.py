@@ -26,7 +26,9 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "regions": ("Dataset702_Regions", "nnUNetResEncUNetMPlans", {"701": "702"}),
 }
 SHORT = "nnUNetTrainerShort"
-only_labels = pytest.mark.parametrize("followed", ["labels"], indirect=True)
+#: A round each for two workers.
+ROUNDS = {kind: pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in KINDS}
+only_labels = pytest.mark.parametrize("followed", [ROUNDS["labels"]], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Round:
         return {path.name[:6]: np.asarray(nibabel.load(path).dataobj) for path in found}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ROUNDS.values())
 def followed(request: pytest.FixtureRequest, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Round:
     """The page up to the masks of nnU-Net, in a small setting."""
     dataset, plans, words = KINDS[request.param]
