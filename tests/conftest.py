@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import nibabel as nib
 import numpy as np
 import pytest
 from tiny import HIPPOCAMPUS
 
+from dcd_components.bundle.release import weights
 from dcd_components.commands import datalist, phantom
 from dcd_components.data.patients import read_patients
 
@@ -23,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests, which keep their order otherwise; `make test` hands their files out in this one."""
     places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).parts[0], len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_compilers() -> Iterator[None]:
+    """Networks are compiled for releases in forks: to start a program takes several times as long as to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "CONTEXT", forked.CONTEXT)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from torch import nn
 from dcd_components.errors import InputError
 from dcd_components.networks.weights import read_record, read_weights
 
+#: How the process starts that compiles: the names of compiled classes depend on what a process compiled before.
+CONTEXT = multiprocessing.get_context("spawn")
 #: Records that torch writes into any archive.
 WRITERS_OWN = ("version", "byteorder", ".data/serialization_id")
 
@@ -42,16 +44,14 @@ def flat_weights(network: nn.Module, path: Path) -> bytes:
 
 
 def scripted(config: Mapping[str, Any], weights: bytes, metadata: Mapping[str, Any]) -> bytes:
-    """Compile ``network_def`` of a config to TorchScript.
-
-    In a process of its own, as the names of the compiled classes depend on what the process compiled before.
+    """Compile ``network_def`` of a config to TorchScript, in a process of its own.
 
     Args:
         config: flattened inference config.
         weights: what :func:`flat_weights` made.
         metadata: what ``monai.bundle.load`` gives back along with the network.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         return canonical(pool.submit(_script, dict(config), weights, dict(metadata)).result())
 
 
