@@ -44,7 +44,7 @@ test-label: .venv-label/ready
 
 # From nnU-Net to nnU-Net, with nnU-Net's own programs.
 test-nnunet: .venv-nnunet/ready
-	OMP_NUM_THREADS=1 .venv-nnunet/bin/python -m pytest --numprocesses 2 --dist loadgroup --max-worker-restart 0 tests/nnunet
+	OMP_NUM_THREADS=1 .venv-nnunet/bin/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 tests/nnunet
 
 # The oldest versions that pass. Not part of continuous integration: torch's old builds, for GPUs, are 6 GB large.
 test-bounds: .venv-bounds/ready
