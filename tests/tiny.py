@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ OF_INFERENCE = ("spacing", "patch_size", "teacher_widths", "sliding_window::over
 #: Configs of the trainings.
 TRAININGS = ("train_teacher", "train_student", "distill")
 Workflow = Callable[..., ConfigWorkflow]
+
+
+def tiny_settings(bundle: Path, names: Sequence[str] = tuple(TINY)) -> dict[str, Any]:
+    """Those of the smallest patients and networks that a bundle has: nnU-Net's windows take no batch size."""
+    nnunet = "NnunetInferer" in (bundle / "configs" / "inference.yaml").read_text(encoding="utf-8")
+    return {name: TINY[name] for name in names if not (nnunet and name == "sliding_window::sw_batch_size")}
 
 
 def config_files(*names: str, bundle: Path = BRATS) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from result_folders import REGIONS, raw_data, small
-from tiny import OF_INFERENCE, TINY
+from tiny import OF_INFERENCE, TINY, tiny_settings
 
 from dcd_components import cli
 from dcd_components.commands import datalist, from_nnunet
@@ -20,7 +20,6 @@ from dcd_components.study.plan import read_study
 from dcd_components.tables import read_csv
 
 LENGTH = {key: TINY[key] for key in ("max_epochs", "epoch_length", "val_interval", "num_workers")}
-GRID = {key: TINY[key] for key in OF_INFERENCE}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(bundle: Path, folder: Path, **changes: Any) -> Path:
     methods: Mapping[str, Any] = {"plain": {"workflow": "student"}, "dcd": None}
     content: dict[str, Any] = {"bundle": str(bundle), "overlays": ["quick"], "seeds": [0], "methods": methods}
-    content |= {"settings": {**GRID, "test_folds": [0]}, "students": LENGTH, **changes}
+    grid = tiny_settings(bundle, OF_INFERENCE)
+    content |= {"settings": {**grid, "test_folds": [0]}, "students": LENGTH, **changes}
     (path := folder / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
