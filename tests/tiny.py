@@ -35,7 +35,7 @@ TRAININGS = ("train_teacher", "train_student", "distill")
 Workflow = Callable[..., ConfigWorkflow]
 
 
-def tiny_settings(bundle: Path, names: Sequence[str] = tuple(TINY)) -> dict[str, Any]:
+def tiny_for(bundle: Path, names: Sequence[str] = tuple(TINY)) -> dict[str, Any]:
     """Those of the smallest patients and networks that a bundle has: nnU-Net's windows take no batch size."""
     nnunet = "NnunetInferer" in (bundle / "configs" / "inference.yaml").read_text(encoding="utf-8")
     return {name: TINY[name] for name in names if not (nnunet and name == "sliding_window::sw_batch_size")}

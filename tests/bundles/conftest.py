@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow
 from result_folders import REGIONS, raw_data, small
-from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, TRAININGS, Workflow, config_files, tiny_settings
+from tiny import BRATS, BUNDLES, HIPPOCAMPUS, ISLES, TRAININGS, Workflow, config_files, tiny_for
 
 from dcd_components import commands
 
@@ -90,7 +90,7 @@ def workflow(bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
         output = {"ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "eval")}
         cache = {"cache_dir": str(tmp_path / "cache")} if kind == "train" else {}
         teacher = {"teacher_path": str(tmp_path / "teacher.pt")} if "distill" in names else {}
-        settings = {**tiny_settings(bundle), "dataset_dir": str(data), **output, **cache, **teacher, **overrides}
+        settings = {**tiny_for(bundle), "dataset_dir": str(data), **output, **cache, **teacher, **overrides}
         return ConfigWorkflow(config_files(*names, bundle=bundle), workflow_type=kind, logging_file=False, **settings)
 
     return build

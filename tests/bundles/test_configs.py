@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from tiny import BUNDLES, OF_INFERENCE, SCHEMA, config_files, tiny_settings
+from tiny import BUNDLES, OF_INFERENCE, SCHEMA, config_files, tiny_for
 
 import dcd_components
 from dcd_components.bundle import running
@@ -176,9 +176,9 @@ def test_run_segments_from_the_command_line(bundle: Path, data: Path, tmp_path: 
     config = config_files("inference", bundle=bundle)
     parser = ConfigParser()
     parser.read_config(config)
-    parser.update(tiny_settings(bundle))
+    parser.update(tiny_for(bundle))
     torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "model.pt")
-    settings = [f"--{key}={value}" for key, value in tiny_settings(bundle, OF_INFERENCE).items()]
+    settings = [f"--{key}={value}" for key, value in tiny_for(bundle, OF_INFERENCE).items()]
     paths = [f"--dataset_dir={data}", f"--output_dir={tmp_path / 'out'}", f"--ckpt_path={tmp_path / 'model.pt'}"]
     done = monai("run", f"--config_file={config[0]}", *settings, *paths, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from result_folders import REGIONS, raw_data, small
-from tiny import OF_INFERENCE, TINY, tiny_settings
+from tiny import OF_INFERENCE, TINY, tiny_for
 
 from dcd_components import cli
 from dcd_components.commands import datalist, from_nnunet
@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(bundle: Path, folder: Path, **changes: Any) -> Path:
     methods: Mapping[str, Any] = {"plain": {"workflow": "student"}, "dcd": None}
     content: dict[str, Any] = {"bundle": str(bundle), "overlays": ["quick"], "seeds": [0], "methods": methods}
-    grid = tiny_settings(bundle, OF_INFERENCE)
+    grid = tiny_for(bundle, OF_INFERENCE)
     content |= {"settings": {**grid, "test_folds": [0]}, "students": LENGTH, **changes}
     (path := folder / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return path
