@@ -1,4 +1,4 @@
-"""Python as it is where nothing but chosen distributions is installed."""
+"""Python as it is in another environment, mostly one where nothing but chosen distributions is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -71,11 +71,16 @@ set -ex
 
 
 class Python:
-    """Python that sees the distributions in a folder, not those of the environment of the tests."""
+    """Python that sees what is in a folder, and not the environment of the tests.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: distributions.
+        program: that of an environment with further ones, else none are seen.
+    """
+
+    def __init__(self, folder: Path, program: Path | None = None) -> None:
         self.folder = folder
-        self.command = [sys.executable, "-S", "-W", "ignore"]
+        self.command = [*([str(program)] if program else [sys.executable, "-S"]), "-W", "ignore"]
 
     def __call__(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``python``; where it fails, so does the test."""
@@ -84,15 +89,14 @@ class Python:
         assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done
 
-    def script(self, text: str, cwd: Path) -> None:
-        """Run lines of a shell, in which ``python -m`` is that of this one."""
+    def script(self, text: str, cwd: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Run lines of a shell, in which ``python -m`` is that of this one, and other programs see an environment."""
         ends = (self._asked.fileno(), self._answered.fileno())
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
             lines = PYTHON.format(log=shlex.quote(log.name), asked=ends[0], answered=ends[1]) + text
-            done = subprocess.run(
-                ["bash", "-c", lines], cwd=cwd, pass_fds=ends, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr[-2000:] + log.read()[-4000:]
+            shell: dict[str, Any] = {"cwd": cwd, "env": environment, "pass_fds": ends}
+            done = subprocess.run(["bash", "-c", lines], **shell, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:] + log.read()[-4000:]
 
     def monai(self, command: str, *, cwd: Path, check: bool = True, **options: Any) -> str:
         """Do what a command of ``python -m monai.bundle`` does and return what it says."""

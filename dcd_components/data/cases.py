@@ -40,6 +40,7 @@ from dcd_components.errors import InputError
 logger = logging.getLogger(__name__)
 
 SHOWN = 8  # faults in one message
+_LOAD = LoadImage(image_only=True, ensure_channel_first=True)  # once, since each looks for all packages with readers
 
 
 class LoadCased(Transform):  # type: ignore[misc]
@@ -131,7 +132,7 @@ class _ReadAlready(NibabelReader):  # type: ignore[misc]
 
 
 def _meta_tensor(path: str, volume: Volume) -> MetaTensor:
-    return LoadImage(image_only=True, ensure_channel_first=True)(path, reader=_ReadAlready(volume))
+    return _LOAD(path, reader=_ReadAlready(volume))
 
 
 def _channels(files: Mapping[str, str]) -> list[str]:

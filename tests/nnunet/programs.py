@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bare_python import Python
 from releases import commands, page
 from tiny import ROOT
 
 TRAINERS = Path(__file__).parent / "trainers"
 #: nnU-Net's programs share two cores with others; ours run where nnU-Net is not installed, for some iterations.
-SHELL = f"""\
-set -ex
-dcd() {{ case "$1 $2" in "run distill") set -- "$@" --quick max_epochs=2 epoch_length=30 val_interval=2;; esac
-  {shlex.quote(str(ROOT / ".venv/bin/python"))} -W ignore -m dcd_components "$@"; }}
-nnUNetv2_plan_and_preprocess() {{ command $FUNCNAME -np 1 -npfp 1 "$@"; }}
-nnUNetv2_train() {{ command $FUNCNAME "$@" -device cpu; }}
-nnUNetv2_predict() {{ command $FUNCNAME "$@" -device cpu -npp 0 -nps 0; }}
-nnUNetv2_predict_from_modelfolder() {{ command $FUNCNAME "$@" -device cpu -npp 1 -nps 1; }}
+SHELL = """
+dcd() { case "$1 $2" in "run distill") set -- "$@" --quick max_epochs=2 epoch_length=30 val_interval=2;; esac
+  python -m dcd_components "$@"; }
+nnUNetv2_plan_and_preprocess() { command $FUNCNAME -np 1 -npfp 1 "$@"; }
+nnUNetv2_train() { command $FUNCNAME "$@" -device cpu; }
+nnUNetv2_predict() { command $FUNCNAME "$@" -device cpu -npp 0 -nps 0; }
+nnUNetv2_predict_from_modelfolder() { command $FUNCNAME "$@" -device cpu -npp 1 -nps 1; }
 """
+OURS = Python(ROOT, ROOT / ".venv/bin/python")
 
 
 def page_lines(first: str, last: str) -> list[str]:
@@ -39,8 +38,5 @@ def run(lines: Sequence[str], folder: Path, places: Mapping[str, Path | str], va
     programs = ROOT / ".venv-nnunet/bin"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "nnUNet_"))}
     few = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
-    environment = {**kept, **few, **variables, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    OURS.script(script, folder, {**kept, **few, **variables, "PATH": path})
