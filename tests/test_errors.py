@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from dcd_components import errors
@@ -21,7 +22,7 @@ except Exception as outer:
 """
 CONFIG = """
 from monai.bundle import ConfigParser
-from errors import plain_errors
+from dcd_components.errors import plain_errors
 plain_errors()
 ConfigParser({config}).get_parsed_content({key!r})
 """
@@ -60,6 +61,12 @@ def program(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def run(statement: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program that wraps what ``statement`` raises twice."""
     return program(PROGRAM.format(statement=statement), **environment)
+
+
+def read(folder: Path, config: dict[str, object], key: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that builds what a key of a config says."""
+    (folder / "reads.py").write_text(CONFIG.format(config=config, key=key))
+    return forked.run("reads", [], folder)
 
 
 def test_a_wrapped_error_of_our_own_checks_ends_the_program_with_one_line() -> None:
@@ -153,9 +160,9 @@ def test_every_other_error_keeps_its_traceback(statement: str, line: str) -> Non
     ],
 )
 def test_an_error_in_a_config_ends_with_the_key_and_the_cause(
-    config: dict[str, object], key: str, sentence: str
+    config: dict[str, object], key: str, sentence: str, tmp_path: Path
 ) -> None:
-    result = program(CONFIG.format(config=config, key=key))
+    result = read(tmp_path, config, key)
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.endswith(f"\nerror: {sentence}\n")
@@ -185,9 +192,14 @@ def test_raise_from_none_starts_a_chain() -> None:
     assert root_cause(error) is error
 
 
-def test_a_number_that_yaml_took_for_text_is_named() -> None:
-    config = {"rate": "1e-4", "name": "1e", "power": {"_target_": "math.sqrt", "_args_": ["@rate"]}, "a": "$1 + @rate"}
-    result = program(CONFIG.format(config=config, key="a"))
+def test_a_number_that_yaml_took_for_text_is_named(tmp_path: Path) -> None:
+    config: dict[str, object] = {
+        "rate": "1e-4",
+        "name": "1e",
+        "power": {"_target_": "math.sqrt", "_args_": ["@rate"]},
+        "a": "$1 + @rate",
+    }
+    result = read(tmp_path, config, "a")
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: config key a: TypeError: unsupported operand")
     assert last.endswith("; rate is the text '1e-4' to YAML, a number needs a point: 1.0e-4")
