@@ -20,7 +20,8 @@ from dcd_components.errors import InputError, plain_errors
 
 #: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
 EXTRAS = {
-    **dict.fromkeys(("fire", "ignite", "matplotlib", "monai", "nibabel", "scipy", "sklearn", "tqdm", "yaml"), "train"),
+    **dict.fromkeys(("fire", "ignite", "matplotlib", "monai", "nibabel", "scipy", "sklearn"), "train"),
+    **dict.fromkeys(("tabulate", "tqdm", "yaml"), "train"),
     **dict.fromkeys(("nilearn",), "simulate"),
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),

@@ -158,12 +158,12 @@ def size(
 ) -> str:
     """Measure students of several widths on this machine, and name the widest that a budget allows."""
     from dcd_components.benchmarks import size as of_size
-    from dcd_components.bundle import running
+    from dcd_components.bundle import configs, running
 
     given = _pairs(settings)
     if "width_divisor" in given:
         raise InputError("width_divisor is what dcd size looks for, and so is no setting of it")
-    running.check_settings(running.config_files(bundle, ["inference", *overlay]), given)
+    running.check_settings([configs.config_file(bundle, name) for name in ("inference", *overlay)], given)
     named = {key: _literal(value) for key, value in given.items()}
     return of_size.propose(bundle, seconds, gigabytes, case_size, overlay, named, runtime)
 
@@ -339,11 +339,11 @@ def benchmark_step(**options: Any) -> str:
 def benchmark_inference(overlay: Sequence[str] = (), settings: Sequence[str] = (), **options: Any) -> str:
     """Measure teacher and student on the CPU in every runtime that is installed: patches, whole cases and Dice."""
     from dcd_components.benchmarks import benchmark
-    from dcd_components.bundle import running
+    from dcd_components.bundle import configs, running
 
-    given = _pairs(settings)
-    names = ["inference", "evaluate", "train_student", *overlay]  # patches, cases under test, cases to calibrate with
-    running.check_settings(running.config_files(options.get("bundle", benchmark.BRATS), names), given)
+    given, bundle = _pairs(settings), options.get("bundle", benchmark.BRATS)
+    names = ("inference", "evaluate", "train_student", *overlay)  # patches, cases under test, cases to calibrate with
+    running.check_settings([configs.config_file(bundle, name) for name in names], given)
     values = {key: _literal(text) for key, text in given.items()}
     return benchmark.run_inference(overlays=overlay, settings=values, **options)
 

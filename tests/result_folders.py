@@ -170,7 +170,7 @@ def voxels(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     return np.asarray(nibabel.load(path).dataobj)
 
 
-def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str) -> int:
+def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str, device: str = "cpu") -> int:
     """Voxels in which the bundle of a real result folder gives a case another label than nnU-Net did.
 
     Args:
@@ -178,6 +178,7 @@ def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str) -> int:
         path: of nnU-Net's mask.
         folder: for bundle and mask.
         overlays: configs of the bundle.
+        device: that computes.
     """
     from_nnunet(REAL / "models" / name, "mine", out=folder)
     data, case = folder / "data", path.name.removesuffix(".nii.gz")
@@ -186,7 +187,7 @@ def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str) -> int:
         shutil.copyfile(image, data / image.name)
     files = [str(folder / "mine" / "configs" / f"{one}.yaml") for one in ("inference", "teacher", *overlays)]
     places = {"bundle_root": str(folder / "mine"), "dataset_dir": str(data), "output_dir": str(folder / "out")}
-    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, device="cpu", **places)
+    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, device=device, **places)
     flow.initialize()
     flow.run()
     expected = voxels(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,25 @@ def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:
     return parser
 
 
-def config_file(bundle: Path, name: str) -> Path:
+def config_file(bundle: Path, name: str, more: Sequence[Path] = ()) -> Path:
     """File of a bundle's config, or of an architecture for every bundle.
+
+    Args:
+        bundle: its folder.
+        name: of the file, without its suffix.
+        more: folders of further configs, for names that neither has.
 
     Raises:
         InputError: when there is none.
     """
-    path, shared = bundle / "configs" / f"{name}.yaml", ARCHITECTURES / f"{name}.yaml"
-    if not path.is_file() and not shared.is_file():
-        raise InputError(f"{bundle} is no bundle with this config: there is no {path}")
-    return path if path.is_file() else shared
+    folders = [bundle / "configs", ARCHITECTURES, *more]
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    there, *others = (sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders)
+    has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
+    has += f"; further ones are {', '.join(chain.from_iterable(others))}" if any(others) else ""
+    raise InputError(f"the bundle {bundle} has no config {name}: {has}")
 
 
 def literal(value: object) -> str:

@@ -177,7 +177,7 @@ def free_folder(name: str, parent: str | Path = ".") -> Path:
     if "_v" in name:
         raise InputError(f"a bundle's name may not hold _v, after which MONAI reads a version, got {name!r}")
     if not BUNDLES.is_dir():
-        raise InputError(f"a new bundle needs those at {BUNDLES}: run new_bundle in a clone of the repository")
+        raise InputError(f"a new bundle needs those at {BUNDLES}: run this command in a clone of the repository")
     if not Path(parent).is_dir():
         raise InputError(f"no folder {parent} to put {name} into")
     folder = Path(parent) / name

@@ -10,14 +10,13 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
-from dcd_components.bundle.configs import ARCHITECTURES, BUNDLES, literal
+from dcd_components.bundle.configs import BUNDLES, config_file, literal
 from dcd_components.errors import InputError
 
 
@@ -80,28 +79,14 @@ def workflow_files(workflow: str, bundle: Path, overlays: Sequence[str]) -> list
     Raises:
         InputError: for a config that the bundle does not have.
     """
-    names = [*WORKFLOWS[workflow].configs, *overlays]
-    files = config_files(bundle, names, [ARCHITECTURES, *([BASELINES] if workflow == "distill" else [])])
+    more = [BASELINES] if workflow == "distill" else []
+    files = [config_file(bundle, name, more) for name in (*WORKFLOWS[workflow].configs, *overlays)]
     return sorted(files, key=lambda file: file.parent == BASELINES)
 
 
 def _as_text(value: str) -> str:
     """A path whose signs MONAI would take for references as an expression that gives it, all else as it is."""
     return literal(value) if value.startswith("/") and re.search("[#@%$]", value) else value
-
-
-def config_files(bundle: Path, names: Sequence[str], more: Sequence[Path] = ()) -> list[Path]:
-    """Files of a bundle's configs, by name.
-
-    Args:
-        bundle: its folder.
-        names: of the files in ``configs``, without their suffix.
-        more: folders of further configs, for names that the bundle does not have.
-
-    Raises:
-        InputError: for one that is in none.
-    """
-    return [_config_file(name, bundle, more) for name in names]
 
 
 def check_settings(files: Sequence[Path], settings: Iterable[str]) -> None:
@@ -134,17 +119,6 @@ def run(words: Sequence[str]) -> None:
     sys.stdout.flush()
     sys.argv = ["monai.bundle", *words]
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-
-
-def _config_file(name: str, bundle: Path, more: Sequence[Path]) -> Path:
-    folders = [bundle / "configs", *more]
-    for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
-            return path
-    there, *others = (sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders)
-    has = f"it has {', '.join(there)}" if there else "there is no folder configs with any"
-    has += f"; further ones are {', '.join(chain.from_iterable(others))}" if any(others) else ""
-    raise InputError(f"the bundle {bundle} has no config {name}: {has}")
 
 
 def _refuse_unknown(key: str, config: Any) -> None:

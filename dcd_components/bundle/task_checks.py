@@ -35,7 +35,9 @@ def check_task(
     """
     _three("spacing", spacing, "lengths in mm", whole=False)
     _three("patch_size", patch_size, "numbers of voxels", whole=True)
-    if len(widths) != len(strides) or len(widths) < 3 or not all(_positive(width, whole=True) for width in widths):
+    if len(strides) < 3:
+        raise InputError(f"strides must be of at least three stages, got {strides!r}")
+    if len(widths) != len(strides) or not all(_positive(width, whole=True) for width in widths):
         raise InputError(f"widths must be a positive whole number for each of {len(strides)} stages, got {widths!r}")
     for axis, size in enumerate(patch_size):
         step = math.prod(stride if isinstance(stride, int) else stride[axis] for stride in strides)

@@ -24,6 +24,7 @@ from dcd_components.errors import InputError
 
 Patterns = Mapping[str, str | Sequence[str]]
 Case = dict[str, Any]
+Fit = tuple[str, str, str]  # key of the pattern, what precedes the pattern in the path, and name of the case
 Labels = Literal["needed", "optional", "ignored"]
 CASE, IMAGE, LABEL = "{case}", "image", "label"
 #: Keys of an item of an inference: what is wrong with its case, and the mark that its mask gets.
@@ -118,19 +119,29 @@ def listed(patterns: str | Sequence[str] | None) -> list[str]:
     return [str(one) for one in ([patterns] if isinstance(patterns, str) else patterns or []) if one]
 
 
-def places(path: str, patterns: Patterns) -> list[tuple[str, str, str]]:
+def places(path: str, patterns: Patterns) -> list[Fit]:
     """Find the patterns that fit a path: ``(key, root, case)`` each, where ``root`` precedes the pattern.
 
-    Only those with the shortest name of the case, so that ``a_seg.nii.gz`` fits ``{case}_seg.nii.gz`` and not
-    ``{case}.nii.gz``; and what is a label by its name is no sequence, so that ``seg/a.nii.gz`` fits the label's
-    ``seg/{case}.nii.gz`` and not ``{case}.nii.gz``, unless a sequence's pattern says more of the path.
+    Those of the label alone if one of them says more of the folders than the sequences' do, so that with
+    ``{case}_0000.nii.gz`` an image, ``labels/a_0000.nii.gz`` fits the label's ``labels/{case}.nii.gz``. Of the others
+    only those with the shortest name of the case, so that ``a_seg.nii.gz`` fits ``{case}_seg.nii.gz`` and not
+    ``{case}.nii.gz``; and what is a label by its name is no sequence, unless a sequence's pattern says more.
     """
     fits = [(key, *fit) for key, several in patterns.items() for one in listed(several) for fit in _fit(one, path)]
+    label, image = ([fit for fit in fits if (fit[0] == LABEL) == is_label] for is_label in (True, False))
+    if label and _shortest_root(label) < _shortest_root(image, len(path)):
+        return _with_shortest_name(label)
+    label, image = ([fit for fit in some if fit in _with_shortest_name(fits)] for some in (label, image))
+    return label if label and _shortest_root(label) <= _shortest_root(image, len(path)) else image
+
+
+def _shortest_root(fits: Sequence[Fit], default: int = 0) -> int:
+    return min((len(root) for _, root, _ in fits), default=default)
+
+
+def _with_shortest_name(fits: Sequence[Fit]) -> list[Fit]:
     shortest = min((len(case) for _, _, case in fits), default=0)
-    best = [fit for fit in fits if len(fit[2]) == shortest]
-    roots = {is_label: [len(fit[1]) for fit in best if (fit[0] == LABEL) == is_label] for is_label in (True, False)}
-    label = bool(roots[True]) and min(roots[True]) <= min(roots[False], default=len(path))
-    return [fit for fit in best if (fit[0] == LABEL) == label]
+    return [fit for fit in fits if len(fit[2]) == shortest]
 
 
 def _fit(pattern: str, path: str) -> Iterator[tuple[str, str]]:
@@ -198,12 +209,7 @@ def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") ->
     """
     if not (root := Path(folder)).is_dir():
         raise InputError(f"no folder {shown(root)}")
-    patterns = {**layout.sequences, LABEL: layout.label_file}
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
-        for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
-            if not (key == LABEL and labels == "ignored"):
-                found[case][key].append(path)
+    found = _files_by_case(root, layout, labels)
     if not any(layout.sequences.keys() & files.keys() for files in found.values()):
         several = chain.from_iterable(map(listed, layout.sequences.values()))
         raise InputError(f"no file below {shown(root)} fits {', '.join(several)}")
@@ -218,6 +224,22 @@ def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") ->
             names = {"case": case, "patient": patient}
             cases.append({IMAGE: [files[sequence][0] for sequence in layout.sequences], **label, **names})
     return cases, faults
+
+
+def labelled_cases(folder: str | Path, layout: Layout) -> set[str]:
+    """Names of the cases below ``folder`` that have a label, whatever else they lack."""
+    return {case for case, files in _files_by_case(Path(folder), layout, "needed").items() if LABEL in files}
+
+
+def _files_by_case(root: Path, layout: Layout, labels: Labels) -> dict[str, dict[str, list[str]]]:
+    """Paths of the files of each case, by their key."""
+    patterns = {**layout.sequences, LABEL: layout.label_file}
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(one for one in glob.glob("**", root_dir=root, recursive=True) if (root / one).is_file()):
+        for key, case in dict.fromkeys((key, case) for key, _, case in places(path, patterns)):
+            if not (key == LABEL and labels == "ignored"):
+                found[case][key].append(path)
+    return found
 
 
 def _faults(root: Path, files: Mapping[str, Sequence[str]], layout: Layout, labels_needed: bool) -> list[str]:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dcd_components.data.case_files import CONTROL, IMAGE, LABEL, Case, Layout, find_cases
+from dcd_components.data.case_files import (
+    CONTROL,
+    IMAGE,
+    LABEL,
+    Case,
+    Layout,
+    find_cases,
+    labelled_cases,
+    shown,
+)
 from dcd_components.data.marks import is_own_mask
 from dcd_components.errors import InputError
 
@@ -70,13 +79,19 @@ def make_datalist(
         The list, and the faults of what was left out.
 
     Raises:
-        InputError: for faults, all at once, unless they are skipped and a case is left; and for another choice of folds
-            than the table's.
+        InputError: for faults, all at once, unless they are skipped and a case is left; for nnU-Net's folds where a
+            case with a label is left out, by which they would be others; and for another choice of folds than the
+            table's.
     """
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
         raise InputError("\n  ".join([f"{len(faults)} faults in {folder}:", *faults]))
     labelled = [case for case in cases if LABEL in case]
+    if nnunet and (lost := sorted(labelled_cases(folder, layout) - {case["case"] for case in labelled})):
+        raise InputError(
+            f"nnU-Net's folds count every case with a label, and {len(lost)} in {folder} would be left out, as "
+            f"{shown(lost[0])}: mend them, or name a table with the folds by --patients"
+        )
     by_experts = [case for case in labelled if not is_own_mask(Path(folder) / case[LABEL])]
     ranked = by_experts or labelled or cases  # what trains in part, or not at all, must not unbalance the folds
     known = _folds(ranked, layout, folds, seed, nnunet=nnunet)

@@ -37,6 +37,7 @@ MAX_EXPANSION = 1032  # bytes that deflate can make of one
 MAX_START = 2**26  # bytes before the voxels: the header and its extensions
 MAX_REST = 2**20  # bytes behind the voxels
 CHUNK = 2**24  # bytes
+OTHER_UNITS = {1: "metre", 3: "micrometre"}  # by the header's code; 2 is the millimetre, and most files say nothing
 #: What a damaged file raises.
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 
@@ -150,6 +151,8 @@ def _parse_header(path: Path, volume: Volume) -> str | None:
         volume.conflict = _orientation_conflict(volume.header, volume.grid)
         if volume.grid.placed and volume.header["sform_code"] > 0:
             volume.faults += spacing_faults(volume.grid, stored)
+    if unit := OTHER_UNITS.get(int(volume.header["xyzt_units"]) % 8):
+        volume.faults.append(f"its unit of length is the {unit}, expected the millimetre")
     return None
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
-from monai.networks.utils import convert_to_torchscript
 from torch import Tensor, nn
 
 from dcd_components.deploy.onnx_network import OnnxNetwork, quiet, require
 from dcd_components.errors import InputError
 from dcd_components.inferers import AutocastInferer, cpu_has_bfloat16
+from dcd_components.networks.torchscript import compile_or_trace
 
 Runtime = Callable[[Tensor], Tensor]
 EAGER, AUTOCAST, SCRIPT, ONNX = "eager float32", "eager bfloat16", "TorchScript float32", "ONNX Runtime float32"
@@ -55,7 +55,8 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
         name: one of :func:`available`.
         network: in evaluation mode, without gradients, on the CPU.
         model: the same network as an ONNX file; eager runtimes and TorchScript do not read it.
-        patches: images ``(1, C, D, H, W)`` from which int8 learns the ranges of the activations.
+        patches: images ``(1, C, D, H, W)`` from which int8 learns the ranges of the activations; TorchScript may trace
+            the network on the first.
 
     Raises:
         InputError: for a name that is no runtime.
@@ -63,7 +64,7 @@ def load(name: str, network: nn.Module, model: Path, patches: Sequence[Tensor]) 
     loaders: dict[str, Callable[[], Runtime]] = {
         EAGER: lambda: network,
         AUTOCAST: lambda: _autocast(network),
-        SCRIPT: lambda: _torchscript(network),
+        SCRIPT: lambda: _torchscript(network, patches),
         ONNX: lambda: OnnxNetwork(model),
         OPENVINO: lambda: _OpenVino(_read(model), "f32"),
         OPENVINO_BFLOAT16: lambda: load_openvino(model),
@@ -94,9 +95,9 @@ def _autocast(network: nn.Module) -> Runtime:
     return run
 
 
-def _torchscript(network: nn.Module) -> Runtime:
+def _torchscript(network: nn.Module, patches: Sequence[Tensor]) -> Runtime:
     with quiet():
-        script: Runtime = torch.jit.freeze(convert_to_torchscript(network))
+        script: Runtime = torch.jit.freeze(compile_or_trace(network, patches[0].shape[1:]))
     return script
 
 

@@ -204,9 +204,22 @@ def test_windows_of_an_nnunet_lie_over_the_brain_too(tiny: None, tmp_path: Path,
         return case(window, image, run)
 
     monkeypatch.setattr(inference_benchmark, "_case", seen)
-    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER])
+    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER, runtimes.SCRIPT])  # which traces it
     benchmark.run_inference(tmp_path / "out", tmp_path / "mine", case_size=(40, 40, 40), repeats=1)
-    assert shapes == [(1, 4, 22, 30, 34)] * 2
+    assert shapes == [(1, 4, 22, 30, 34)] * 4
+
+
+def test_networks_of_another_architecture_are_measured(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchScript traces MedNeXt, whose code it cannot read."""
+    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.SCRIPT])
+    settings = ["patch_size=[32,32,32]", *(f"network_def::blocks_{way}=[1,1,1,1]" for way in ("down", "up"))]
+    options: dict[str, Any] = {"case_size": (40, 40, 40), "repeats": 1}
+    commands.benchmark_inference(["mednext_student"], settings, out=tmp_path / "out", bundle=BRATS, **options)
+    rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
+    assert [row["network"] for row in rows] == ["teacher", "student"]
+    assert float(rows[1]["parameters"]) < float(rows[0]["parameters"])
 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:

@@ -50,6 +50,11 @@ def test_the_widest_student_within_the_budget_is_proposed(bundle: Path) -> None:
     assert gmac == sorted(gmac, reverse=True)
 
 
+def test_students_of_another_architecture_have_widths_too(bundle: Path) -> None:
+    said = size(bundle, 1000.0, 1000.0, CASE, ["tiny", "unet_student"])
+    assert said.endswith("the widest within 1000 s and 1000 GB: width_divisor=1")
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_runtime_is_what_is_timed(runtime: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(runtime)

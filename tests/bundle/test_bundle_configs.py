@@ -26,5 +26,7 @@ def test_later_configs_go_over_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*configs/quick.yaml$"):
+    with pytest.raises(
+        InputError, match=r"has no config quick: there is no folder configs with any; further ones are .*_teacher$"
+    ):
         read_configs(tmp_path, ["quick"])

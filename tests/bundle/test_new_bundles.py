@@ -299,7 +299,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_without_the_repository_s_bundles_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new_bundles, "BUNDLES", tmp_path / "bundles")
-    with pytest.raises(ValueError, match=r"needs those at .*bundles: run new_bundle in a clone of the repository"):
+    with pytest.raises(ValueError, match=r"needs those at .*bundles: run this command in a clone of the repository"):
         made(tmp_path)
 
 

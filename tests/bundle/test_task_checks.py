@@ -37,6 +37,7 @@ def test_a_task_that_can_be_trained_passes() -> None:
         ("multiple_of", 16, "patch_size must be a multiple of 16, as the overlay says, got [16, 32, 8]"),
         ("widths", [8, 0, 32], "widths must be a positive whole number for each of 3 stages, got [8, 0, 32]"),
         ("widths", [8, 16], "widths must be a positive whole number for each of 3 stages"),
+        ("strides", [1, 2], "strides must be of at least three stages, got [1, 2]"),
         ("labels", {}, "labels must give each name a whole number of its own, 1 to 255, got {}"),
         ("labels", {"core": 0}, "labels must give"),
         ("labels", {"core": 1, "oedema": 1}, "labels must give"),

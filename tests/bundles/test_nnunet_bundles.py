@@ -427,6 +427,8 @@ def test_what_cannot_be_given_back(made: Make, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"called nnUNetTrainer__PLANS__CONFIGURATION, got {name}$"):
             commands.to_nnunet(bundle, tmp_path / name)
     said = "for which nnU-Net has no class: only its plain U-Net can be given back$"
+    with pytest.raises(InputError, match=r"^the teacher is a result folder of nnU-Net already: leave out the overlay"):
+        commands.to_nnunet(bundle, tmp_path / "deep" / "out", ["teacher"])
     with pytest.raises(InputError, match=f"the student is a SegResNet, {said}"):
         commands.to_nnunet(bundle, tmp_path / "deep" / "out", [str(ARCHITECTURES / "segresnet_student")])
     for overlay, said in OTHER_NETWORKS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_what_is_called_as_a_label_is_no_image(sequence: str, label: str, files:
     assert find_cases(tmp_path, layout, "ignored") == ([expected], [])
 
 
+def test_a_case_may_be_called_as_a_channel_is(tmp_path: Path) -> None:
+    """As in data sets of nnU-Net whose cases have numbers of four digits."""
+    names = [f"a_{case:04d}" for case in range(3)]
+    images = [[f"imagesTr/{name}_{channel:04d}.nii.gz" for channel in range(2)] for name in names]
+    touch(tmp_path, [*chain.from_iterable(images), *(f"labelsTr/{name}.nii.gz" for name in names)])
+    layout = Layout({"t1": "{case}_0000.nii.gz", "t2": "{case}_0001.nii.gz"}, label_file="labelsTr/{case}.nii.gz")
+    for labels in ("needed", "ignored"):
+        cases, faults = find_cases(tmp_path, layout, labels)
+        assert ([case["case"] for case in cases], [case["image"] for case in cases], faults) == (names, images, [])
+
+
 def test_labels_may_be_needed_optional_or_ignored(tmp_path: Path) -> None:
     """A mask in the folder of the data is called as a label; ``c`` is a label without images."""
     touch(tmp_path, ["a.nii.gz", "a_seg.nii.gz", "masks/a_seg.nii.gz", "b.nii.gz", "c_seg.nii.gz"])
@@ -136,5 +148,5 @@ def test_one_pattern_may_be_a_plain_string_and_the_first_sequence_is_the_referen
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no bundle with this config: there is no .*train_student.yaml$"):
+    with pytest.raises(InputError, match=r"has no config train_student: there is no folder configs with any"):
         bundle_settings(tmp_path)

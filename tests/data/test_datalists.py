@@ -190,6 +190,22 @@ def test_nnunet_s_folds_without_a_case_are_refused(folds: int) -> None:
         nnunet_folds(cases, folds)
 
 
+def test_nnunet_s_folds_are_of_all_cases_with_a_label(tmp_path: Path) -> None:
+    """One that is left out would move others into other folds than those of the teacher's training."""
+    names = [f"p{number:02d}" for number in range(10)]
+    touch(tmp_path, [f"{folder}/{name}{kind}.nii.gz" for name in names for folder, kind in (("i", "_0"), ("l", ""))])
+    touch(tmp_path, ["ts/q_0.nii.gz"])
+    layout = make_layout({"sequences": {"t1": "{case}_0.nii.gz"}, "label_file": "l/{case}.nii.gz"})
+    found = listed(tmp_path, layout, nnunet=True, skip_incomplete=True)
+    assert [case["fold"] for case in found] == nnunet_folds([{"case": name} for name in names])
+    (tmp_path / "i" / "p03_0.nii.gz").unlink()
+    with pytest.raises(
+        InputError, match=r"^nnU-Net's folds count every case with a label, and 1 in .* left out, as p0"
+    ):
+        listed(tmp_path, layout, nnunet=True, skip_incomplete=True)
+    assert len(listed(tmp_path, layout, skip_incomplete=True)) == 9
+
+
 def test_a_pattern_for_each_channel_and_none_for_the_label(tmp_path: Path) -> None:
     touch(
         tmp_path, ["train/pat7/Flair.nii.gz", "train/pat7/T1.nii.gz", "train/pat8/Flair.nii.gz", "train/pat8/T1.nii.gz"]

@@ -209,6 +209,8 @@ IMAGES: dict[str, tuple[Change, str]] = {
         zoomed(1, 1, 1),
         "pixdim says voxels of 1x1x1 mm, expected 2x2x2 mm as its sform",
     ),
+    "metres": (patched(123, "<b", 1), "its unit of length is the metre, expected the millimetre"),
+    "micrometres": (patched(123, "<b", 3 + 8), "its unit of length is the micrometre, expected the millimetre"),
     "NaN in pixdim": (zoomed(2, np.nan, 2), "pixdim says voxels of 2xnanx2 mm, expected 2x2x2 mm as its sform"),
     "sform of NaN": (patched(280, "<f", np.nan), "its affine holds 1 numbers that are NaN or Inf"),
     "sform of 1e30": (patched(280, "<f", 1e30), "its affine holds 1e+30, expected at most 1000000 mm"),
@@ -335,6 +337,8 @@ SOUND: dict[str, Change] = {
     "two trailing axes of one": valued(image(1)[..., None, None]),
     "rounded pixdim": zoomed(2.0001, 1.9999, 2),
     "pixdim of 0": zoomed(0, 0, 0),
+    "millimetres and seconds": patched(123, "<b", 2 + 8),
+    "no unit": patched(123, "<b", 0),
     "negative pixdim": zoomed(-2, 2, 2),
     "rest behind the voxels": lambda path: path.write_bytes(
         gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1000))

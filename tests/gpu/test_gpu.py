@@ -23,6 +23,7 @@ import torch
 from iteration import distilling, network
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
+from result_folders import REAL, needs_real, unequal_voxels, voxels
 from tiny import BRATS, ROOT, TINY, config_files
 from torch import Tensor
 
@@ -240,3 +241,12 @@ def test_masks_are_those_of_the_cpu(patients: Path, tmp_path: Path) -> None:
     for mask in masks:
         ours, theirs = (np.asarray(nibabel.load(path).dataobj) for path in (mask, tmp_path / "cud" / mask.name))
         assert np.mean(ours != theirs) < 1e-3
+
+
+@needs_real
+@pytest.mark.parametrize("name", ["plain", "residual", "regions"])
+def test_masks_of_a_teacher_of_nnunet_are_those_that_nnunet_gave_on_a_cpu(name: str, tmp_path: Path) -> None:
+    """But for a thousandth of the voxels of all labels, so that the mean of their Dice is about 0.999 or more."""
+    path = sorted((REAL / "masks" / name).glob("*.nii.gz"))[-1]
+    unequal = unequal_voxels(name, path, tmp_path, "mirror", device="cuda:0")
+    assert unequal <= np.count_nonzero(voxels(path)) / 1000

@@ -73,11 +73,12 @@ class nnUNetTrainerDCD(nnunet_trainer.nnUNetTrainerDCD):
 
 
 def test_nnunet_s_trainer_distils_a_student_that_nnunet_runs_by_itself(followed: Round, tmp_path: Path) -> None:
-    (trainers := tmp_path / "trainers").mkdir()
-    (trainers / "light.py").write_text(LIGHT)
-    places = {**followed.places, "TRAINERS": trainers, "DISTILLED": tmp_path / "masks"}
-    *train, predict = page_lines("cp examples", "nnUNetv2_predict -d 701 -c 3d_fullres -tr nnUNetTrainerDCD")
-    run([*train, f"{train[-1]} --val"], ROOT, places, {**followed.variables, "PYTHONPATH": str(ROOT)})
+    (light := tmp_path / "light.py").write_text(LIGHT)
+    own = {"TRAINERS": tmp_path / "trainers", "LIGHT": light, "DISTILLED": tmp_path / "masks"}
+    places = {**followed.places, **own}
+    make, *train, predict = page_lines("mkdir", "nnUNetv2_predict -d 701 -c 3d_fullres -tr nnUNetTrainerDCD")
+    lines = [make, "cp LIGHT TRAINERS", *train, f"{train[-1]} --val"]
+    run(lines, ROOT, places, {**followed.variables, "PYTHONPATH": str(ROOT)})
     alone = {name: value for name, value in followed.variables.items() if name != "nnUNet_extTrainer"}
     run([predict], tmp_path, places, alone)
     assert [*Round(tmp_path, places, alone, "").masks("DISTILLED")] == ["gli_03", "gli_13"]

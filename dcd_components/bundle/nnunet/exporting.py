@@ -49,6 +49,8 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
     parser = read_configs(bundle, ["inference", *overlays])
     if "plan" not in parser.get():
         raise InputError(f"{bundle} does not have nnU-Net's steps: only bundles of dcd from_nnunet do")
+    if "teacher" in overlays:
+        raise InputError("the teacher is a result folder of nnU-Net already: leave out the overlay teacher")
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists: name another folder")
     plans_name, configuration = _names(out)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import multiprocessing
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from monai.data import save_net_with_metadata
 from torch import nn
 
 from dcd_components.errors import InputError
+from dcd_components.networks.torchscript import compile_or_trace
 from dcd_components.networks.weights import read_record, read_weights
 
 #: How the process starts that compiles: the names of compiled classes depend on what a process compiled before.
@@ -62,26 +62,9 @@ def _script(config: dict[str, Any], weights: bytes, metadata: dict[str, Any]) ->
     network: nn.Module = parser.get_parsed_content("network_def").eval().requires_grad_(False)
     network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     shape = [len(parser.get_parsed_content("sequences")), *parser.get_parsed_content("patch_size")]
-    compiled = _compiled(network, shape)
+    compiled = compile_or_trace(network, shape)
     save_net_with_metadata(compiled, file := io.BytesIO(), include_config_vals=False, meta_values=metadata)
     return file.getvalue()
-
-
-def _compiled(network: nn.Module, shape: Sequence[int]) -> Any:
-    """Compile a network, or trace it where TorchScript cannot read its code, as that of MONAI's MedNeXt.
-
-    Raises:
-        InputError: for a traced network that computes something else on images of another size.
-    """
-    with contextlib.suppress(RuntimeError, torch.jit.frontend.FrontendError):
-        return torch.jit.script(network)
-    channels, *patch = shape
-    traced: Any = torch.jit.trace(network, torch.randn(1, channels, *patch))  # type: ignore[no-untyped-call]
-    other = torch.randn(2, channels, patch[0], 2 * patch[1], patch[2])
-    with contextlib.suppress(RuntimeError):
-        if torch.allclose(traced(other), network(other), rtol=1e-4, atol=1e-4):
-            return traced
-    raise InputError(f"TorchScript cannot compile {type(network).__name__}, and traced it is one of a single size")
 
 
 def canonical(compiled: bytes) -> bytes:

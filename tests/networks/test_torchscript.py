@@ -1,4 +1,4 @@
-"""Networks as TorchScript: compiled, or traced where TorchScript cannot read them."""
+"""Networks in TorchScript: compiled, or traced where it cannot read them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcd_components.bundle.release.weights import _compiled
 from dcd_components.errors import InputError
+from dcd_components.networks.torchscript import compile_or_trace
 
 
 class Unreadable(nn.Module):
@@ -24,10 +24,9 @@ class Unreadable(nn.Module):
         return logits
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_what_torchscript_cannot_read_is_traced_for_any_size() -> None:
     network, image = Unreadable(), torch.randn(1, 2, 4, 6, 4)
-    torch.testing.assert_close(_compiled(network, (2, 4, 4, 4))(image), network(image))
+    torch.testing.assert_close(compile_or_trace(network, (2, 4, 4, 4))(image), network(image))
 
 
 class OneSize(Unreadable):
@@ -39,7 +38,6 @@ class OneSize(Unreadable):
         return logits.reshape(-1, 3, depth, height, width)
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_a_network_that_is_traced_for_one_size_alone_is_refused() -> None:
     with pytest.raises(InputError, match="TorchScript cannot compile OneSize, and traced it is one of a single size"):
-        _compiled(OneSize(), (2, 4, 4, 4))
+        compile_or_trace(OneSize(), (2, 4, 4, 4))
