@@ -219,7 +219,7 @@ def test_networks_of_another_architecture_are_measured(
     commands.benchmark_inference(["mednext_student"], settings, out=tmp_path / "out", bundle=BRATS, **options)
     rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
     assert [row["network"] for row in rows] == ["teacher", "student"]
-    assert float(rows[1]["parameters"]) < float(rows[0]["parameters"])
+    assert rows[1]["parameters"] > 4 * rows[0]["parameters"]  # as a DynUNet of a quarter of the widths has not
 
 
 def test_mean_dice_leaves_out_what_is_in_neither_map() -> None:
