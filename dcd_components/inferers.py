@@ -18,6 +18,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from dcd_components.errors import InputError
+from dcd_components.networks.onednn import by_onednn
 
 
 def cpu_has_bfloat16() -> bool:
@@ -136,7 +137,8 @@ class ForegroundInferer(SlidingWindowInferer):  # type: ignore[misc]
         windows, window = copy(self), self._window(inside.shape[2:])
         if window != ensure_tuple_rep(self.roi_size, 3):
             windows.roi_size, windows.roi_weight_map = window, None  # the map is of windows that are not stretched
-        logits: Any = super(ForegroundInferer, windows).__call__(inside, network, *args, **kwargs)
+        with by_onednn(inside):
+            logits: Any = super(ForegroundInferer, windows).__call__(inside, network, *args, **kwargs)
         if not isinstance(logits, Tensor) or logits.shape[2:] != inside.shape[2:]:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise InputError(f"the network must return one tensor of the size of its input, got {got}")

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from dcd_components.errors import InputError
 from dcd_components.inferers import (
@@ -204,6 +205,17 @@ def test_windows_are_stretched_where_they_cover_the_box(
     made = ForegroundInferer((8, 8, 4), overlap=0.5, **options)(brain, network)
     assert set(seen) == {size}
     torch.testing.assert_close(made[:, 2:, 4:13, 0:7, 3:13], brain[:, :, 4:13, 0:7, 3:13])
+
+
+def test_windows_that_come_alone_go_to_onednn() -> None:
+    network, image = nn.Conv3d(1, 2, 3, padding=1).requires_grad_(False), torch.rand(1, 1, 8, 8, 8)
+    with profile(activities=[ProfilerActivity.CPU]) as alone:
+        expected = network(image)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        found = ForegroundInferer((8, 8, 8))(image, network)
+    torch.testing.assert_close(found, expected)
+    unfolds = [any("slow_conv3d" in event.key for event in one.key_averages()) for one in (alone, profiled)]
+    assert unfolds == [True, False]
 
 
 def test_one_pass_is_a_window_of_the_size_of_the_box(brain: Tensor, convolution: nn.Module) -> None:

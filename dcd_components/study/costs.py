@@ -18,6 +18,7 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.running import workflow_files
 from dcd_components.errors import InputError
 from dcd_components.files import read_json, write_json
+from dcd_components.networks.onednn import by_onednn
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import difference, settings_of
 from dcd_components.study.runner import Places
@@ -149,7 +150,7 @@ class _Patch:
         self.image = torch.randn(*shape, device=next(network.parameters()).device)
 
     def __call__(self) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), by_onednn(self.image):  # as the windows of the bundles do
             self.network(self.image)
 
 

@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dcd_components.files import whole_file
 from dcd_components.handlers.pictures import LINE_COLOURS
@@ -223,6 +224,9 @@ def draw_budgets(networks: Sequence[Mapping[str, Any]], costs: Mapping[str, str]
         for one in networks:
             axes.plot(one[key], one["dice"], "o", color=colours[one["network"]], markersize=7)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # also where the costs span less than a decade
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(title, fontsize=9)
         axes.tick_params(labelsize=8, which="both")
         axes.grid(alpha=0.3, which="both")

@@ -1,0 +1,37 @@
+"""Convolutions of small 3D images on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class _OneDnn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Passes convolutions in float32 to oneDNN."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            image, weight, bias, stride, padding, dilation, transposed, _, groups = args
+            if not transposed and weight.ndim == 5 and max(weight.shape[2:]) > 1 and image.dtype == torch.float32:
+                return torch.ops.aten.mkldnn_convolution(image, weight, bias, padding, stride, dilation, groups)
+        return func(*args, **(kwargs or {}))
+
+
+def by_onednn(image: Tensor) -> AbstractContextManager[object]:
+    """Let oneDNN compute the convolutions of a network on an image on a CPU, in float32, whatever its size.
+
+    PyTorch (2.13) leaves those of a single image to oneDNN only where the channels, times the sizes of the first two
+    axes, exceed 20480, and else unfolds the map. That takes several times as long for the few channels of a student.
+
+    Args:
+        image: that the network sees; nothing is changed for one on another device, or under autocast.
+    """
+    there = image.device.type == "cpu" and torch._C._has_mkldnn
+    return _OneDnn() if there and not torch.is_autocast_enabled("cpu") else nullcontext()  # type: ignore[no-untyped-call]
