@@ -17,6 +17,9 @@ class _OneDnn(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.aten.conv3d.default:  # as in inference mode, where it has not been taken apart
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             image, weight, bias, stride, padding, dilation, transposed, _, groups = args
             if not transposed and weight.ndim == 5 and max(weight.shape[2:]) > 1 and image.dtype == torch.float32:

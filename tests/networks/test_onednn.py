@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -29,8 +32,9 @@ def test_the_result_is_the_same_by_onednn(image: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_unfolded_but_convolutions_of_one_voxel() -> None:
-    with by_onednn(IMAGE), profile(activities=[ProfilerActivity.CPU]) as profiled:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_unfolded_but_convolutions_of_one_voxel(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    with mode(), by_onednn(IMAGE), profile(activities=[ProfilerActivity.CPU]) as profiled:
         NETWORK[:3](IMAGE)
     names = {event.key for event in profiled.key_averages()}
     assert "aten::mkldnn_convolution" in names
