@@ -128,11 +128,16 @@ def places(path: str, patterns: Patterns) -> list[Fit]:
     ``{case}.nii.gz``; and what is a label by its name is no sequence, unless a sequence's pattern says more.
     """
     fits = [(key, *fit) for key, several in patterns.items() for one in listed(several) for fit in _fit(one, path)]
-    label, image = ([fit for fit in fits if (fit[0] == LABEL) == is_label] for is_label in (True, False))
+    label, image = _parted(fits)
     if label and _shortest_root(label) < _shortest_root(image, len(path)):
         return _with_shortest_name(label)
-    label, image = ([fit for fit in some if fit in _with_shortest_name(fits)] for some in (label, image))
+    label, image = _parted(_with_shortest_name(fits))
     return label if label and _shortest_root(label) <= _shortest_root(image, len(path)) else image
+
+
+def _parted(fits: Sequence[Fit]) -> tuple[list[Fit], list[Fit]]:
+    """Those of the label, and those of the sequences."""
+    return [fit for fit in fits if fit[0] == LABEL], [fit for fit in fits if fit[0] != LABEL]
 
 
 def _shortest_root(fits: Sequence[Fit], default: int = 0) -> int:
