@@ -21,8 +21,6 @@ Inferer = Callable[[Tensor, nn.Module], object]
 VOXELS = 2048
 #: What pulls a kernel to what it was, in units of the mean square of what it reads.
 RIDGE = 1e-3
-#: The least such mean square: where nothing is read, a kernel stays.
-TINY = 1e-12
 _SEED = 0
 
 
@@ -143,11 +141,10 @@ def _fit(module: nn.Module, batches: Iterator[tuple[Tensor, Sequence[_Target]]],
     before = ahead.flatten(0, -2).double()
     if shifts:
         before = torch.cat([before, before.new_zeros(1, before.shape[1])])
-    weights = ahead[..., 0].numel()
-    pull = RIDGE * gram.diagonal()[:weights].mean().clamp_min(TINY) * torch.ones_like(gram[0])
-    pull[weights:] = 0  # a bias is free
+    pull = RIDGE * gram.diagonal()[: ahead[..., 0].numel()].mean() * torch.ones_like(gram[0])
+    pull[ahead[..., 0].numel() :] = 0  # a bias is free
     after = before + torch.linalg.solve(gram + pull.diag(), cross - gram @ before)
-    kernel.copy_(after[:weights].view_as(ahead).movedim(-1, axis))
+    kernel.copy_(after[: ahead[..., 0].numel()].view_as(ahead).movedim(-1, axis))
     if isinstance(bias := module.bias, nn.Parameter):
         bias.copy_(after[-1])
 

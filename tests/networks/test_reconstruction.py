@@ -74,14 +74,6 @@ def test_what_few_voxels_do_not_tell_stays() -> None:
     torch.testing.assert_close(student.weight[:, :2], teacher.weight[KEPT][:, :2], rtol=0, atol=0.01)
 
 
-def test_a_kernel_stays_where_nothing_is_read() -> None:
-    teacher, student = nn.Conv3d(3, 5, 1).double(), nn.Conv3d(3, 2, 1).double()
-    before = student.weight.detach().clone()
-    fit_convolutions(student, teacher, [0 * x for x in images()], {"": Fitted(KEPT, shifts=True)}, call)
-    assert torch.equal(student.weight, before)
-    torch.testing.assert_close(student.get_parameter("bias"), teacher.get_parameter("bias")[KEPT])
-
-
 def test_a_layer_is_fitted_to_what_those_before_it_give_then(monkeypatch: pytest.MonkeyPatch) -> None:
     def layers(width: int) -> nn.Sequential:
         first = [nn.Conv3d(3, width, 3, padding=1), nn.BatchNorm3d(width), nn.ReLU()]
