@@ -40,7 +40,7 @@ class Training:
     def start(self) -> None:
         """Give a student that starts from its teacher its first weights."""
         for handler in self._handlers:
-            if isinstance(handler, StudentStart) and handler.init != "random":
+            if isinstance(handler, StudentStart) and handler.init == "teacher":
                 handler.start(self._batches, epochs=1)
 
     def epoch(self) -> None:

@@ -17,12 +17,9 @@ from dcd_components.networks.narrowing import start_from_teacher
 from dcd_components.networks.nnunet_student import in_student_class
 from dcd_components.networks.stage_recorder import unwrap
 
-#: Words for students that start as channels of their teacher.
-FROM_TEACHER = ("channels", "teacher")
-
 
 class StudentStart:
-    """Start a student from its teacher at ``STARTED``, see :func:`.start_from_teacher`.
+    """Start a student as its teacher's most important channels at ``STARTED``, see :func:`.start_from_teacher`.
 
     The projections of the distiller, if some epoch distils, then start as the best ones for the same batches, see
     :meth:`.Distiller.fit`: random ones would pull the student away from where it is. The batches are those of an epoch
@@ -32,8 +29,7 @@ class StudentStart:
     :class:`.TrainingCheckpoint`.
 
     Args:
-        init: ``random``, for a student that stays as it was built; ``teacher``, for the most important channels of its
-            teacher, fitted to what that computes; or ``channels``, for these alone.
+        init: ``random``, for a student that stays as it was built, or ``teacher``.
         network: the student.
         teacher: trained, of the same architecture in other widths; or nnU-Net's plain U-Net, see
             :func:`.in_student_class`.
@@ -45,7 +41,7 @@ class StudentStart:
         fl_rounds: rounds of a federated training, whose weights come from a server.
 
     Raises:
-        InputError: for another word as ``init``, and for the last two where the weights come from elsewhere or the
+        InputError: for another word as ``init``, and for ``teacher`` where the weights come from elsewhere or the
             teacher is of another class; at ``STARTED`` where the student is no narrower copy of the teacher.
     """
 
@@ -61,14 +57,14 @@ class StudentStart:
         initial_weights: str | None = None,
         fl_rounds: int = 1,
     ) -> None:
-        if init not in ("random", *FROM_TEACHER):
-            raise InputError(f"init must be random, {' or '.join(FROM_TEACHER)}, got {init}")
-        if init in FROM_TEACHER and (initial_weights is not None or fl_rounds > 1):
+        if init not in ("random", "teacher"):
+            raise InputError(f"init must be random or teacher, got {init}")
+        if init == "teacher" and (initial_weights is not None or fl_rounds > 1):
             other = f"initial_weights {initial_weights}" if initial_weights is not None else f"fl_rounds {fl_rounds}"
-            raise InputError(f"init: {init} gives the student its weights, and so cannot go with {other}")
+            raise InputError(f"init: teacher gives the student its weights, and so cannot go with {other}")
         self.init = init
         self.network = unwrap(network)
-        self.teacher = in_student_class(unwrap(teacher), self.network) if init in FROM_TEACHER else teacher
+        self.teacher = in_student_class(unwrap(teacher), self.network) if init == "teacher" else teacher
         self.distiller = distiller
         self.loss = loss
         self.inferer = inferer
@@ -76,7 +72,7 @@ class StudentStart:
 
     def attach(self, engine: Engine) -> None:
         """Register at the engine's events."""
-        if self.init in FROM_TEACHER:
+        if self.init == "teacher":
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -84,13 +80,12 @@ class StudentStart:
         if engine.state.iteration > 0:
             return
         self.start(engine.state.dataloader, engine.state.max_epochs or 0)
-        engine.logger.info("the student starts as channels of its teacher")
+        engine.logger.info("the student starts as the most important channels of its teacher")
 
     def start(self, batches: Iterable[Mapping[str, Tensor]], epochs: int) -> None:
         """Set the weights by the first of some batches, which are made twice: many would not fit into memory."""
         first = itertools.islice(batches, self.number)
-        fit = self.init == "teacher"
-        start_from_teacher(self.network, self.teacher, first, self.loss, inferer=self.inferer, fit=fit)
+        start_from_teacher(self.network, self.teacher, first, self.loss, inferer=self.inferer)
         if not any(self.distiller.distils(epoch) for epoch in range(epochs)):
             return
         images = (batch[CommonKeys.IMAGE] for batch in itertools.islice(batches, self.number))

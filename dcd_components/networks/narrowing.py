@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dcd_components.distributed import all_reduce_sum
 from dcd_components.errors import InputError
 from dcd_components.networks.channel_groups import Group, Layout, follow_channels
-from dcd_components.networks.reconstruction import Fitted, fit_convolutions
 
 Inferer = Callable[[Tensor, nn.Module], object]
 
@@ -25,9 +24,8 @@ def start_from_teacher(
     loss: Callable[[Any, Tensor], Tensor],
     *,
     inferer: Inferer | None = None,
-    fit: bool = True,
 ) -> nn.Module:
-    r"""Give a student the weights of its teacher's most important channels, fitted to what the teacher computes.
+    r"""Give a student the weights of its teacher's most important channels.
 
     The importance of channel :math:`c` is what the loss would change by, to first order, if the channel were zero,
 
@@ -35,8 +33,7 @@ def start_from_teacher(
 
     over the batches :math:`b` and the weights :math:`\theta` that make the channel: the scale and shift of its norm, or
     the kernel and bias of its convolution where no norm follows. Channels that the network adds, as residual sums do,
-    are one. A convolution that reads the kept channels keeps their part of its kernels, and is then fitted, by least
-    squares, to what it gave with all of them, see :func:`.fit_convolutions`.
+    are one. A convolution that reads the kept channels keeps their part of its kernels.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019.
 
@@ -45,10 +42,9 @@ def start_from_teacher(
             supervision, stays as it is.
         teacher: trained; it is not changed.
         batches: with ``image`` ``(B, C, D, H, W)`` and ``label`` ``(B, 1, D, H, W)``, or both without D; not many are
-            needed, and their images are held in memory.
+            needed.
         loss: of the teacher's output and the label.
-        inferer: how both networks are run; called by default.
-        fit: whether the convolutions are fitted; otherwise their kernels are parts of the teacher's.
+        inferer: how the teacher is run; called by default.
 
     Returns:
         The student.
@@ -61,26 +57,21 @@ def start_from_teacher(
     device = next(scored.parameters()).device
     layout: Layout | None = None
     scores: dict[Group, Tensor] = {}
-    images: list[Tensor] = []
-    run = inferer or _call
     with torch.random.fork_rng(devices=[]):  # a student that starts at random must train in the same order
         for batch in batches:
             image, label = (batch[key].as_subclass(Tensor).to(device) for key in ("image", "label"))
             if layout is None:
                 layout = follow_channels(scored, image.shape[1:])
-            images += [image] if fit else []
             scored.zero_grad()
-            loss(run(image, scored), label).backward()  # type: ignore[no-untyped-call]
+            loss(inferer(image, scored) if inferer else scored(image), label).backward()  # type: ignore[no-untyped-call]
             for group, change in _changes(scored, layout).items():
                 square = all_reduce_sum(change).square()
                 scores[group] = scores[group] + square if group in scores else square
-        if layout is None:
-            raise InputError("to start from a teacher takes at least one batch, got none")
-        if not all(bool(score.isfinite().all()) for score in scores.values()):
-            raise InputError("channels cannot be chosen: the loss of the teacher, or its gradient, is NaN or Inf")
-        kept = _kept(_weights(student), layout, scores)
-        _take(student, teacher, layout, kept)
-        fit_convolutions(student, scored, images, _fitted(student, layout, kept), run)
+    if layout is None:
+        raise InputError("to start from a teacher takes at least one batch, got none")
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise InputError("channels cannot be chosen: the loss of the teacher, or its gradient, is NaN or Inf")
+    _take(student, teacher, layout, scores)
     return student
 
 
@@ -99,40 +90,21 @@ def _changes(network: nn.Module, layout: Layout) -> dict[Group, Tensor]:
 
 
 @torch.no_grad()
-def _take(student: nn.Module, teacher: nn.Module, layout: Layout, kept: Mapping[Group, Tensor]) -> None:
+def _take(student: nn.Module, teacher: nn.Module, layout: Layout, scores: Mapping[Group, Tensor]) -> None:
     """Copy the kept channels of each weight."""
     ours, theirs = _weights(student), _weights(teacher)
     if alone := sorted(set(theirs) - set(ours)):
         raise InputError(f"a student that starts from its teacher must be built as it is, but has no {alone[0]}")
+    kept = _kept(ours, layout, scores)
     for name, weight in theirs.items():
         for axis, groups in layout.axes.get(name, {}).items():
-            weight = weight.index_select(axis, _places(groups, kept).to(weight.device))
+            places = torch.split(torch.arange(weight.shape[axis]), [group.size for group in groups])
+            index = torch.cat([place[kept[group]] for place, group in zip(places, groups, strict=True)])
+            weight = weight.index_select(axis, index.to(weight.device))
         if weight.shape != ours[name].shape:
             shapes = f"{tuple(ours[name].shape)}, not {tuple(weight.shape)} as channels of the teacher have it"
             raise InputError(f"weight {name} of a student that starts from its teacher is {shapes}")
         ours[name].copy_(weight)
-
-
-def _fitted(student: nn.Module, layout: Layout, kept: Mapping[Group, Tensor]) -> dict[str, Fitted]:
-    """The convolutions of a student that its teacher has too."""
-    found = {}
-    for name, module in student.named_modules():
-        axes = layout.axes.get(f"{name}.weight")
-        if axes is not None and isinstance(module, nn.modules.conv._ConvNd):
-            to = 1 if module.transposed else 0
-            shifts = module.bias is not None or f"{name}.weight" not in layout.makes  # what no norm scales anew
-            found[name] = Fitted(_places(axes[to], kept), shifts)
-    return found
-
-
-def _places(groups: Sequence[Group], kept: Mapping[Group, Tensor]) -> Tensor:
-    """Indices along an axis of a weight of the channels that are kept."""
-    places = torch.split(torch.arange(sum(group.size for group in groups)), [group.size for group in groups])
-    return torch.cat([place[kept[group]] for place, group in zip(places, groups, strict=True)])
-
-
-def _call(image: Tensor, network: nn.Module) -> object:
-    return network(image)
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dcd_components.errors import InputError
 
 
-class StopForward(Exception):  # noqa: N818 - not an error
+class _StopForward(Exception):  # noqa: N818 - not an error
     """Ends a forward pass of which nothing is needed any more."""
 
 
@@ -93,7 +93,7 @@ class StageRecorder:
     def features(self, forward: Callable[[nn.Module], object]) -> list[Tensor]:
         """Run ``forward(network)`` without gradient, as far as the last stage if ``stop``, and return the maps."""
         with self:
-            with contextlib.suppress(StopForward):
+            with contextlib.suppress(_StopForward):
                 forward(self.network)
             return self.pop()
 
@@ -103,7 +103,7 @@ class StageRecorder:
                 return
             self._maps[stage] = output
             if self.stop and len(self._maps) == len(self.stages):
-                raise StopForward
+                raise _StopForward
 
         return hook
 

@@ -68,7 +68,7 @@ Differences to {baseline}, which has the same data and order{weights}; in bracke
 by itself, by a bootstrap over {drawn}. "Gap" is the share of the way from {baseline} to the teacher in Dice, a dash
 where the teacher is not surely better. "Better in" counts the seeds with a higher Dice.\
 """
-SAME_WEIGHTS = ", and but for students that start from the teacher the same first weights{where}"
+SAME_WEIGHTS = ", and but for init: teacher the same first weights{where}"
 WHERE_SAME = " where the network is the same"
 SEVERAL_SEEDS = "patients and seeds together"
 ONE_SEED = "patients alone, which cannot tell methods apart: what another seed would give is not in it"

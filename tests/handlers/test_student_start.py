@@ -67,7 +67,7 @@ class Training:
 
 
 def test_the_student_starts_as_channels_of_its_teacher_with_the_best_projections() -> None:
-    training = Training("channels")
+    training = Training("teacher")
     training.engine.run(training.data)
     ours, theirs = (list(one.get_parameter("0.weight")) for one in (training.student, training.teacher))
     assert all(any(torch.equal(one, other) for other in theirs) for one in ours)
@@ -82,16 +82,6 @@ def test_the_student_starts_as_channels_of_its_teacher_with_the_best_projections
                 projection.view(-1)[place] -= change
 
 
-def test_then_it_is_fitted_to_what_its_teacher_computes() -> None:
-    distances = {}
-    for init in ("channels", "teacher"):
-        training = Training(init)
-        training.engine.run(training.data)
-        pairs = [(training.student(one["image"]), training.teacher(one["image"])) for one in training.data[:BATCHES]]
-        distances[init] = sum(functional.mse_loss(ours, theirs).item() for ours, theirs in pairs)
-    assert distances["teacher"] < 0.7 * distances["channels"]
-
-
 @pytest.mark.parametrize(("init", "epoch"), [("random", 0), ("teacher", 1)])
 def test_other_weights_stay(init: str, epoch: int) -> None:
     training = Training(init)
@@ -104,7 +94,7 @@ def test_other_weights_stay(init: str, epoch: int) -> None:
 
 
 def test_projections_that_no_epoch_uses_are_not_fitted() -> None:
-    training = Training("channels", weight=0.0)
+    training = Training("teacher", weight=0.0)
     training.engine.run(training.data)
     assert len(training.seen) == BATCHES
 
@@ -117,5 +107,5 @@ def test_weights_from_elsewhere_are_not_thrown_away_in_silence(settings: dict[st
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(InputError, match="init must be random, channels or teacher, got student"):
+    with pytest.raises(InputError, match="init must be random or teacher, got student"):
         Training("student")

@@ -25,7 +25,7 @@ from dcd_components.tables import read_csv
 WEIGHTS = HIPPOCAMPUS / "models" / "model.pt"
 METADATA = json.loads((HIPPOCAMPUS / "configs" / "metadata.json").read_text())
 STUDY = ROOT / "studies" / "hippocampus_release"
-RUN = "channels_dcd-0"
+RUN = "started_dcd-0"
 DATA = Path(os.environ.get("DCD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "hippocampus"
 REGIONS = {"anterior": [1], "posterior": [2]}
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real patients at {DATA}; set DCD_DATA")
@@ -59,7 +59,7 @@ def cases() -> set[str]:
 
 def test_the_page_has_the_scores_of_the_study() -> None:
     page = (HIPPOCAMPUS / "docs" / "README.md").read_text()
-    for run in ("teacher-0", "plain-0", "dcd-0", "channels-0", RUN):
+    for run in ("teacher-0", "plain-0", "dcd-0", "started-0", RUN):
         means = mean_scores(STUDY / f"{run}.csv", REGIONS, json.loads((STUDY / f"{run}.json").read_text())["weights"])
         figures = [f"{means[name]:.3f}" for name in ("dice_anterior", "dice_posterior", "mean_dice", "mean_nsd_1mm")]
         assert re.search(r" \| ".join(map(re.escape, figures)), page), f"{run}: {figures}"

@@ -115,7 +115,7 @@ def test_differences_are_in_colour_where_several_seeds_can_tell(study: Path, tmp
     pages = [" ".join((path / "out" / "index.html").read_text().split()) for path in (tmp_path, tmp_path / "one")]
     assert ["orange where on the worse one" in page for page in pages] == [True, False]
     assert ["one seed cannot tell methods apart" in page for page in pages] == [False, True]
-    assert "and order, and but for students that start from the teacher the same first weights; in brackets" in pages[0]
+    assert "and order, and but for init: teacher the same first weights; in brackets" in pages[0]
 
 
 def rewrite(study: Path, **columns: Callable[[dict[str, Any]], float]) -> None:
