@@ -97,9 +97,13 @@ def remove_partial_files(folder: Path, name: str) -> None:
 
 
 def dated(path: Path, written: Path) -> Path:
-    """A name like that of ``path``, with date and time of the writing of ``written``."""
+    """A name like that of ``path``, with date and time of the writing of ``written``, that nothing has yet."""
     time = datetime.fromtimestamp(written.stat().st_mtime, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
-    return path.with_name(f"{path.stem}-{time}{path.suffix}")
+    number, named = 1, path.with_name(f"{path.stem}-{time}{path.suffix}")
+    while named.exists():  # short trainings may end within a second
+        number += 1
+        named = path.with_name(f"{path.stem}-{time}-{number}{path.suffix}")
+    return named
 
 
 class InferenceWeights:

@@ -113,6 +113,16 @@ def test_an_earlier_checkpoint_is_kept_under_the_time_of_its_writing(tmp_path: P
     assert earlier.read_bytes() == b"weights"
 
 
+def test_of_two_that_were_written_in_one_second_both_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    for content in (b"first", b"second"):
+        path.write_bytes(content)
+        os.utime(path, (0, 86_399))
+        validation(small(), [0.2, 0.7], path).run([0], max_epochs=2)
+    assert (tmp_path / "model-19700101T235959.pt").read_bytes() == b"first"
+    assert (tmp_path / "model-19700101T235959-2.pt").read_bytes() == b"second"
+
+
 def test_a_training_that_goes_on_knows_its_own_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     first, second = (BestCheckpoint(small(), path) for _ in range(2))
