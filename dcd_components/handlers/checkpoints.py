@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dcd_components.distributed import rank
 from dcd_components.errors import InputError
+from dcd_components.files import whole_file
 from dcd_components.handlers.kept_state import keep
 from dcd_components.networks.weights import TRAINING_ONLY, read_record, save_weights, without
 
@@ -56,14 +57,16 @@ class BestCheckpoint:
         if rank() > 0 or engine.state.best_metric_epoch != engine.state.epoch:
             return
         if not self._written and self.path.is_file() and not self._mine():
-            shutil.copy2(self.path, dated(self.path, self.path))
+            with whole_file(dated(self.path, self.path)) as partial:
+                shutil.copy2(self.path, partial)
         record = {**self.record, "epoch": engine.state.epoch, "training": self._training}
         save_weights(self.weights.state_dict(), self.path, record)
         self._written = True
 
     def _clean(self) -> None:
         if rank() == 0:
-            remove_partial_files(self.path.parent, self.path.name)
+            for name in (self.path.name, f"{self.path.stem}-[0-9]*{self.path.suffix}"):  # and of an earlier one's copy
+                remove_partial_files(self.path.parent, name)
 
     def state_dict(self) -> dict[str, Any]:
         """What tells files of this training from those of others."""

@@ -189,7 +189,7 @@ class TrainingCheckpoint:
     def _set_aside(self, engine: Any) -> None:
         if engine.state.iteration == 0 and rank() == 0 and (files := self._files()):
             place = dated(self.folder, files[0])
-            place.mkdir(exist_ok=True)
+            place.mkdir()
             for path in self.folder.glob(f"{PATTERN}*"):
                 path.rename(place / path.name)
             engine.logger.warning(f"checkpoints of another training are now in {place}; --resume would have gone on")

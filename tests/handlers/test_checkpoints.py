@@ -1,6 +1,7 @@
 import math
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,10 @@ def test_of_two_that_were_written_in_one_second_both_are_kept(tmp_path: Path) ->
     for content in (b"first", b"second"):
         path.write_bytes(content)
         os.utime(path, (0, 86_399))
+        (tmp_path / f".{uuid.uuid4().hex}-model-19700101T235959.pt").touch()
         validation(small(), [0.2, 0.7], path).run([0], max_epochs=2)
     assert (tmp_path / "model-19700101T235959.pt").read_bytes() == b"first"
+    assert len([*tmp_path.iterdir()]) == 3  # what a killed copy left, made by the loop, is gone
     assert (tmp_path / "model-19700101T235959-2.pt").read_bytes() == b"second"
 
 
