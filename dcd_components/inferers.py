@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
@@ -15,10 +16,13 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import ensure_tuple_rep
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcd_components.errors import InputError
-from dcd_components.networks.onednn import by_onednn
+from dcd_components.networks.onednn import by_onednn, gradients_need_float32
+from dcd_components.networks.stage_recorder import unwrap
+
+logger = logging.getLogger(__name__)
 
 
 def cpu_has_bfloat16() -> bool:
@@ -36,6 +40,9 @@ class AutocastInferer(Inferer):  # type: ignore[misc]
     MONAI's ``amp`` flag serves CUDA only; this is its counterpart. On other devices it changes nothing. Predictions
     come back in float32, so that losses and metrics are computed in float32.
 
+    Where patches have so few voxels that gradients would be wrong in bfloat16, trainings are in float32, see
+    ``docs/method.md``, "Limits of precision"; to find out, a network runs once more on the first batch of each size.
+
     Args:
         inferer: the inferer that does the work.
     """
@@ -44,14 +51,29 @@ class AutocastInferer(Inferer):  # type: ignore[misc]
         super().__init__()
         self.inferer = inferer
         self.enabled = cpu_has_bfloat16()
+        self._in_float32: dict[tuple[nn.Module, torch.Size], bool] = {}
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what the wrapped inferer returns, in float32 if it is a tensor."""
         if inputs.device.type != "cpu":
             return self.inferer(inputs, network, *args, **kwargs)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.enabled):
+        enabled = self.enabled
+        if enabled and torch.is_grad_enabled() and isinstance(network, nn.Module):
+            enabled = not self._needs_float32(inputs, unwrap(network), *args, **kwargs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             outputs = self.inferer(inputs, network, *args, **kwargs)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
+
+    def _needs_float32(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> bool:
+        of_size = network, inputs.shape
+        if of_size not in self._in_float32:
+            needed = gradients_need_float32(network, lambda: self.inferer(inputs, network, *args, **kwargs))
+            if needed:
+                logger.info(
+                    "patches of %s are trained in float32, since kernels are longer than maps", [*inputs.shape[2:]]
+                )
+            self._in_float32[of_size] = needed
+        return self._in_float32[of_size]
 
 
 class MirrorInferer(Inferer):  # type: ignore[misc]

@@ -62,7 +62,7 @@ def test_predictions_are_float32_and_autocast_is_on_only_where_it_pays(
     set_cpu(monkeypatch, avx512_bf16=native)
     network, x = Noting(), torch.randn(1, 1, 8, 8, 8)
     prediction = AutocastInferer(SimpleInferer())(x, network)
-    assert network.dtypes == [inside]
+    assert network.dtypes[-1] == inside
     assert prediction.dtype == torch.float32
     torch.testing.assert_close(prediction, network(x), rtol=0.02, atol=0.02)
     assert not torch.is_autocast_enabled("cpu")
@@ -74,6 +74,44 @@ def test_gradient_flows_through_autocast(monkeypatch: pytest.MonkeyPatch) -> Non
     AutocastInferer(SimpleInferer())(torch.randn(1, 1, 8, 8, 8), network).sum().backward()
     assert network.convolution.weight.grad is not None
     assert network.convolution.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [(2, 8, 8), (8, 8, 2), (1, 8, 8)], ids=str)
+def test_trainings_are_in_float32_where_a_kernel_is_longer_than_the_map(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: Sequence[int]
+) -> None:
+    """Elsewhere than in float32, oneDNN leaves a part of the kernel's gradient unwritten."""
+    set_cpu(monkeypatch, avx512_bf16=True)
+    caplog.set_level("INFO")
+    network, inferer, x = Noting(), AutocastInferer(SimpleInferer()), torch.randn(2, 1, *size)
+    for _ in range(2):
+        network.zero_grad()
+        inferer(x, network).square().sum().backward()
+    assert network.dtypes == [torch.float32] * 3  # the first of them to find out
+    found = network.convolution.weight.grad
+    network.zero_grad()
+    network(x).square().sum().backward()
+    torch.testing.assert_close(found, network.convolution.weight.grad)
+    assert caplog.messages == [f"patches of {list(size)} are trained in float32, since kernels are longer than maps"]
+    with torch.no_grad():
+        inferer(x, network)
+    assert network.dtypes[-1] == torch.bfloat16
+    inferer(torch.randn(2, 1, 8, 8, 8), network)
+    assert network.dtypes[-1] == torch.bfloat16
+
+
+def test_to_find_out_changes_nothing_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_cpu(monkeypatch, avx512_bf16=True)
+    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2), nn.Dropout(0.5))
+    x, state = torch.randn(2, 1, 8, 8, 8), torch.random.get_rng_state()
+    AutocastInferer(SimpleInferer())(x, network)
+    once = torch.random.get_rng_state()
+    torch.random.set_rng_state(state)
+    network(x)
+    assert torch.equal(torch.random.get_rng_state(), once)
+    assert network[1].num_batches_tracked == 2
+    assert network[0].training
+    assert not network[0]._forward_pre_hooks
 
 
 def test_off_the_cpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
