@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import chain
@@ -17,6 +18,8 @@ from dcd_components.errors import InputError
 BUNDLES = Path(__file__).parents[2] / "bundles"
 #: Overlays that make another network of the teacher or the student, for every bundle; in the repository alone.
 ARCHITECTURES = BUNDLES / "common" / "architectures"
+#: For threads that read configs: MONAI walks over all modules then, and another thread may not import meanwhile.
+READING = threading.Lock()
 
 
 def read_configs(bundle: Path, names: Sequence[str]) -> ConfigParser:

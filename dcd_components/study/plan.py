@@ -19,8 +19,8 @@ TEACHER = "teacher"
 GIVEN = "evaluate"
 KEYS = ("bundle", "overlays", "seeds", "settings", TEACHER, "students", "methods")
 #: What a method may say: its workflow; another network, by its overlay; overlays and settings on top of those of all
-#: students.
-METHOD_KEYS = ("workflow", "network", "overlays", "settings")
+#: students; folds whose labels its teacher draws.
+METHOD_KEYS = ("workflow", "network", "overlays", "settings", "drawn_folds")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Run:
         overlays: configs on top, the later over the earlier, that its evaluation has too.
         own: overlays that make another method of its training, on top of these.
         settings: over the configs, by key.
+        drawn_folds: folds whose cases count as unlabelled, and are trained on with the masks that the teacher draws.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Run:
     overlays: Sequence[str] = ()
     own: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    drawn_folds: Sequence[int] = ()
 
     @property
     def name(self) -> str:
@@ -58,6 +60,11 @@ class Run:
     def evaluation(self) -> list[str]:
         """Overlays of its evaluation."""
         return [*([TEACHER] if self.method == TEACHER else []), *self.overlays]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the seed's teacher has to be there first."""
+        return self.workflow == "distill" or bool(self.drawn_folds)
 
     @property
     def is_given(self) -> bool:
@@ -144,7 +151,10 @@ def _runs(path: Path, content: Mapping[str, Any]) -> Iterator[Run]:
             _check_known(f"{path}: the network of {name}", network, ARCHITECTURES.glob("*_student.yaml"))
             _check_known(f"{path}: a method's overlay, which trains alone,", own, running.BASELINES.glob("*.yaml"))
             settings = {**shared, **students, **_mapping(path, name, said.get("settings"))}
-            yield Run(name, seed, workflow, [*network, *overlays], own, settings)
+            drawn = said.get("drawn_folds", [])
+            if not isinstance(drawn, list) or not all(type(fold) is int for fold in drawn):
+                raise InputError(f"{path}: the drawn_folds of {name} must be whole numbers, [5, 6], got {drawn!r}")
+            yield Run(name, seed, workflow, [*network, *overlays], own, settings, drawn)
 
 
 def _teacher(

@@ -25,6 +25,7 @@ def settings_of(study: Study, run: Run) -> dict[str, Any]:
     files = {path.stem: path for path in workflow_files(run.workflow, study.bundle, run.training)}
     overlays = {name: _digest(yaml.safe_load(files[name].read_text(encoding="utf-8"))) for name in run.training}
     said = {"bundle": study.bundle.name, "workflow": run.workflow, "overlays": overlays, **run.settings}
+    said |= {"drawn_folds": run.drawn_folds} if run.drawn_folds else {}  # older records do not have it
     return dict(json.loads(json.dumps(said)))
 
 

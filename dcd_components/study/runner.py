@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from dcd_components.benchmarks.timing import machine
-from dcd_components.bundle.configs import read_configs
+from dcd_components.bundle.configs import READING, read_configs
 from dcd_components.data.datalists import read_datalist
 from dcd_components.errors import InputError
 from dcd_components.files import read_json, write_json
@@ -32,12 +32,10 @@ from dcd_components.handlers.training_lock import TrainingLock
 from dcd_components.networks.cost import cost
 from dcd_components.networks.weights import weights_digest
 from dcd_components.study.detail import add_details
+from dcd_components.study.drawn_labels import draw_labels
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import cases_digest, difference, read_record, settings_of
 from dcd_components.tables import read_csv, write_csv
-
-#: Held while a config is read, for which MONAI walks over all modules: another thread may not import meanwhile.
-READING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -183,12 +181,12 @@ def _ready(study: Study, left: Sequence[Run], running: Collection[Run]) -> list[
     """Runs whose teacher is there, or that need none."""
     teachers = {run.seed: run for run in study.runs if run.method == TEACHER}
     there = [seed for seed, one in teachers.items() if one not in [*left, *running] and read_record(study, one)]
-    return [run for run in left if run.workflow != "distill" or run.seed in there]
+    return [run for run in left if not run.needs_teacher or run.seed in there]
 
 
 def _lost(study: Study, left: Sequence[Run], places: Places) -> list[Run]:
     """Teachers that were scored, and that some runs need, but whose weights are gone."""
-    needed = {run.seed for run in left if run.workflow == "distill"}
+    needed = {run.seed for run in left if run.needs_teacher}
     teachers = [run for run in study.runs if run.method == TEACHER and run.seed in needed]
     gone = [run for run in teachers if not (places.work / run.name / "model.pt").is_file()]
     return [run for run in gone if read_record(study, run)]
@@ -215,10 +213,13 @@ def _train_and_score(
     data = {"dataset_dir": places.dataset_dir.absolute(), "datalist": places.datalist.absolute()}
     trained = {**run.settings, "seed": run.seed, "cache_dir": (places.work / "cache").absolute()}
     begun: dict[str, Any] = {"settings": settings_of(study, run), "cases": cases_digest(places.datalist)}
-    if run.workflow == "distill":
-        trained["teacher_path"] = _teacher(study, run, places)
-        begun["teacher"] = weights_digest(trained["teacher_path"])
+    if run.needs_teacher:
+        teacher = _teacher(study, run, places)
+        trained |= {"teacher_path": teacher} if run.workflow == "distill" else {}
+        begun["teacher"] = weights_digest(teacher)
     begun = _begin(folder / "begun.json", begun)
+    if run.drawn_folds:
+        trained["datalist"] = draw_labels(study, run, places.dataset_dir, places.datalist, folder, teacher, call)
     if run.is_given:
         shutil.copyfile(_given(study), model)
     else:
