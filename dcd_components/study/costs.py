@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +23,10 @@ from dcd_components.bundle.running import workflow_files
 from dcd_components.errors import InputError
 from dcd_components.files import read_json, write_json
 from dcd_components.networks.onednn import by_onednn
+from dcd_components.study.drawn_labels import draw_labels
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import difference, settings_of
-from dcd_components.study.runner import Places
+from dcd_components.study.runner import Places, Programs, run_workflow
 
 COSTS = "costs.json"
 MAXIMUM = "distillation_weight::maximum"
@@ -38,7 +43,8 @@ class Costs:
     """What was measured; nothing of what was not.
 
     Args:
-        starts: seconds of a training before its first iteration by method, where a student starts from its teacher.
+        starts: seconds of a training before its first iteration by method, where a student starts from its teacher or
+            learns from labels that the teacher draws.
         iterations: seconds of an iteration by method.
         patches: seconds of a patch by method, the teacher's too.
         megabytes: largest extra memory of a patch by method.
@@ -72,7 +78,7 @@ def measure_costs(study: Study, places: Places) -> str:
     if not teacher.is_file():
         raise InputError(f"no teacher at {teacher}: run the study first, --index 0 is enough")
     of_network = _patches(study, runs)
-    of_start, of_iteration = _trainings(study, runs, places, str(teacher))
+    of_start, of_iteration = _trainings(study, runs, places, teacher)
     measured = {
         name: {
             "settings": _timed(study, run),
@@ -102,7 +108,7 @@ def _same(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _trainings(
-    study: Study, runs: Mapping[str, Run], places: Places, teacher: str
+    study: Study, runs: Mapping[str, Run], places: Places, teacher: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds of each student's training before the first iteration, and of an iteration."""
     students = {name: run for name, run in runs.items() if name != TEACHER}
@@ -112,16 +118,34 @@ def _trainings(
     own = {name: dict(run.settings) for name, run in timed.items()}
     for name, run in timed.items():
         if run.workflow == "distill":
-            own[name] |= {"teacher_path": teacher}
+            own[name] |= {"teacher_path": str(teacher)}
             if run.settings.get(MAXIMUM, 1.0) > 0:  # as while it distils: a ramp begins after the epochs that are timed
                 own[name] |= {"distillation_weight": CONSTANT}
     with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shared: dict[str, Any] = {"bundle_root": str(study.bundle), "cache_dir": cache, "seed": study.runs[0].seed}
         shared |= {name: str(getattr(places, name).absolute()) for name in ("dataset_dir", "datalist")}
+        drawing = dict.fromkeys(timed, 0.0)
+        for name, run in timed.items():
+            if run.drawn_folds:
+                own[name]["datalist"], drawing[name] = _draw(study, run, places, teacher, Path(cache, name))
         seconds = training.seconds(files, ROUNDS, own=own, **shared)
         starts = training.start_seconds(files, own=own, **shared)
+        starts = {name: taken + drawing[name] for name, taken in starts.items()}
     return {name: starts[first] for name, first in same.items()}, {name: seconds[first] for name, first in same.items()}
+
+
+def _draw(study: Study, run: Run, places: Places, teacher: Path, folder: Path) -> tuple[str, float]:
+    """The list of a run whose teacher draws labels, and the seconds that this took: of all cores, or on a GPU."""
+
+    def now() -> float:
+        return time.perf_counter() if torch.cuda.is_available() else sum(os.times()[2:4])  # of programs that ended
+
+    folder.mkdir()
+    with Programs() as programs:
+        call, before = partial(run_workflow, study, programs, folder, None), now()
+        listed = draw_labels(study, run, places.dataset_dir, places.datalist, folder, teacher, call)
+    return str(listed), now() - before
 
 
 def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float | None]]:

@@ -200,7 +200,7 @@ def _do(study: Study, run: Run, places: Places, programs: Programs, threads: int
         raise InputError(f"another study is at work in {folder}: wait for its end, or choose another --work")
     try:
         _train_and_score(
-            study, run, places, folder, functools.partial(_call, study, programs, folder, threads), threads
+            study, run, places, folder, functools.partial(run_workflow, study, programs, folder, threads), threads
         )
     finally:
         lock.release()
@@ -283,7 +283,7 @@ def _begin(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _call(
+def run_workflow(
     study: Study,
     programs: Programs,
     folder: Path,
@@ -294,6 +294,16 @@ def _call(
     *options: str,
 ) -> None:
     """Run a workflow in a process of its own.
+
+    Args:
+        study: whose bundle it is of.
+        programs: among which it runs.
+        folder: for what it says.
+        threads: of the process; all by default.
+        workflow: of ``dcd run``.
+        overlays: configs on top.
+        settings: over them, by key; with the folder of the patients.
+        options: further ones of ``dcd run``.
 
     Raises:
         InputError: when it fails.

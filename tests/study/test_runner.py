@@ -19,8 +19,9 @@ from releases import commands, page
 from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
 
 from dcd_components import cli
+from dcd_components.data.marks import read_mark
 from dcd_components.errors import InputError
-from dcd_components.study import costs, plan, records, runner
+from dcd_components.study import costs, drawn_labels, plan, records, runner
 from dcd_components.study.runner import Places
 from dcd_components.tables import read_csv
 
@@ -117,6 +118,45 @@ def check_details(
     assert json.loads(older.read_text()) == records["plain-0"]
 
 
+@pytest.mark.usefixtures("forked")
+def test_students_train_on_what_their_teacher_has_drawn(patients: Path, tmp_path: Path) -> None:
+    """Of cases that count as unlabelled, no label is read; the others keep theirs."""
+    own = {"workflow": "student", "settings": {"train_folds": [2, 4]}, "drawn_folds": [4]}
+    methods = {"plain": {"workflow": "student"}, "masks": own}
+    folds = {"train_folds": [2]}
+    study = plan.read_study(written(tmp_path, methods=methods, teacher=folds, students=folds))
+    listed = json.loads((patients / "datalist.json").read_text())
+    for case in listed["training"]:
+        if case["fold"] == 4:
+            case["label"] = "nowhere.nii.gz"
+    (tmp_path / "datalist.json").write_text(json.dumps(listed))
+    places = Places(patients, tmp_path / "datalist.json", tmp_path / "work")
+    for index in (0, 2):
+        runner.run_study(study, places, index=index)
+    folder = tmp_path / "work" / "masks-0"
+    content = json.loads((folder / "datalist.json").read_text())
+    masks = {case["case"]: case["label"] for case in content["training"] if case["fold"] == 4}
+    assert masks == {case: str(folder / "drawn" / f"{case}_seg.nii.gz") for case in masks}
+    assert len(masks) == 2
+    teacher = json.loads((study.results / "teacher-0.json").read_text())["weights"]
+    assert all((mark := read_mark(path)) and mark.weights == teacher for path in masks.values())
+    others = {case["case"]: case for case in content["training"] if case["fold"] != 4}
+    assert others == {case["case"]: case for case in listed["training"] if case["fold"] != 4}
+    record = json.loads((study.results / "masks-0.json").read_text())
+    assert (record["settings"]["drawn_folds"], record["teacher"]) == ([4], teacher)
+    assert (
+        "masks that this project wrote and nobody changed are taken for labels" in (folder / "student.txt").read_text()
+    )
+
+
+def test_a_fold_to_be_drawn_must_have_cases(called: list[str], places: Places, tmp_path: Path) -> None:
+    study = plan.read_study(written(tmp_path, methods={"masks": {"drawn_folds": [1, 7]}}))
+    runner.run_study(study, places, index=0)
+    with pytest.raises(InputError, match=r"datalist.json has no case in fold 1, 7, to be drawn"):
+        runner.run_study(study, places, index=1)
+    assert called == ["teacher-0 teacher", "teacher-0 evaluate"]
+
+
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of what is run, which takes no time; the evaluation scores one case."""
@@ -140,7 +180,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             (folder / "model.pt").touch()
             (folder / "model_training.csv").write_text("epoch,loss\n1,0.5\n")
 
-    monkeypatch.setattr(runner, "_call", call)
+    monkeypatch.setattr(runner, "run_workflow", call)
     monkeypatch.setattr(runner, "weights_digest", lambda path: "x")
     monkeypatch.setattr(runner, "add_details", lambda *_: [])  # of weights that are none
     return calls
@@ -149,7 +189,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     cases = type("List", (), {"cases": [{"case": "a", "patient": "p", "fold": 0}]})
-    for module in (runner, records):
+    for module in (runner, records, drawn_labels):
         monkeypatch.setattr(module, "read_datalist", lambda path: cases)
     return Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work")
 
@@ -272,14 +312,14 @@ def test_no_process_is_none(places: Places, tmp_path: Path) -> None:
 def test_a_run_that_fails_is_named_at_the_end_and_the_others_are_done(
     called: list[str], places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = runner._call
+    whole = runner.run_workflow
 
     def call(study: Any, programs: Any, folder: Path, *words: Any) -> None:
         if folder.name in ("teacher-0", "plain-1"):
             raise InputError(f"{folder.name} fails")
         whole(study, programs, folder, *words)
 
-    monkeypatch.setattr(runner, "_call", call)
+    monkeypatch.setattr(runner, "run_workflow", call)
     study = plan.read_study(written(tmp_path, seeds=[0, 1]))
     said = "3 runs are missing:\n  teacher-0 fails\n  plain-1 fails\n  dcd-0 needs teacher-0, which is not there"
     with pytest.raises(InputError, match=f"^{said}$"):
@@ -300,7 +340,7 @@ import sys
 from pathlib import Path
 from dcd_components.study import plan, runner
 runner.cases_digest = lambda path: "x"
-runner._call = lambda study, programs, folder, *_: programs([sys.executable, "-c", LOOP], folder / "log", None)
+runner.run_workflow = lambda study, programs, folder, *_: programs([sys.executable, "-c", LOOP], folder / "log", None)
 LOOP = "import signal, time; signal.signal(15, lambda *_: exit(print('ended'))); print('begun', flush=True); "
 LOOP += "time.sleep(99)"
 runner.run_study(plan.read_study(Path(sys.argv[1])), runner.Places(Path(), Path(), Path(sys.argv[2])), 2)

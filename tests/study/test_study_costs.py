@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "idle": {"settings": {"init": "teacher", "distillation_weight::maximum": 0.0}},
         "other_format": {"settings": {"memory_format": "$torch.contiguous_format"}},
         "small": {"settings": {"width_divisor": 8, "sliding_window::sw_batch_size": 2}},
+        "masks": {"workflow": "student", "drawn_folds": [4]},
     }
     study = read_study(write_study(tmp_path, methods, [0, 1], missing=()))
     timed: dict[str, Any] = {}
@@ -91,6 +94,11 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
     def starts(files: Mapping[str, Sequence[str]], own: Any, **_: Any) -> dict[str, float]:
         return {name: 7.0 * ("init" in own[name]) for name in files}
 
+    def draw(*_: object) -> Path:
+        subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)
+        return tmp_path / "drawn.json"
+
+    monkeypatch.setattr(costs, "draw_labels", draw)
     monkeypatch.setattr(training, "seconds", iterations)
     monkeypatch.setattr(training, "start_seconds", starts)
     monkeypatch.setattr(timing, "seconds", patches)
@@ -98,7 +106,8 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
     (tmp_path / "work" / "teacher-0").mkdir(parents=True)
     (tmp_path / "work" / "teacher-0" / "model.pt").touch()
     costs.measure_costs(study, Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work"))
-    assert [*timed["own"]] == ["plain", "dcd", "idle", "other_format", "small"]
+    assert [*timed["own"]] == ["plain", "dcd", "idle", "other_format", "small", "masks"]
+    assert timed["own"]["masks"]["datalist"] == str(tmp_path / "drawn.json")
     assert timed["own"]["dcd"]["distillation_weight"]["maximum"] == 1.0
     assert all("distillation_weight" not in timed["own"][name] for name in ("plain", "idle"))
     assert timed["patches"] == ["teacher", "plain", "other_format", "small"]
@@ -110,10 +119,22 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         "idle": 3.0,
         "other_format": 4.0,
         "small": 5.0,
+        "masks": 6.0,
     }
-    assert found.starts == {**dict.fromkeys(found.iterations, 0.0), "idle": 7.0}
+    drawing = found.starts["masks"]
+    assert 0 < drawing < 7  # what the program took
+    assert found.starts == {**dict.fromkeys(found.iterations, 0.0), "idle": 7.0, "masks": drawing}
     assert found.patches == pytest.approx(
-        {"teacher": 0, "plain": 0.1, "longer": 0.1, "dcd": 0.1, "idle": 0.1, "other_format": 0.2, "small": 0.15}
+        {
+            "teacher": 0,
+            "plain": 0.1,
+            "longer": 0.1,
+            "dcd": 0.1,
+            "idle": 0.1,
+            "other_format": 0.2,
+            "small": 0.15,
+            "masks": 0.1,
+        }
     )  # of small, half of what two take
     assert found.megabytes == {}  # not told by the system
     assert "NaN" not in (study.results / "costs.json").read_text()
