@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class AutocastInferer(Inferer):  # type: ignore[misc]
     MONAI's ``amp`` flag serves CUDA only; this is its counterpart. On other devices it changes nothing. Predictions
     come back in float32, so that losses and metrics are computed in float32.
 
-    Where patches have so few voxels that gradients would be wrong in bfloat16, trainings are in float32, see
+    Passes with gradient are in float32 where images have so few voxels that gradients might be wrong in bfloat16, see
     ``docs/method.md``, "Limits of precision"; to find out, a network runs once more on the first batch of each size.
 
     Args:
@@ -51,7 +52,7 @@ class AutocastInferer(Inferer):  # type: ignore[misc]
         super().__init__()
         self.inferer = inferer
         self.enabled = cpu_has_bfloat16()
-        self._in_float32: dict[tuple[nn.Module, torch.Size], bool] = {}
+        self._float32: WeakKeyDictionary[nn.Module, dict[torch.Size, bool]] = WeakKeyDictionary()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what the wrapped inferer returns, in float32 if it is a tensor."""
@@ -64,16 +65,21 @@ class AutocastInferer(Inferer):  # type: ignore[misc]
             outputs = self.inferer(inputs, network, *args, **kwargs)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings alone, by whose pickle masks are known again."""
+        return {name: value for name, value in vars(self).items() if name != "_float32"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """As new, with these settings."""
+        self.__dict__.update(state, _float32=WeakKeyDictionary())
+
     def _needs_float32(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> bool:
-        of_size = network, inputs.shape
-        if of_size not in self._in_float32:
-            needed = gradients_need_float32(network, lambda: self.inferer(inputs, network, *args, **kwargs))
-            if needed:
-                logger.info(
-                    "patches of %s are trained in float32, since kernels are longer than maps", [*inputs.shape[2:]]
-                )
-            self._in_float32[of_size] = needed
-        return self._in_float32[of_size]
+        known, size = self._float32.setdefault(network, {}), inputs.shape[2:]
+        if size not in known:
+            known[size] = gradients_need_float32(network, lambda: self.inferer(inputs, network, *args, **kwargs))
+            if known[size]:
+                logger.info("training on %s voxels is in float32, since kernels are longer than maps", [*size])
+        return known[size]
 
 
 class MirrorInferer(Inferer):  # type: ignore[misc]

@@ -1,5 +1,8 @@
+import gc
 import itertools
 import math
+import pickle
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -27,9 +30,9 @@ from dcd_components.inferers import (
 class Noting(nn.Module):
     """A convolution that notes in which precision it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: nn.Module | None = None) -> None:
         super().__init__()
-        self.convolution = nn.Conv3d(1, 2, 3, padding=1)
+        self.convolution = convolution or nn.Conv3d(1, 2, 3, padding=1)
         self.dtypes: list[torch.dtype] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +65,7 @@ def test_predictions_are_float32_and_autocast_is_on_only_where_it_pays(
     set_cpu(monkeypatch, avx512_bf16=native)
     network, x = Noting(), torch.randn(1, 1, 8, 8, 8)
     prediction = AutocastInferer(SimpleInferer())(x, network)
-    assert network.dtypes[-1] == inside
+    assert network.dtypes == [torch.float32] * native + [inside]  # with gradient, once more to find out, see below
     assert prediction.dtype == torch.float32
     torch.testing.assert_close(prediction, network(x), rtol=0.02, atol=0.02)
     assert not torch.is_autocast_enabled("cpu")
@@ -76,23 +79,32 @@ def test_gradient_flows_through_autocast(monkeypatch: pytest.MonkeyPatch) -> Non
     assert network.convolution.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("size", [(2, 8, 8), (8, 8, 2), (1, 8, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("convolution", "size"),
+    [
+        (nn.Conv3d(1, 2, 3, padding=1), (2, 8, 8)),
+        (nn.Conv3d(1, 2, 3, padding=1, stride=2), (4, 8, 1)),
+        (nn.Conv3d(1, 2, (5, 1, 1), padding=(2, 0, 0)), (4, 8, 8)),
+        (nn.ConvTranspose3d(1, 2, 3, padding=1), (2, 8, 8)),
+    ],
+    ids=["3", "stride 2", "5", "transposed"],
+)
 def test_trainings_are_in_float32_where_a_kernel_is_longer_than_the_map(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: Sequence[int]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, convolution: nn.Conv3d, size: Sequence[int]
 ) -> None:
-    """Elsewhere than in float32, oneDNN leaves a part of the kernel's gradient unwritten."""
+    """In bfloat16, oneDNN leaves parts of the gradients of these kernels unwritten."""
     set_cpu(monkeypatch, avx512_bf16=True)
     caplog.set_level("INFO")
-    network, inferer, x = Noting(), AutocastInferer(SimpleInferer()), torch.randn(2, 1, *size)
-    for _ in range(2):
+    network, inferer, x = Noting(convolution), AutocastInferer(SimpleInferer()), torch.randn(2, 1, *size)
+    for batch in (x, x[:1], x):
         network.zero_grad()
-        inferer(x, network).square().sum().backward()
-    assert network.dtypes == [torch.float32] * 3  # the first of them to find out
-    found = network.convolution.weight.grad
+        inferer(batch, network).square().sum().backward()
+    assert network.dtypes == [torch.float32] * 4  # the first of them to find out
+    found = convolution.weight.grad
     network.zero_grad()
     network(x).square().sum().backward()
-    torch.testing.assert_close(found, network.convolution.weight.grad)
-    assert caplog.messages == [f"patches of {list(size)} are trained in float32, since kernels are longer than maps"]
+    torch.testing.assert_close(found, convolution.weight.grad)
+    assert caplog.messages == [f"training on {list(size)} voxels is in float32, since kernels are longer than maps"]
     with torch.no_grad():
         inferer(x, network)
     assert network.dtypes[-1] == torch.bfloat16
@@ -100,18 +112,44 @@ def test_trainings_are_in_float32_where_a_kernel_is_longer_than_the_map(
     assert network.dtypes[-1] == torch.bfloat16
 
 
+def test_weights_that_are_computed_have_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_cpu(monkeypatch, avx512_bf16=True)
+    network = Noting(nn.utils.parametrizations.weight_norm(nn.Conv3d(1, 2, 3, padding=1)))
+    AutocastInferer(SimpleInferer())(torch.randn(2, 1, 2, 8, 8), network)
+    AutocastInferer(SimpleInferer())(torch.randn(2, 1, 8, 8, 8), network)
+    assert network.dtypes == [torch.float32, torch.float32, torch.float32, torch.bfloat16]
+
+
 def test_to_find_out_changes_nothing_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     set_cpu(monkeypatch, avx512_bf16=True)
-    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2), nn.Dropout(0.5))
+    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2), nn.Dropout(0.5), nn.BatchNorm3d(2))
+    network[3].eval()  # a frozen one
     x, state = torch.randn(2, 1, 8, 8, 8), torch.random.get_rng_state()
-    AutocastInferer(SimpleInferer())(x, network)
+    inferer = AutocastInferer(SimpleInferer())
+    inferer(x, network)
     once = torch.random.get_rng_state()
     torch.random.set_rng_state(state)
     network(x)
     assert torch.equal(torch.random.get_rng_state(), once)
-    assert network[1].num_batches_tracked == 2
-    assert network[0].training
-    assert not network[0]._forward_pre_hooks
+    assert [int(norm.get_buffer("num_batches_tracked")) for norm in (network[1], network[3])] == [2, 0]
+    assert [module.training for module in network] == [True, True, True, False]
+    assert not network[0]._forward_hooks
+    kept = weakref.ref(network)
+    del network
+    gc.collect()
+    assert kept() is None
+
+
+def test_the_pickle_of_an_inferer_says_nothing_of_what_it_was_called_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it, masks of the same settings are known again."""
+    set_cpu(monkeypatch, avx512_bf16=True)
+    inferer = AutocastInferer(SimpleInferer())
+    before = pickle.dumps(inferer)
+    inferer(torch.randn(2, 1, 2, 8, 8), network := Noting())
+    assert pickle.dumps(inferer) == before
+    again = pickle.loads(before)
+    again(torch.randn(2, 1, 2, 8, 8), network)
+    assert network.dtypes == [torch.float32] * 4
 
 
 def test_off_the_cpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
-from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+CONVOLUTIONS = nn.Conv3d, nn.ConvTranspose3d
 
 
 class _OneDnn(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -42,10 +43,11 @@ def by_onednn(image: Tensor) -> AbstractContextManager[object]:
 
 
 def gradients_need_float32(network: nn.Module, forward: Callable[[], object]) -> bool:
-    """Whether oneDNN would leave gradients of a network's 3D convolutions unwritten in bfloat16 on a CPU.
+    """Whether oneDNN might not write all gradients of a network's 3D convolutions in bfloat16 on a CPU.
 
-    With PyTorch 2.13 it does so for kernels that are longer than the map they are moved over: parts of their gradient
-    are what the memory held before, and at times memory beyond it is written to. In float32 all is written.
+    With PyTorch 2.13 it does not where some kernels are longer than the map that they are moved over (of a transposed
+    convolution, the map that it makes): a part of their gradient is then what the memory held before, and at times
+    memory beyond it is written to. Not all such kernels are concerned; all are taken for it. In float32 all is written.
 
     Args:
         network: whose convolutions are looked at, those that are modules.
@@ -53,15 +55,19 @@ def gradients_need_float32(network: nn.Module, forward: Callable[[], object]) ->
     """
     longer = False
 
-    def look(convolution: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal longer
-        _, _, *kernel = convolution.get_parameter("weight").shape
-        longer = longer or any(along > size for along, size in zip(kernel, inputs[0].shape[-3:], strict=True))
+        assert isinstance(module, CONVOLUTIONS)
+        moved_over = output if isinstance(module, nn.ConvTranspose3d) else inputs[0]
+        sizes = zip(module.kernel_size, moved_over.shape[-3:], strict=True)
+        longer = longer or any(kernel > size for kernel, size in sizes)
 
-    with ExitStack() as hooks:
-        for module in network.modules():
-            if isinstance(module, nn.Conv3d):
-                hooks.callback(module.register_forward_pre_hook(look).remove)
-        with eval_mode(network):
-            forward()
+    modes = {module: module.training for module in network.modules()}
+    with ExitStack() as afterwards, torch.no_grad():
+        for module, mode in modes.items():
+            afterwards.callback(setattr, module, "training", mode)
+            if isinstance(module, CONVOLUTIONS):
+                afterwards.callback(module.register_forward_hook(look).remove)
+        network.eval()
+        forward()
     return longer

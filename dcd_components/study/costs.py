@@ -71,7 +71,7 @@ def measure_costs(study: Study, places: Places) -> str:
         The seconds by method.
 
     Raises:
-        InputError: when the first seed's teacher is not there.
+        InputError: when the first seed's teacher is not there, or cannot draw what a method asks for.
     """
     runs = _first_seed(study)
     teacher = (places.work / runs[TEACHER].name / "model.pt").absolute()
@@ -136,7 +136,10 @@ def _trainings(
 
 
 def _draw(study: Study, run: Run, places: Places, teacher: Path, folder: Path) -> tuple[str, float]:
-    """The list of a run whose teacher draws labels, and the seconds that this took: of all cores, or on a GPU."""
+    """The list of a run whose teacher draws labels, and the seconds of a program that does: of all cores, or on a GPU.
+
+    They are taken once, with the start of the program.
+    """
 
     def now() -> float:
         return time.perf_counter() if torch.cuda.is_available() else sum(os.times()[2:4])  # of programs that ended
@@ -144,7 +147,7 @@ def _draw(study: Study, run: Run, places: Places, teacher: Path, folder: Path) -
     folder.mkdir()
     with Programs() as programs:
         call, before = partial(run_workflow, study, programs, folder, None), now()
-        listed = draw_labels(study, run, places.dataset_dir, places.datalist, folder, teacher, call)
+        listed = draw_labels(study, run, places, folder, teacher, call)
     return str(listed), now() - before
 
 

@@ -91,6 +91,10 @@ class Study:
         """Folder of the results."""
         return self.path.with_suffix("")
 
+    def teacher_of(self, run: Run) -> Run:
+        """The teacher of a run's seed."""
+        return next(one for one in self.runs if one.method == TEACHER and one.seed == run.seed)
+
     @property
     def methods(self) -> list[str]:
         """Names of the methods, in the order of the file."""

@@ -23,6 +23,7 @@ from dcd_components.tables import write_csv
 MASKS = 3
 DASH = "\N{EN DASH}"
 TRAINED = {TEACHER: "the teacher", GIVEN: "the teacher, given", "student": "alone", "distill": "from the teacher"}
+DRAWN = ", with the teacher's masks of folds {}"
 #: Scores that are compared at equal cost, but for table.csv, which has all.
 AT_EQUAL_COST = ("dice_{}", "nsd_0.5mm_{}", "nsd_1mm_{}", "tp_lesions_0_100mm3")
 #: Heading and format of the columns of what networks and trainings cost.
@@ -89,9 +90,9 @@ are seen.\
 EQUAL_COST = """\
 Each method against the cheapest plain training of this study that costs at least as much, or 2 % less, named in the
 column "Against" with what it costs: where that is clearly more, the costs are not equal, to the method's disadvantage.
-The cost of a training is its iterations by the seconds of one, measured in turns, and the start of a student from its
-teacher; the teacher's training is not counted. Intervals, "Gap" (from that plain training to the
-teacher) and "Better in" as above; table.csv has all scores.{missing}\
+The cost of a training is its iterations by the seconds of one, measured in turns, the start of a student from its
+teacher, and the masks that its teacher draws; the teacher's training is not counted. Intervals, "Gap" (from that plain
+training to the teacher) and "Better in" as above; table.csv has all scores.{missing}\
 """
 NOT_DEAR = """ No plain training is as dear as {methods}: one of {times:.2f} times the iterations of {plain} would be.\
 """
@@ -160,7 +161,8 @@ def compared_section(report: Report) -> Section:
     rows = [
         {
             "method": name,
-            "trained": TRAINED[run.workflow],
+            "trained": TRAINED[run.workflow]
+            + (DRAWN.format(", ".join(map(str, run.drawn_folds))) if run.drawn_folds else ""),
             "overlays": ", ".join(one for one in run.training if one not in runs[TEACHER].training) or DASH,
             "settings": _settings(run.settings, shared if name == TEACHER else same) or DASH,
         }

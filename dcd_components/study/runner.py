@@ -57,7 +57,7 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
     """Run all of a study that is not there yet, or one run of it.
 
     A run that fails does not stop the others, but for those that need it as their teacher. A teacher whose weights are
-    gone though it was scored, and that students are to be distilled from, is trained anew, and must become the same. At
+    gone though it was scored, and that students need, is trained anew, and must become the same. At
     the end, the detail that students have of their teachers is added to the records that lack it.
 
     Args:
@@ -163,6 +163,9 @@ class Programs:
         self._running.add(program)
         try:
             return program.wait()
+        except BaseException:  # in the main thread, Ctrl-C or SIGTERM
+            program.terminate()
+            raise
         finally:
             self._running.discard(program)
 
@@ -219,7 +222,7 @@ def _train_and_score(
         begun["teacher"] = weights_digest(teacher)
     begun = _begin(folder / "begun.json", begun)
     if run.drawn_folds:
-        trained["datalist"] = draw_labels(study, run, places.dataset_dir, places.datalist, folder, teacher, call)
+        trained["datalist"] = draw_labels(study, run, places, folder, teacher, call)
     if run.is_given:
         shutil.copyfile(_given(study), model)
     else:

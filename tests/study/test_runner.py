@@ -19,13 +19,16 @@ from releases import commands, page
 from tiny import BRATS, BUNDLES, HIPPOCAMPUS, TINY
 
 from dcd_components import cli
+from dcd_components.data.datalists import DataList, read_datalist, write_datalist
 from dcd_components.data.marks import read_mark
 from dcd_components.errors import InputError
-from dcd_components.study import costs, drawn_labels, plan, records, runner
+from dcd_components.study import costs, plan, records, runner
+from dcd_components.study.drawn_labels import draw_labels
 from dcd_components.study.runner import Places
 from dcd_components.tables import read_csv
 
 METHODS = {"plain": {"workflow": "student"}, "dcd": {"settings": {"levels": 1}}}
+DRAWN: Mapping[str, Any] = {"settings": {"train_folds": "$[2 + @seed, 4]"}, "drawn_folds": [4]}
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -121,7 +124,7 @@ def check_details(
 @pytest.mark.usefixtures("forked")
 def test_students_train_on_what_their_teacher_has_drawn(patients: Path, tmp_path: Path) -> None:
     """Of cases that count as unlabelled, no label is read; the others keep theirs."""
-    own = {"workflow": "student", "settings": {"train_folds": [2, 4]}, "drawn_folds": [4]}
+    own = {"workflow": "student", **DRAWN}
     methods = {"plain": {"workflow": "student"}, "masks": own}
     folds = {"train_folds": [2]}
     study = plan.read_study(written(tmp_path, methods=methods, teacher=folds, students=folds))
@@ -149,12 +152,74 @@ def test_students_train_on_what_their_teacher_has_drawn(patients: Path, tmp_path
     )
 
 
-def test_a_fold_to_be_drawn_must_have_cases(called: list[str], places: Places, tmp_path: Path) -> None:
-    study = plan.read_study(written(tmp_path, methods={"masks": {"drawn_folds": [1, 7]}}))
-    runner.run_study(study, places, index=0)
-    with pytest.raises(InputError, match=r"datalist.json has no case in fold 1, 7, to be drawn"):
+def test_students_that_train_on_masks_need_their_teacher(
+    called: list[str], places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are not distilled from it."""
+    drawn: list[str] = []
+
+    def draw(study: plan.Study, run: plan.Run, *_: Any) -> Path:
+        drawn.append(run.name)
+        return tmp_path / "drawn.json"
+
+    monkeypatch.setattr(runner, "draw_labels", draw)
+    study = plan.read_study(written(tmp_path, methods={"masks": {"workflow": "student", **DRAWN}}))
+    with pytest.raises(InputError, match="masks-0 needs teacher-0, which is not there"):
         runner.run_study(study, places, index=1)
-    assert called == ["teacher-0 teacher", "teacher-0 evaluate"]
+    runner.run_study(study, places, processes=2)
+    assert called == ["teacher-0 teacher", "teacher-0 evaluate", "masks-0 student", "masks-0 evaluate"]
+    assert drawn == ["masks-0"]
+    (places.work / "teacher-0" / "model.pt").unlink()
+    (study.results / "masks-0.json").unlink()
+    called.clear()
+    runner.run_study(study, places, processes=2)
+    assert called == ["teacher-0 teacher", "masks-0 student", "masks-0 evaluate"]
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Places:
+    """Two cases of folds 3 and 4."""
+    cases = [{"image": ["a.nii.gz"], "case": f"c{fold}", "patient": f"p{fold}", "fold": fold} for fold in (3, 4)]
+    path = tmp_path / "datalist.json"
+    write_datalist(DataList([{**case, "label": "seg.nii.gz"} for case in cases], ["t1"], "t1"), path)
+    return Places(tmp_path, path, tmp_path / "work")
+
+
+def test_a_teacher_draws_with_its_own_settings(listed: Places, tmp_path: Path) -> None:
+    said: list[Any] = []
+    other = {**DRAWN["settings"], "widths": [8, 8, 16]}
+    methods = {"masks": {"network": "shallow_student", **DRAWN, "settings": other}}
+    teacher = {"train_folds": [2], "teacher_widths": [16, 32, 64]}
+    study = plan.read_study(written(tmp_path, methods=methods, teacher=teacher, seeds=[0, 1]))
+    for _ in range(2):  # as in a run that is resumed
+        path = draw_labels(study, study.runs[3], listed, tmp_path, tmp_path / "t.pt", lambda *words: said.append(words))
+    workflow, overlays, settings = said[0]
+    assert (workflow, overlays, said[1]) == ("segment", ["teacher", "quick"], said[0])
+    assert (settings["teacher_widths"], settings["ckpt_path"]) == ([16, 32, 64], tmp_path / "t.pt")
+    assert not {"widths", "train_folds"} & {*settings}
+    cases = {case["case"]: case["label"] for case in read_datalist(path).cases}
+    assert cases == {"c3": "seg.nii.gz", "c4": str(tmp_path / "drawn" / "c4_seg.nii.gz")}
+    assert [case["case"] for case in json.loads(settings["datalist"].read_text())["test"]] == ["c4"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "drawn", "teacher", "said"),
+    [
+        ([2], [4], {}, r"the drawn_folds of masks must be among its train_folds, \[2\]: 4 is not"),
+        ([0, 1, 2], [0, 1], {}, "the drawn_folds of masks must not be among its val_folds and test_folds: 0, 1 is"),
+        ([2, 4], [4], {"train_folds": [3, 4]}, "the drawn_folds of masks must be unknown to its teacher, .* have 4"),
+        ([2, 4], [4], {}, "the drawn_folds of masks must be unknown to its teacher, whose train_folds have 4"),
+        (None, [7], {"train_folds": [2]}, "datalist.json has no case in fold 7, of which masks are to be drawn"),
+    ],
+    ids=["not trained on", "held out", "known", "all known", "empty"],
+)
+def test_masks_of_other_folds_are_refused(
+    listed: Places, tmp_path: Path, folds: list[int] | None, drawn: list[int], teacher: dict[str, Any], said: str
+) -> None:
+    methods = {"masks": {"workflow": "student", "settings": {"train_folds": folds}, "drawn_folds": drawn}}
+    study = plan.read_study(written(tmp_path, methods=methods, teacher=teacher))
+    with pytest.raises(InputError, match=said):
+        draw_labels(study, study.runs[1], listed, tmp_path, tmp_path / "t.pt", lambda *_: pytest.fail("called"))
 
 
 @pytest.fixture
@@ -189,7 +254,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     cases = type("List", (), {"cases": [{"case": "a", "patient": "p", "fold": 0}]})
-    for module in (runner, records, drawn_labels):
+    for module in (runner, records):
         monkeypatch.setattr(module, "read_datalist", lambda path: cases)
     return Places(tmp_path, tmp_path / "datalist.json", tmp_path / "work")
 
