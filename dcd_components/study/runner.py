@@ -57,8 +57,8 @@ def run_study(study: Study, places: Places, processes: int = 1, index: int | Non
     """Run all of a study that is not there yet, or one run of it.
 
     A run that fails does not stop the others, but for those that need it as their teacher. A teacher whose weights are
-    gone though it was scored, and that students need, is trained anew, and must become the same. At
-    the end, the detail that students have of their teachers is added to the records that lack it.
+    gone though it was scored, and that students need, is trained anew, and must become the same. At the end, the detail
+    that students have of their teachers is added to the records that lack it.
 
     Args:
         study: what to run.

@@ -152,6 +152,23 @@ def test_students_train_on_what_their_teacher_has_drawn(patients: Path, tmp_path
     )
 
 
+def test_a_program_that_the_main_thread_waits_for_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that draws masks, when the measurement of costs is stopped."""
+    told: list[str] = []
+
+    class Program:
+        def wait(self) -> int:
+            raise KeyboardInterrupt
+
+        def terminate(self) -> None:
+            told.append("end")
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Program())
+    with runner.Programs() as programs, pytest.raises(KeyboardInterrupt):
+        programs(["draw"], tmp_path / "log", None)
+    assert told == ["end"]
+
+
 def test_students_that_train_on_masks_need_their_teacher(
     called: list[str], places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ def test_equal_trainings_and_networks_are_timed_once(tmp_path: Path, monkeypatch
         return {name: 7.0 * ("init" in own[name]) for name in files}
 
     def draw(*_: object) -> Path:
-        subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)
+        subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
         return tmp_path / "drawn.json"
 
     monkeypatch.setattr(costs, "draw_labels", draw)
