@@ -156,7 +156,7 @@ def _datalist_options(parser: argparse.ArgumentParser) -> None:
     _naming_options(parser, '; "" for images without labels, for inference')
     add("--labels", nargs="+", action=_Labels, metavar="NAME=VALUE", help="values of the labels: necrosis=1 oedema=2")
     add("--patients", type=Path, metavar="TABLE", help="CSV file that names them instead: case, patient, fold")
-    add("--folds", type=int, help="number of folds; 5 by default")
+    add("--folds", type=int, help="number of folds; without it those of the table, or else 5")
     add("--seed", type=int, help="of the assignment of patients to folds; 0 by default")
     add(
         "--nnunet_folds",

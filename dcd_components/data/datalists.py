@@ -68,7 +68,7 @@ def make_datalist(
     Args:
         folder: the data set.
         layout: how its files are named.
-        folds: number of folds, 5 by default; a table of patients may say itself in which each is.
+        folds: number of folds; without it and the next two, those that the table of patients says, or else 5.
         seed: of the assignment of patients to folds.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
@@ -80,8 +80,7 @@ def make_datalist(
 
     Raises:
         InputError: for faults, all at once, unless they are skipped and a case is left; for nnU-Net's folds where a
-            case with a label is left out, by which they would be others; and for another choice of folds than the
-            table's.
+            case with a label is left out, by which they would be others.
     """
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
@@ -112,13 +111,11 @@ def _in_fold(case: Case, known: Mapping[str, int], of_patient: Mapping[str, int]
 def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:
     """Fold of each case by its name, and of others that the table of patients has."""
     given = {case: patient.fold for case, patient in layout.table.items() if patient.fold is not None}
-    if not given:
-        number = 5 if folds is None else folds
-        assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
-        return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
-    if nnunet or seed or folds is not None:
-        raise InputError(f"{layout.patients} says in which fold each patient is: leave out the choice of other folds")
-    return given
+    if given and folds is None and not (seed or nnunet):
+        return given
+    number = 5 if folds is None else folds
+    assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
+    return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:

@@ -115,9 +115,16 @@ def test_a_table_says_the_folds_of_a_data_set_and_of_its_parts(tmp_path: Path) -
     assert [case["fold"] for case in listed(tmp_path, layout)] == [3, 0]
     marked = table(tmp_path, "\ufeffcase,patient,fold\n2,a,3\n3,b,0\n")
     assert [case["fold"] for case in listed(tmp_path, marked)] == [3, 0]
-    for other in ({"folds": 5}, {"nnunet": True}, {"seed": 1}):
-        with pytest.raises(InputError, match=r"patients.csv says in which fold each patient is: leave out the choice"):
-            listed(tmp_path, layout, **other)
+
+
+@pytest.mark.parametrize("choice", [{"folds": 2}, {"seed": 1, "folds": 2}, {"nnunet": True, "folds": 2}])
+def test_folds_that_are_asked_for_go_before_those_of_the_table(choice: dict[str, Any], tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "3.nii.gz"])
+    layout = table(tmp_path, "case,patient,fold\n1,a,7\n2,a,7\n3,b,7\n")
+    cases = listed(tmp_path, layout, **choice)
+    assert {case["fold"] for case in cases} == {0, 1}
+    if "nnunet" not in choice:
+        assert cases[0]["fold"] == cases[1]["fold"] != cases[2]["fold"]  # a patient is still in one
 
 
 def test_a_case_without_a_label_is_in_the_fold_of_the_table(tmp_path: Path) -> None:
