@@ -53,8 +53,9 @@ def datalist(
     if patient_regex is not None:
         settings.pop("patients", None)
     layout = case_files.make_layout({**settings, **given})
-    folder, in_table = Path(dataset_dir), any(patient.fold is not None for patient in layout.table.values())
+    folder = Path(dataset_dir)
     rule: dict[str, Any] = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
+    in_table = datalists.table_folds(layout, folds, seed, nnunet=nnunet_folds)
     rule = {} if in_table else {"folds": 5 if folds is None else folds, **rule}
     rule |= {"unlabelled": True} if unlabelled else {}
     named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}

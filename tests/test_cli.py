@@ -190,7 +190,10 @@ def test_errors_of_input_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", [{"nnunet_folds": True}, {"seed": 3}], ids=["nnU-Net's folds", "by patients"])
-def test_a_list_says_the_command_that_makes_it_again(rule: dict[str, Any], patients: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_table", [False, True], ids=["no table", "a table with folds"])
+def test_a_list_says_the_command_that_makes_it_again(
+    rule: dict[str, Any], in_table: bool, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sequences = {"t1c": ["{case}-t1c.nii.gz", "{case} t1c.nii.gz"], "t2f": "{case}-t2f.nii.gz"}
     given: dict[str, Any] = {
         "sequences": sequences,
@@ -198,7 +201,12 @@ def test_a_list_says_the_command_that_makes_it_again(rule: dict[str, Any], patie
         "labels": {"necrosis": 1},
         "folds": 2,
     }
-    commands.datalist(patients, **given, nnunet_folds=True, out=tmp_path / "a.json")
+    monkeypatch.chdir(tmp_path)
+    if in_table:
+        given["patients"] = Path("table.csv")
+        cases = [case["case"] for case in json.loads((patients / "datalist.json").read_text())["training"]]
+        given["patients"].write_text("case,patient,fold\n" + "".join(f"{case},{case},7\n" for case in cases))
+    commands.datalist(patients, **given, **rule, out=tmp_path / "a.json")
     description = json.loads((tmp_path / "a.json").read_text())["description"]
     program, *words = shlex.split(description.replace("DIR", str(patients)))
     assert program == "dcd"

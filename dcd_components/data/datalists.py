@@ -110,12 +110,17 @@ def _in_fold(case: Case, known: Mapping[str, int], of_patient: Mapping[str, int]
 
 def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:
     """Fold of each case by its name, and of others that the table of patients has."""
-    given = {case: patient.fold for case, patient in layout.table.items() if patient.fold is not None}
-    if given and folds is None and not (seed or nnunet):
+    if given := table_folds(layout, folds, seed, nnunet=nnunet):
         return given
     number = 5 if folds is None else folds
     assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
     return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
+
+
+def table_folds(layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> dict[str, int]:
+    """Fold of each case that the table of patients says, none of them where others are asked for."""
+    asked = folds is not None or seed or nnunet
+    return {} if asked else {case: one.fold for case, one in layout.table.items() if one.fold is not None}
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:
