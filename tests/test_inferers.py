@@ -419,6 +419,16 @@ def test_nnunet_s_windows(size: tuple[int, ...], axes: tuple[int, ...], convolut
     assert (made == expected).float().mean() > 0.99  # not so of sums in float32
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_small_convolutions_in_nnunet_s_windows_are_onednn_s_if_they_may_round_otherwise(fast: bool) -> None:
+    image, convolution = torch.randn(1, 1, *PATCH), nn.Conv3d(1, 8, 3, padding=1).requires_grad_(False)
+    inferer = NnunetInferer(PATCH, fast=fast)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        made = inferer(image, convolution)
+    assert any("slow_conv3d" in event.key for event in profiled.key_averages()) != fast
+    torch.testing.assert_close(made, NnunetInferer(PATCH)(image, convolution), rtol=2e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("size", "starts"),
     [(8, [0]), (9, [0, 1]), (12, [0, 4]), (13, [0, 2, 5]), (17, [0, 3, 6, 9]), (5, [0])],

@@ -26,6 +26,7 @@ from dcd_components.deploy.calibration import PATCHES
 from dcd_components.deploy.int8_export import TOLERANCE as DICE_TOLERANCE
 from dcd_components.inferers import NnunetInferer
 from dcd_components.networks.cost import cost
+from dcd_components.networks.onednn import by_onednn
 from dcd_components.networks.weights import load_frozen
 
 COLUMNS = {
@@ -161,7 +162,11 @@ def _cases(steps: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, 
 
 
 def _call(run: runtimes.Runtime, image: Tensor) -> Callable[[], object]:
-    return lambda: run(image)
+    def call() -> None:
+        with by_onednn(image):  # as windows do
+            run(image)
+
+    return call
 
 
 def _case(window: Inferer, image: Tensor, run: runtimes.Runtime) -> Callable[[], object]:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -108,24 +109,31 @@ class _Student:
         device, channels = parser.get_parsed_content("device"), len(parser["sequences"])
         self.patch = torch.randn(1, channels, *parser.get_parsed_content("patch_size"), device=device)
         self.predict = self.network if runtime is None else self._load(LOADERS[runtime])
+        self.inferer: Inferer = parser.get_parsed_content("inferer")
         limit = parser.get_parsed_content("memory")
         longest = math.prod(limit.patch_size) / self.patch[0, 0].numel()
         order = parser.get_parsed_content("file_axes") if "file_axes" in parser.get() else range(3)
         measured = timing.extra_megabytes(self.run)
         window = None if math.isnan(measured) else 1e6 * measured * longest
         self.gigabytes = limit.peak([case_size[axis] for axis in order], window) / 1e9
-        self.windows = 0.0  # in patches, as which a longer one counts by its voxels
-        parser.get_parsed_content("sliding_window")(torch.zeros(1, 1, *case_size), self._count)
+        self.windows = self._voxels(torch.zeros(1, 1, *case_size)) / self._voxels(self.patch[:, :1].cpu())
 
     def run(self) -> None:
-        """One patch."""
-        self.predict(self.patch)
+        """One patch, as the windows of a case are computed."""
+        self.inferer(self.patch, self.predict)
 
     def _load(self, loader: Callable[[Path], Runtime]) -> Runtime:
         with TemporaryDirectory() as folder:
             export_onnx(self.network, self.patch.shape[1], path := Path(folder, "model.onnx"))
             return loader(path)
 
-    def _count(self, windows: Tensor) -> Tensor:
-        self.windows += windows[:, 0].numel() / self.patch[0, 0].numel()
-        return windows
+    def _voxels(self, image: Tensor) -> int:
+        """Voxels of all windows of an image, of mirrored ones too."""
+        seen: list[int] = []
+
+        def count(windows: Tensor) -> Tensor:
+            seen.append(windows[:, 0].numel())
+            return windows
+
+        self.inferer(image, count)
+        return sum(seen)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from releases import write_overlay
 from tiny import BRATS, TINY
+from torch.profiler import ProfilerActivity, profile
 
 from dcd_components.benchmarks import size as of_size
 from dcd_components.benchmarks import timing
@@ -27,7 +30,8 @@ def bundle(tmp_path: Path) -> Path:
     """The bundle for BraTS with a tiny overlay, whose teacher is four times as wide as 8 channels."""
     configs = tmp_path / "mine" / "configs"
     configs.mkdir(parents=True)
-    (configs / "inference.yaml").write_text((BRATS / "configs" / "inference.yaml").read_text())
+    for name in ("inference", "mirror"):
+        shutil.copyfile(BRATS / "configs" / f"{name}.yaml", configs / f"{name}.yaml")
     write_overlay(tmp_path / "mine", {**TINY, "teacher_widths": [32, 32, 64], "sliding_window::overlap": 0.5})
     return tmp_path / "mine"
 
@@ -86,6 +90,24 @@ def test_a_runtime_that_there_is_not_is_refused(bundle: Path) -> None:
 
 def test_a_case_takes_as_many_patches_as_it_has_windows(bundle: Path) -> None:
     assert [_Student(bundle, 4, shape, ["tiny"], {}).windows for shape in ((16, 16, 16), CASE)] == [1, 2 * 1 * 4]
+
+
+def test_mirrored_windows_count_too(bundle: Path) -> None:
+    plain, mirrored = (_Student(bundle, 1, CASE, ["tiny", *overlays], {}) for overlays in ([], ["mirror"]))
+    assert mirrored.windows == plain.windows
+    mirrored.predict = Mock(side_effect=mirrored.network)
+    mirrored.run()
+    assert mirrored.predict.call_count == 8
+
+
+def test_a_patch_is_timed_as_inference_computes_it(bundle: Path) -> None:
+    student = _Student(bundle, 4, CASE, ["tiny"], {})
+    by = []
+    for step in (student.run, lambda: student.network(student.patch)):
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+        by.append("aten::mkldnn_convolution" in {event.key for event in profiled.key_averages()})
+    assert by == [True, False]
 
 
 def test_a_longer_window_counts_by_its_voxels(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
