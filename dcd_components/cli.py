@@ -26,6 +26,7 @@ EXTRAS = {
     **dict.fromkeys(("nncf", "onnx", "onnxruntime", "onnxscript", "openvino"), "deploy"),
     **dict.fromkeys(("SimpleITK",), "register"),
 }
+PATIENT_REGEX = r"regular expression whose first group is the patient in a case's name: (.+)-\d{3}$"
 SETTINGS = "key=value sets a key of the configs, max_epochs=3, nested ones as train::trainer::max_epochs=3"
 WORKFLOWS = ("teacher", "student", "distill", "evaluate", "segment")
 
@@ -146,7 +147,7 @@ def _naming_options(parser: argparse.ArgumentParser, label_file: str) -> None:
     )
     add("--label_file", nargs="+", metavar="PATTERN", help=f"path of the label{label_file}")
     add("--resampled", nargs="+", metavar="NAME", help="sequences that need not lie on the first one's grid")
-    add("--patient_regex", help=r"regular expression whose first group is the patient in a case's name: (.+)-\d{3}$")
+    add("--patient_regex", help=PATIENT_REGEX)
 
 
 def _datalist_options(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +213,9 @@ def _from_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("result_folder", type=Path, help="of the trained network, TRAINER__PLANS__CONFIGURATION")
     add("name", help="of the bundle and its new folder")
     add("--fold", nargs="+", metavar="N", help="whose networks are the teachers; the first one by default")
+    add("--checkpoint", metavar="NAME", help="checkpoint_final.pth by default, or else checkpoint_best.pth")
     add("--splits", type=Path, help="splits_final.json of the training, so that the folds are the same")
+    add("--patient_regex", help=PATIENT_REGEX)
     add("--out", type=Path, help="folder to put the new one into; this one by default")
 
 

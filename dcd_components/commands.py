@@ -71,8 +71,14 @@ def datalist(
         description=shlex.join(["dcd", "datalist", "DIR", *_words({**named, **rule})]),
     )
     datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
-    faults = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""
-    return f"{faults}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
+    said = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""
+    if leaks := datalists.leaking(listed.cases):
+        patient, several = next(iter(leaks.items()))
+        said += (
+            f"warning: patients in several folds, so that scores of one that trained on another flatter: {len(leaks)}, "
+            f"such as {patient} in {' and '.join(map(str, several))}\n"
+        )
+    return f"{said}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
 
 
 def download_data(name: str, out: Path) -> str:
@@ -129,15 +135,21 @@ def new_bundle(
 
 
 def from_nnunet(
-    result_folder: Path, name: str, fold: str | Sequence[str] = (), splits: Path | None = None, out: Path = Path(".")
+    result_folder: Path,
+    name: str,
+    fold: str | Sequence[str] = (),
+    checkpoint: str | None = None,
+    splits: Path | None = None,
+    patient_regex: str = "(.+)",
+    out: Path = Path("."),
 ) -> str:
     """Write a bundle that distils a network of nnU-Net v2, with nnU-Net's own steps before and after the network."""
     from dcd_components.bundle.nnunet import importing
 
     folds = [fold] if isinstance(fold, str) else fold
-    folder, checkpoints = importing.bundle_from_nnunet(result_folder, name, out, folds, splits)
-    taught = ", ".join(str(path.relative_to(result_folder)) for path in checkpoints)
-    return f"{folder}: taught by {taught}; docs/README.md says what is still to be written"
+    folder, teachers = importing.bundle_from_nnunet(result_folder, name, out, folds, splits, patient_regex, checkpoint)
+    taught = ", ".join(str(one.path.relative_to(result_folder)) for one in teachers)
+    return f"{teachers[0].remark}{folder}: taught by {taught}; docs/README.md says what is still to be written"
 
 
 def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +115,14 @@ def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, 
     number = 5 if folds is None else folds
     assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
     return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
+
+
+def leaking(cases: Sequence[Case]) -> dict[str, list[int]]:
+    """Folds by patient, of those that are in several: what is trained on one knows patients of another."""
+    folds: defaultdict[str, set[int]] = defaultdict(set)
+    for case in cases:
+        folds[str(case["patient"])].add(case["fold"])
+    return {patient: sorted(several) for patient, several in folds.items() if len(several) > 1}
 
 
 def table_folds(layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> dict[str, int]:

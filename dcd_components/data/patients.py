@@ -16,7 +16,7 @@ class Patient(NamedTuple):
 
     Args:
         name: of the patient.
-        fold: that all cases of the patient are in; None where the table leaves it open.
+        fold: that the case is in; None where the table leaves it open.
     """
 
     name: str
@@ -29,8 +29,7 @@ def read_patients(path: Path) -> dict[str, Patient]:
     Others are not read. Cases that are not there may be named: one table serves a data set and its parts.
 
     Raises:
-        InputError: when there is no such file, or it lacks a column or a name, or has a case twice or a patient in two
-            folds.
+        InputError: when there is no such file, or it lacks a column or a name, or has a case twice.
     """
     rows = read_csv(path, text=None)
     if not {CASE, PATIENT} <= set(rows[0]):
@@ -40,7 +39,6 @@ def read_patients(path: Path) -> dict[str, Patient]:
     ]:
         raise InputError(f"{path} must call its columns case, patient and fold, got {near[0]!r}")
     found: dict[str, Patient] = {}
-    fold_of: dict[str, str | None] = {}
     for row in rows:
         case, patient, fold = row[CASE], row[PATIENT], row.get(FOLD)
         whole = all(one and one == one.strip() for one in (case, patient))
@@ -49,7 +47,5 @@ def read_patients(path: Path) -> dict[str, Patient]:
             raise InputError(f"{path} must name {said}, got {row}")
         if case in found:
             raise InputError(f"{path} has {case} twice")
-        if fold_of.setdefault(patient, fold) != fold:
-            raise InputError(f"{path} has {patient} in the folds {fold_of[patient]} and {fold}: keep it in one")
         found[case] = Patient(patient, None if fold is None else int(fold))
     return found

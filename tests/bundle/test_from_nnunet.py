@@ -22,6 +22,7 @@ from dcd_components.errors import InputError
 from dcd_components.inferers import EnsembleInferer, NnunetInferer
 from dcd_components.networks.nnunet import read_checkpoint
 from dcd_components.networks.weights import read_record, weights_digest
+from dcd_components.tables import read_csv
 
 CASES = [f"case{number:02}" for number in range(6)]
 SPLITS = [{"train": [case for case in CASES if case not in CASES[k::3]], "val": CASES[k::3]} for k in range(3)]
@@ -258,7 +259,47 @@ def test_without_them_folds_are_those_that_nnunet_makes(folder: Path, patients: 
     datalist(raw_data(patients, tmp_path / "raw"), bundle=bundle, nnunet_folds=True)
 
 
-FOLDS = "must have every case in the validation of one fold"
+@pytest.mark.parametrize("fold", ["0", "1"])
+def test_of_a_split_that_is_none_of_a_cross_validation_the_training_is_divided(
+    fold: str, folder: Path, tmp_path: Path
+) -> None:
+    train, val = [f"P{n}-{visit}" for n in range(5) for visit in "01"], ["P8-0", "P4-2"]
+    source = edited(folder, tmp_path / "one")
+    (source / "fold_0").rename(source / f"fold_{fold}")
+    content = [{"train": train, "val": val}, {"train": train, "val": val}]
+    splits = written(tmp_path / "splits_final.json", content)
+    bundle = made(source, tmp_path, fold=fold, splits=splits, patient_regex="(.+)-")
+    folds = {row["case"]: int(row["fold"]) for row in read_csv(bundle / "docs" / "patients.csv", text=None)}
+    assert {case for case, one in folds.items() if one == int(fold)} == {*val}
+    assert {folds[case] for case in train} == {0, 1, 2, 3, 4} - {int(fold)}
+    assert all(folds[f"P{n}-0"] == folds[f"P{n}-1"] for n in range(5))
+    training = settings(bundle, "train_student")
+    assert training["test_folds"] == [int(fold)]
+    assert {*training["val_folds"]} < {*folds.values()} - {int(fold)}
+
+
+def test_a_teacher_of_all_cases_needs_a_cross_validation(folder: Path, tmp_path: Path) -> None:
+    source = edited(folder, tmp_path / "source")
+    (source / "fold_0").rename(source / "fold_all")
+    splits = written(tmp_path / "splits_final.json", SPLITS[:2])
+    refused(source, tmp_path, "splits_final.json must have every case in the validation of one fold", splits=splits)
+
+
+def test_patients_of_several_cases_are_named_though_nnunet_s_folds_tear_them(
+    folder: Path, patients: Path, tmp_path: Path
+) -> None:
+    """So that intervals over patients are of patients, and the list says that its folds leak."""
+    data = raw_data(patients, tmp_path / "raw")
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (data / "labelsTr").iterdir())
+    folds = [cases[::3], cases[1::3], cases[2::3]]
+    splits = written(tmp_path / "s.json", [{"train": sorted({*cases} - {*val}), "val": val} for val in folds])
+    bundle = made(folder, tmp_path, splits=splits, patient_regex=r"(.+\d{4})")  # ten cases a patient
+    said = datalist(data, bundle=bundle)
+    listed = json.loads((data / "datalist.json").read_text())["training"]
+    assert len({one["patient"] for one in listed}) < len(listed)
+    assert "warning: patients in several folds, so that scores" in said
+    with pytest.raises(InputError, match=r"s.json: .* has no patient in its name by '\(x\)'"):
+        from_nnunet(folder, "other", out=tmp_path, splits=splits, patient_regex="(x)")
 
 
 @pytest.mark.parametrize(
@@ -267,10 +308,16 @@ FOLDS = "must have every case in the validation of one fold"
         ("no json", "must be a splits_final.json of nnU-Net: "),
         ({"a": 1}, "must be a splits_final.json of nnU-Net: "),
         ([{"val": ["a"]}], "must be a splits_final.json of nnU-Net: "),
-        ([], "must have at least 3 folds"),
-        (SPLITS[:2], FOLDS),
-        ([*SPLITS, SPLITS[0]], FOLDS),
-        ([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}], "must have at least 3 folds"),
+        ([], "has no fold 0, of which the teacher is"),
+        ([{"train": ["a"], "val": ["b"]}], "must have at least 2 patients in the training of fold 0"),
+        (
+            [{"train": ["a", "c"], "val": []}],
+            "must have cases in the validation of fold 0 that are not in its training",
+        ),
+        (
+            [{"train": ["a", "b"], "val": ["b"]}],
+            "must have cases in the validation of fold 0 that are not in its train",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -400,10 +447,26 @@ def test_the_first_fold_that_has_a_checkpoint(others: list[str], taken: str, fol
     for name in others:
         shutil.copytree(source / "fold_0", source / name)
     (source / "fold_0" / "checkpoint_final.pth").unlink()
-    (path,) = bundle_from_nnunet(source, "mine", tmp_path)[1]
-    assert path.parent.name == taken
+    (teacher,) = bundle_from_nnunet(source, "mine", tmp_path)[1]
+    assert teacher.path.parent.name == taken
     shutil.rmtree(tmp_path / "mine")
     refused(source, tmp_path, f"has no checkpoint_final.pth in fold_0, only in {', '.join(sorted(others))}", fold="0")
+
+
+def test_a_checkpoint_is_chosen_by_its_name(folder: Path, tmp_path: Path) -> None:
+    source = edited(folder, tmp_path / "source")
+    shutil.copyfile(source / "fold_0" / "checkpoint_final.pth", source / "fold_0" / "checkpoint_best.pth")
+    assert "fold_0/checkpoint_best.pth;" in from_nnunet(source, "best", checkpoint="checkpoint_best.pth", out=tmp_path)
+    assert "fold_0/checkpoint_final.pth;" in from_nnunet(source, "final", out=tmp_path)
+    refused(source, tmp_path, "has no checkpoint_latest.pth in fold_0", checkpoint="checkpoint_latest.pth")
+
+
+def test_a_trainer_that_may_build_another_network_is_named(folder: Path, tmp_path: Path) -> None:
+    source = edited(folder, tmp_path / "source")
+    checkpoint(source, trainer_name="nnUNetTrainer")
+    assert "trained by" not in from_nnunet(source, "usual", out=tmp_path)
+    checkpoint(source, trainer_name="nnUNetTrainerGELU")
+    assert from_nnunet(source, "other", out=tmp_path).startswith("trained by nnUNetTrainerGELU: if it builds another")
 
 
 def checkpoint(source: Path, **changes: Any) -> None:

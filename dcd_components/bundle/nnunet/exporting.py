@@ -16,15 +16,13 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dcd_components.bundle.configs import read_configs
-from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, READERS
+from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, TRAINER
 from dcd_components.errors import InputError
 from dcd_components.files import write_json
 from dcd_components.networks.nnunet import ARCHITECTURES, USUAL
 from dcd_components.networks.nnunet_student import NnunetUNet, nnunet_weights
 from dcd_components.networks.weights import load_frozen
 
-#: Of nnU-Net's own: what is trained by a trainer of another name can be run where that trainer is installed alone.
-TRAINER = "nnUNetTrainer"
 #: Names of the plans and of their configuration where the folder does not say them.
 PLANS, CONFIGURATION = "StudentPlans", "3d_fullres"
 IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
@@ -60,7 +58,7 @@ def bundle_to_nnunet(bundle: Path, out: Path, overlays: Sequence[str] = ()) -> P
     load_frozen(network, parser.get_parsed_content("ckpt_path"), parser.get_parsed_content("trained_on"))
     checkpoint = {
         "network_weights": nnunet_weights(network.state_dict()),
-        "trainer_name": TRAINER,
+        "trainer_name": TRAINER,  # one of another name would have to be installed there
         "init_args": {"configuration": configuration},
         "inference_allowed_mirroring_axes": tuple(parser["mirror_axes"]) or None,
     }
@@ -135,7 +133,7 @@ def _plans(parser: ConfigParser, network: DynUNet, name: str, configuration: str
     }
     return {
         "plans_name": name,
-        "image_reader_writer": READERS[0],
+        "image_reader_writer": parser["reader"],
         "transpose_forward": order,
         "transpose_backward": [order.index(axis) for axis in range(3)],
         "label_manager": "LabelManager",

@@ -18,6 +18,7 @@ from dcd_components.bundle.new_bundles import free_folder, plan_layout
 from dcd_components.bundle.nnunet.result_folder import ENDING, ResultFolder, read_result_folder
 from dcd_components.bundle.templates import PATIENTS, Nnunet, Task, write_files
 from dcd_components.data.case_files import CASE, Layout
+from dcd_components.data.datalists import patient_folds
 from dcd_components.errors import InputError
 from dcd_components.networks.nnunet import ARCHITECTURES, PLACE, numbers_allowed
 from dcd_components.networks.weights import read_weights, save_weights
@@ -32,12 +33,20 @@ ARGUMENTS = {
     "nonlin_kwargs": {"inplace": True},
 }
 TEACHER = "models/teacher/model.pt"
-FEWEST = 3  # folds
+EACH = "(.+)"  # case is a patient
+FEWEST = 3  # folds: to train, to choose the checkpoint, to score
+FOLDS = 5  # where one split is divided further
 
 
 def bundle_from_nnunet(
-    result_folder: Path, name: str, parent: Path, folds: Sequence[int | str] = (), splits: Path | None = None
-) -> tuple[Path, list[Path]]:
+    result_folder: Path,
+    name: str,
+    parent: Path,
+    folds: Sequence[int | str] = (),
+    splits: Path | None = None,
+    patient_regex: str = EACH,
+    checkpoint: str | None = None,
+) -> tuple[Path, list[ResultFolder]]:
     """Write a bundle, or nothing.
 
     Args:
@@ -46,9 +55,11 @@ def bundle_from_nnunet(
         parent: folder for it.
         folds: of the teachers, see :func:`.read_result_folder`; the first one's alone by default.
         splits: nnU-Net's ``splits_final.json``, so that the folds are those of the teacher's training.
+        patient_regex: whose first group is the patient in a case's name; by default each case is one.
+        checkpoint: its file's name, see :func:`.read_result_folder`.
 
     Returns:
-        The bundle's folder, and the teachers' checkpoints.
+        The bundle's folder, and what was read of each teacher.
 
     Raises:
         InputError: for a folder that is taken, a result folder of what is not written here, and weights that do not
@@ -57,27 +68,31 @@ def bundle_from_nnunet(
     import_module(PLACE)  # or it ends here, with what to install
     folder = free_folder(name, parent)
     chosen: list[int | str | None] = [*folds] or [None]
-    result, *further = [read_result_folder(result_folder, fold) for fold in chosen]
-    if len({one.path for one in (result, *further)}) <= len(further):
+    result, *further = teachers = [read_result_folder(result_folder, fold, checkpoint) for fold in chosen]
+    if len({one.path for one in teachers}) < len(teachers):
         raise InputError(f"folds must be different ones, got {', '.join(map(str, folds))}")
-    table = _folds(splits, result) if splits else {}
+    layout = _layout(result, patient_regex)
+    table = _folds(splits, result.fold, layout) if splits else {}
     with TemporaryDirectory(prefix=f".{name}-", dir=parent) as hidden:
         built = Path(hidden) / name
-        write_files(built, task_of(result, max(table.values(), default=None), further))
+        write_files(built, task_of(result, layout, max(table.values(), default=None), further))
         _write_teacher(built, result, TEACHER)
         for one in further:
             _write_teacher(built, one, _further(one))
         if table:
-            _write_table(built, table)
+            _write_table(built, table, layout)
         built.rename(folder)
-    return folder, [one.path for one in (result, *further)]
+    return folder, teachers
 
 
-def task_of(result: ResultFolder, last_fold: int | None = None, further: Sequence[ResultFolder] = ()) -> Task:
+def task_of(
+    result: ResultFolder, layout: Layout, last_fold: int | None = None, further: Sequence[ResultFolder] = ()
+) -> Task:
     """What the bundle of a result folder segments, and how.
 
     Args:
         result: the result folder.
+        layout: of its files.
         last_fold: of ``splits_final.json``, where it is known.
         further: the same of other folds, whose networks are teachers too.
     """
@@ -96,6 +111,7 @@ def task_of(result: ResultFolder, last_fold: int | None = None, further: Sequenc
         "strides": _by_axis(arguments["strides"]),
         "kernel_size": kernels,
         "student_class": "DynUNet" if len({*map(tuple, kernels)}) == 1 else "dcd_components.NnunetUNet",
+        "reader": result.plans["image_reader_writer"],
         "mirror_axes": [*(result.checkpoint.get("inference_allowed_mirroring_axes") or ())],
     }
     count = len(outputs) if result.has_regions else 1 + len(outputs)
@@ -108,13 +124,14 @@ def task_of(result: ResultFolder, last_fold: int | None = None, further: Sequenc
     }
     places = [*map(_further, further)]
     nnunet = Nnunet(plan, teacher, arguments["features_per_stage"], outputs, result.fold, last_fold, places)
-    return Task(_layout(result), spacing, patch_size, nnunet)
+    return Task(layout, spacing, patch_size, nnunet)
 
 
-def _layout(result: ResultFolder) -> Layout:
+def _layout(result: ResultFolder, patient_regex: str) -> Layout:
     """Files as nnU-Net names them, in a raw data set or a folder of images alone."""
     sequences = {name: f"{CASE}_{channel:04d}{ENDING}" for channel, name in enumerate(result.channels)}
-    return plan_layout(result.channels, result.labels, sequences=sequences, label_file=f"labelsTr/{CASE}{ENDING}")
+    named = {"sequences": sequences, "label_file": f"labelsTr/{CASE}{ENDING}", "patient_regex": patient_regex}
+    return plan_layout(result.channels, result.labels, **named)
 
 
 def _by_axis(values: Sequence[int | Sequence[int]]) -> list[list[int]]:
@@ -136,25 +153,48 @@ def _write_teacher(bundle: Path, result: ResultFolder, place: str) -> None:
     save_weights(weights, path, parser.get_parsed_content("trained_on"))
 
 
-def _folds(splits: Path, result: ResultFolder) -> dict[str, int]:
-    """Fold by case: the one whose validation it is in."""
+def _folds(splits: Path, fold: int | None, layout: Layout) -> dict[str, int]:
+    """Fold by case: the one whose validation it is in, of a cross-validation; of other splits as :func:`_parted` says.
+
+    Args:
+        splits: nnU-Net's ``splits_final.json``.
+        fold: of the teacher; None for one of all cases.
+        layout: by which a case's name says its patient.
+    """
     try:
         content = json.loads(splits.read_text(encoding="utf-8"))
-        tested = [(str(case), fold) for fold, split in enumerate(content) for case in split["val"]]
-        cases = {str(case) for split in content for case in (*split["train"], *split["val"])}
+        parts = [([str(case) for case in split["train"]], [str(case) for case in split["val"]]) for split in content]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{splits} must be a splits_final.json of nnU-Net: {error!r}") from None
-    folds = dict(tested)
-    if len(folds) < len(tested) or {*folds} != cases:
-        raise InputError(f"{splits} must have every case in the validation of one fold")
-    if len({*folds.values()}) < FEWEST:
-        raise InputError(f"{splits} must have at least {FEWEST} folds: to train, to choose the checkpoint, to score")
-    if result.fold is not None and result.fold not in folds.values():
-        raise InputError(f"{splits} has no fold {result.fold}, of which the teacher is")
-    return folds
+    if fold is not None and fold >= len(parts):
+        raise InputError(f"{splits} has no fold {fold}, of which the teacher is")
+    cases = {case for part in parts for several in part for case in several}
+    if nameless := sorted(case for case in cases if not layout.patient_of(case)):
+        raise InputError(f"{splits}: {nameless[0]} has no patient in its name by {layout.patient_regex!r}")
+    folds = {case: number for number, (_, val) in enumerate(parts) for case in val}
+    once = len(folds) == sum(len(val) for _, val in parts)
+    if once and {*folds} == cases and len({*folds.values()}) >= FEWEST:
+        return folds
+    if fold is None:
+        said = f"must have every case in the validation of one fold, and at least {FEWEST} folds"
+        raise InputError(f"{splits} {said}, where the teacher was trained on all cases")
+    return _parted(splits, fold, *parts[fold], layout)
 
 
-def _write_table(bundle: Path, folds: Mapping[str, int]) -> None:
+def _parted(splits: Path, fold: int, train: Sequence[str], val: Sequence[str], layout: Layout) -> dict[str, int]:
+    """Fold by case of one split alone: that of the split for its validation, others of whole patients for the rest."""
+    if not val or {*train} & {*val}:
+        raise InputError(f"{splits} must have cases in the validation of fold {fold} that are not in its training")
+    patients = [{"patient": layout.patient_of(case)} for case in train]
+    number = min(FOLDS - 1, len({one["patient"] for one in patients}))
+    if number < FEWEST - 1:
+        raise InputError(f"{splits} must have at least {FEWEST - 1} patients in the training of fold {fold}")
+    others = [other for other in range(FOLDS) if other != fold]
+    assigned = [others[one] for one in patient_folds(patients, number, seed=0)]
+    return {**dict.fromkeys(val, fold), **dict(zip(train, assigned, strict=True))}
+
+
+def _write_table(bundle: Path, folds: Mapping[str, int], layout: Layout) -> None:
     with (bundle / PATIENTS).open("w", encoding="utf-8", newline="") as file:
-        rows: list[Sequence[Any]] = [("case", "patient", "fold"), *((case, case, fold) for case, fold in folds.items())]
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        rows: list[Sequence[Any]] = [(case, layout.patient_of(case), fold) for case, fold in folds.items()]
+        csv.writer(file, lineterminator="\n").writerows([("case", "patient", "fold"), *rows])

@@ -19,6 +19,7 @@ from dcd_components.files import read_json
 from dcd_components.networks.nnunet import architecture, read_checkpoint
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+TRAINER = "nnUNetTrainer"
 #: What plans say of steps that are written here, and the only values of it that are.
 KNOWN = {
     "preprocessor_name": "DefaultPreprocessor",
@@ -44,7 +45,7 @@ class ResultFolder:
         configuration: of the plans, with what it inherits.
         name: of the configuration.
         path: of the fold's checkpoint.
-        checkpoint: its content.
+        checkpoint: its content, without weights and optimizer.
     """
 
     folder: Path
@@ -60,6 +61,17 @@ class ResultFolder:
         """Whose cases the network has not seen; None for a network of all cases."""
         number = self.path.parent.name.removeprefix("fold_")
         return int(number) if number.isdecimal() else None
+
+    @property
+    def remark(self) -> str:
+        """What nothing can tell of a trainer that is not nnU-Net's own."""
+        trainer = self.checkpoint["trainer_name"]
+        if trainer == TRAINER:
+            return ""
+        return (
+            f"trained by {trainer}: if it builds another network than plans.json says, with the same weights, such as "
+            "of another activation, masks are others than nnU-Net's; compare one\n"
+        )
 
     @property
     def channels(self) -> list[str]:
@@ -115,12 +127,13 @@ class ResultFolder:
         return architecture(self.configuration)
 
 
-def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFolder:
+def read_result_folder(folder: Path, fold: int | str | None = None, checkpoint: str | None = None) -> ResultFolder:
     """Read a result folder, the one that nnU-Net calls ``TRAINER__PLANS__CONFIGURATION``.
 
     Args:
         folder: the result folder.
         fold: whose network is read; ``all`` for that of all cases; the first one by default.
+        checkpoint: name of its file; the final one by default, or else the best.
 
     Raises:
         InputError: for what is missing, and what of nnU-Net is not written here: networks for slices, cascades, other
@@ -130,10 +143,11 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: missing, expected the result folder of an nnU-Net v2 training")
     plans, dataset = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
-    checkpoint = read_checkpoint(path := _checkpoint(folder, fold))
+    content = read_checkpoint(path := _checkpoint(folder, fold, (checkpoint,) if checkpoint else CHECKPOINTS))
+    kept = {key: value for key, value in content.items() if key not in ("network_weights", "optimizer_state")}
     try:
-        name = str(checkpoint["init_args"]["configuration"])
-        found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, path, checkpoint)
+        name = str(content["init_args"]["configuration"])
+        found = ResultFolder(folder, dataset, plans, _configuration(plans, name), name, path, kept)
         if wrong := next(chain(_other_steps(found), _other_labels(found)), None):
             raise InputError(wrong)
         _check_numbers(found)
@@ -145,14 +159,14 @@ def read_result_folder(folder: Path, fold: int | str | None = None) -> ResultFol
     return found
 
 
-def _checkpoint(folder: Path, fold: int | str | None) -> Path:
-    """The final one of a fold, or else its best; by default of the first fold that has one, that of all cases last."""
-    there = {path.parent.name: path for name in reversed(CHECKPOINTS) for path in folder.glob(f"fold_*/{name}")}
+def _checkpoint(folder: Path, fold: int | str | None, names: Sequence[str]) -> Path:
+    """The first of these that a fold has; by default of the first fold that has one, that of all cases last."""
+    there = {path.parent.name: path for name in reversed(names) for path in folder.glob(f"fold_*/{name}")}
     if fold is None and there:
         return there[min(there, key=lambda name: (not name[5:].isdecimal(), len(name), name))]  # 2 is before 10
     if (wanted := f"fold_{0 if fold is None else fold}") not in there:
         others = f", only in {', '.join(sorted(there))}" if there else ""
-        raise InputError(f"{folder} has no {CHECKPOINTS[0]} in {wanted}{others}")
+        raise InputError(f"{folder} has no {names[0]} in {wanted}{others}")
     return there[wanted]
 
 
