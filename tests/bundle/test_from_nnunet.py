@@ -66,6 +66,7 @@ def test_the_plans_stand_in_the_configs(folder: Path, tmp_path: Path) -> None:
     assert (task["teacher_widths"], task["strides"]) == ([16, 16, 32], [[1, 1, 1], [2, 2, 2], [2, 2, 2]])
     assert (task["painted"], task["region_labels"], task["mirror_axes"]) == (None, {}, [0, 1, 2])
     assert (task["masked"], task["intensities"]) == ([False] * 4, {})
+    assert task["reader"] == "SimpleITKIO"
 
 
 def test_regions_stand_in_the_order_of_the_outputs(regions: Path, tmp_path: Path) -> None:

@@ -375,6 +375,8 @@ def test_the_student_is_a_result_folder(
     """It is read as any other: as a teacher it gives the masks that it gave as a student."""
     bundle = shutil.copytree(made(kind), tmp_path / kind)
     draw(bundle, bundle / "models" / "model.pt")
+    config = bundle / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("reader: SimpleITKIO", "reader: NibabelIO"))
     out = tmp_path / "nnUNetTrainer__Mine__3d_small"
     said = commands.to_nnunet(bundle, out)
     assert f"-m {out} -f 0" in said
@@ -394,7 +396,17 @@ def test_the_student_is_a_result_folder(
     assert sum(int((mask != masks[1][name]).sum()) for name, mask in masks[0].items()) <= len(masks[0])
     assert any(len(np.unique(mask)) > 2 for mask in masks[0].values())
     first, second = (read_configs(one, ["inference"]) for one in (bundle, tmp_path / "again"))
-    same = ("spacing", "patch_size", "transpose", "normalization", "masked", "intensities", "painted", "region_labels")
+    same = (
+        "reader",
+        "spacing",
+        "patch_size",
+        "transpose",
+        "normalization",
+        "masked",
+        "intensities",
+        "painted",
+        "region_labels",
+    )
     assert [first[key] for key in same] == [second[key] for key in same]
     assert first["labels"] == second["labels"]
     assert first.get_parsed_content("widths") == second["teacher_widths"]
