@@ -39,7 +39,7 @@ COLUMNS = {
     "case_seconds": ("Seconds per case", ".2f"),
     "case_of_teacher": ("of the teacher", ".3f"),
     "long_windows_seconds": ("in long windows", ".2f"),
-    "long_windows_of_teacher": ("of the teacher in windows", ".3f"),
+    "long_windows_of_teacher": ("of the teacher", ".3f"),
     "megabytes": ("Extra memory per patch, MB", ".0f"),
     "long_windows_megabytes": ("in long windows, MB", ".0f"),
     "dice": ("Mean Dice", ".4f"),
@@ -47,7 +47,7 @@ COLUMNS = {
     "long_windows_dice": ("Mean Dice in long windows", ".4f"),
 }
 TEACHER, STUDENT = "teacher", "student"
-LONG_WINDOWS = "in long windows"
+LONG_WINDOWS = " in long windows"
 SCORES = ("dice", "largest_loss", "long_windows_dice")
 NOISE, LOSSY = ", calibrated on noise", ", loses Dice"
 #: Patches of noise for calibration, and their largest side.
@@ -58,7 +58,7 @@ Key = tuple[str, str]
 
 
 def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """Time both networks in every runtime, in turns: one patch, and whole cases, the student's also in long windows.
+    """Time both networks in every runtime, in turns: one patch, and whole cases, also in long windows.
 
     Args:
         setting: what is measured.
@@ -88,15 +88,11 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
         long_windows = setting.parser("inference", "long_windows").get_parsed_content("sliding_window")
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
     # By copies, so that OpenVINO keeps the model that is compiled for windows.
-    long = {runtime: _case(long_windows, whole, copy(run)) for runtime, run in students.items() if long_windows}
-    long_megabytes = {runtime: _megabytes(step) for runtime, step in long.items()}
-    cases = _cases(
-        {
-            **{key: _case(windows, whole, run) for key, run in loaded.items()},
-            **{(LONG_WINDOWS, runtime): step for runtime, step in long.items()},
-        },
-        min(repeats, 3),
-    )
+    long = {key: _case(long_windows, whole, copy(run)) for key, run in loaded.items() if long_windows}
+    long_megabytes = {key: _megabytes(step) for key, step in long.items()}
+    steps = {key: _case(windows, whole, run) for key, run in loaded.items()}
+    steps |= {(name + LONG_WINDOWS, runtime): step for (name, runtime), step in long.items()}
+    cases = _cases(steps, min(repeats, 3))
     scores = _scores(setting, students, windows, long_windows) if setting.scored else {}
     return [
         {
@@ -105,9 +101,9 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
             **costs[name],
             **_times("patch", patches, (name, runtime), (TEACHER, runtime)),
             **_times("case", cases, (name, runtime), (TEACHER, runtime)),
-            **_times("long_windows", cases, (LONG_WINDOWS if name == STUDENT else "", runtime), (TEACHER, runtime)),
+            **_times("long_windows", cases, (name + LONG_WINDOWS, runtime), (TEACHER + LONG_WINDOWS, runtime)),
             "megabytes": megabytes[name, runtime],
-            "long_windows_megabytes": long_megabytes.get(runtime, math.nan) if name == STUDENT else math.nan,
+            "long_windows_megabytes": long_megabytes.get((name, runtime), math.nan),
             **(scores[runtime] if name == STUDENT and scores else dict.fromkeys(SCORES, math.nan)),
         }
         for name, runtime in loaded
@@ -176,7 +172,7 @@ def _case(window: Inferer, image: Tensor, run: runtimes.Runtime) -> Callable[[],
 def _times(kind: str, seconds: Mapping[Key, float], key: Key, teacher: Key) -> dict[str, float]:
     """A time, and its ratio to one of the teacher in the same runtime."""
     taken = seconds.get(key, math.nan)
-    return {f"{kind}_seconds": taken, f"{kind}_of_teacher": taken / seconds[teacher]}
+    return {f"{kind}_seconds": taken, f"{kind}_of_teacher": taken / seconds.get(teacher, math.nan)}
 
 
 def _scores(

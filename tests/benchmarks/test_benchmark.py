@@ -157,9 +157,7 @@ def test_ratios_of_inference_are_to_the_teacher_in_the_same_runtime(written: Pat
         teacher, student = found[TEACHER, name], found[STUDENT, name]
         assert student["parameters"] < teacher["parameters"]
         for kind in ("patch", "case", "long_windows"):
-            whole = "patch" if kind == "patch" else "case"
-            assert student[f"{kind}_of_teacher"] == student[f"{kind}_seconds"] / teacher[f"{whole}_seconds"]
-        assert math.isnan(teacher["long_windows_seconds"])
+            assert student[f"{kind}_of_teacher"] == student[f"{kind}_seconds"] / teacher[f"{kind}_seconds"]
     assert all(math.isnan(row["dice"]) for row in rows)
 
 
