@@ -216,6 +216,7 @@ def _from_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", metavar="NAME", help="checkpoint_final.pth by default, or else checkpoint_best.pth")
     add("--splits", type=Path, help="splits_final.json of the training, so that the folds are the same")
     add("--patient_regex", help=PATIENT_REGEX)
+    add("--patients", type=Path, metavar="TABLE", help="CSV file that names them instead: case, patient")
     add("--out", type=Path, help="folder to put the new one into; this one by default")
 
 

@@ -141,13 +141,16 @@ def from_nnunet(
     checkpoint: str | None = None,
     splits: Path | None = None,
     patient_regex: str = "(.+)",
+    patients: Path | None = None,
     out: Path = Path("."),
 ) -> str:
     """Write a bundle that distils a network of nnU-Net v2, with nnU-Net's own steps before and after the network."""
     from dcd_components.bundle.nnunet import importing
 
     folds = [fold] if isinstance(fold, str) else fold
-    folder, teachers = importing.bundle_from_nnunet(result_folder, name, out, folds, splits, patient_regex, checkpoint)
+    folder, teachers = importing.bundle_from_nnunet(
+        result_folder, name, out, folds, splits, patient_regex, patients, checkpoint
+    )
     taught = ", ".join(str(one.path.relative_to(result_folder)) for one in teachers)
     return f"{teachers[0].remark}{folder}: taught by {taught}; docs/README.md says what is still to be written"
 

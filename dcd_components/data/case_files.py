@@ -222,7 +222,7 @@ def find_cases(folder: str | Path, layout: Layout, labels: Labels = "needed") ->
     for case, files in sorted(found.items()):
         own = case if layout.patients and labels != "needed" and LABEL not in files else None
         patient = layout.patient_of(case) or own
-        wrong = _faults(root, files, layout, labels == "needed") or [_unnamed(layout)] * (not patient)
+        wrong = _faults(root, files, layout, labels == "needed") or [unnamed(layout)] * (not patient)
         faults += [f"{shown(case)}: {fault}" for fault in wrong]
         if not wrong:
             label = {LABEL: files[LABEL][0]} if LABEL in files else {}
@@ -266,5 +266,6 @@ def _faults(root: Path, files: Mapping[str, Sequence[str]], layout: Layout, labe
     return wrong + doubled
 
 
-def _unnamed(layout: Layout) -> str:
+def unnamed(layout: Layout) -> str:
+    """Why a case has no patient."""
     return f"not in {layout.patients}" if layout.patients else f"no patient in its name by {layout.patient_regex!r}"

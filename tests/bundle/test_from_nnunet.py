@@ -299,8 +299,21 @@ def test_patients_of_several_cases_are_named_though_nnunet_s_folds_tear_them(
     listed = json.loads((data / "datalist.json").read_text())["training"]
     assert len({one["patient"] for one in listed}) < len(listed)
     assert "warning: patients in several folds, so that scores" in said
-    with pytest.raises(InputError, match=r"s.json: .* has no patient in its name by '\(x\)'"):
-        from_nnunet(folder, "other", out=tmp_path, splits=splits, patient_regex="(x)")
+    table = tmp_path / "table.csv"
+    table.write_text("case,patient\n" + "".join(f"{case},P{n // 2}\n" for n, case in enumerate(cases)))
+    from_nnunet(folder, "tabled", out=tmp_path, splits=splits, patients=table)
+    named = read_csv(tmp_path / "tabled" / "docs" / "patients.csv", text=None)
+    assert {row["case"]: row["patient"] for row in named} == {case: f"P{n // 2}" for n, case in enumerate(cases)}
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "tabled" / "configs").iterdir())
+    table.write_text("case,patient\nothers,P\n")
+    for options, said in (
+        ({"patient_regex": "(x)"}, r"s.json: .*: no patient in its name by '\(x\)'"),
+        ({"patients": table}, r"s.json: .*: not in .*table.csv"),
+    ):
+        with pytest.raises(InputError, match=said):
+            from_nnunet(folder, "other", out=tmp_path, splits=splits, **options)
+    with pytest.raises(InputError, match=r"^patients are named beside splits alone"):
+        from_nnunet(folder, "other", out=tmp_path, patients=table)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.new_bundles import free_folder, plan_layout
 from dcd_components.bundle.nnunet.result_folder import ENDING, ResultFolder, read_result_folder
 from dcd_components.bundle.templates import PATIENTS, Nnunet, Task, write_files
-from dcd_components.data.case_files import CASE, Layout
+from dcd_components.data.case_files import CASE, Layout, unnamed
 from dcd_components.data.datalists import patient_folds
 from dcd_components.errors import InputError
 from dcd_components.networks.nnunet import ARCHITECTURES, PLACE, numbers_allowed
@@ -45,6 +45,7 @@ def bundle_from_nnunet(
     folds: Sequence[int | str] = (),
     splits: Path | None = None,
     patient_regex: str = EACH,
+    patients: Path | None = None,
     checkpoint: str | None = None,
 ) -> tuple[Path, list[ResultFolder]]:
     """Write a bundle, or nothing.
@@ -56,6 +57,7 @@ def bundle_from_nnunet(
         folds: of the teachers, see :func:`.read_result_folder`; the first one's alone by default.
         splits: nnU-Net's ``splits_final.json``, so that the folds are those of the teacher's training.
         patient_regex: whose first group is the patient in a case's name; by default each case is one.
+        patients: table that names the patient of each case of the splits instead, see :func:`.read_patients`.
         checkpoint: its file's name, see :func:`.read_result_folder`.
 
     Returns:
@@ -71,7 +73,9 @@ def bundle_from_nnunet(
     result, *further = teachers = [read_result_folder(result_folder, fold, checkpoint) for fold in chosen]
     if len({one.path for one in teachers}) < len(teachers):
         raise InputError(f"folds must be different ones, got {', '.join(map(str, folds))}")
-    layout = _layout(result, patient_regex)
+    if patients and not splits:
+        raise InputError("patients are named beside splits alone: else name their table to dcd datalist")
+    layout = _layout(result, patient_regex=patient_regex, patients=patients)
     table = _folds(splits, result.fold, layout) if splits else {}
     with TemporaryDirectory(prefix=f".{name}-", dir=parent) as hidden:
         built = Path(hidden) / name
@@ -127,11 +131,11 @@ def task_of(
     return Task(layout, spacing, patch_size, nnunet)
 
 
-def _layout(result: ResultFolder, patient_regex: str) -> Layout:
+def _layout(result: ResultFolder, **patients: Any) -> Layout:
     """Files as nnU-Net names them, in a raw data set or a folder of images alone."""
     sequences = {name: f"{CASE}_{channel:04d}{ENDING}" for channel, name in enumerate(result.channels)}
-    named = {"sequences": sequences, "label_file": f"labelsTr/{CASE}{ENDING}", "patient_regex": patient_regex}
-    return plan_layout(result.channels, result.labels, **named)
+    label_file = f"labelsTr/{CASE}{ENDING}"
+    return plan_layout(result.channels, result.labels, sequences=sequences, label_file=label_file, **patients)
 
 
 def _by_axis(values: Sequence[int | Sequence[int]]) -> list[list[int]]:
@@ -170,7 +174,7 @@ def _folds(splits: Path, fold: int | None, layout: Layout) -> dict[str, int]:
         raise InputError(f"{splits} has no fold {fold}, of which the teacher is")
     cases = {case for part in parts for several in part for case in several}
     if nameless := sorted(case for case in cases if not layout.patient_of(case)):
-        raise InputError(f"{splits}: {nameless[0]} has no patient in its name by {layout.patient_regex!r}")
+        raise InputError(f"{splits}: {nameless[0]}: {unnamed(layout)}")
     folds = {case: number for number, (_, val) in enumerate(parts) for case in val}
     once = len(folds) == sum(len(val) for _, val in parts)
     if once and {*folds} == cases and len({*folds.values()}) >= FEWEST:
