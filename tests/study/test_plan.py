@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from result_folders import dataset, network, plans, write
 from study_files import write_study
 from tiny import BRATS, ROOT
 
 from dcd_components import cli
+from dcd_components.commands import from_nnunet
 from dcd_components.errors import InputError
 from dcd_components.study.costs import read_costs
 from dcd_components.study.plan import read_study
@@ -103,13 +106,28 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_studies_of_the_repository_fit_their_bundles_and_what_was_run_of_them_can_be_read(path: Path) -> None:
+def test_the_studies_of_the_repository_fit_their_bundles_and_what_was_run_of_them_can_be_read(
+    path: Path, tmp_path: Path
+) -> None:
+    if path.stem == "hippocampus_nnunet":  # whose teacher is too large for the repository
+        path = _with_bundle(path, tmp_path)
     study = read_study(path)
     assert len(study.runs) > 1
     found = {run.name for run in study.runs if read_record(study, run)}
     there = {file.stem for file in study.results.glob("*.json")} - {"costs"}
     assert found == {name for name in there if (study.results / f"{name}.csv").is_file()}
     read_costs(study)
+
+
+def _with_bundle(path: Path, folder: Path) -> Path:
+    """A study with the bundle of an nnU-Net for the same task, of random weights."""
+    trained, labels = network(1, 3), {"background": 0, "anterior": 1, "posterior": 2}
+    result = write(folder / "results", plans(channels=1), dataset(labels, ("MRI",)), trained)
+    from_nnunet(result, path.stem, out=folder)
+    if path.with_suffix("").is_dir():
+        shutil.copytree(path.with_suffix(""), folder / "studies" / path.stem)
+    (folder / "studies").mkdir(exist_ok=True)
+    return Path(shutil.copy(path, folder / "studies"))
 
 
 def test_a_study_lists_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
