@@ -1,6 +1,6 @@
 """Masks of real result folders as nnU-Net's own commands gave them.
 
-Of mirrored ones, which take minutes each, one; all with ``DCD_ALL_MASKS=1``.
+Of mirrored ones, which take minutes each, one of each network; all with ``DCD_ALL_MASKS=1``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ FOLDERS = {
     "regions": ("regions", ["mirror"]),
 }
 ALL = os.environ.get("DCD_ALL_MASKS") == "1"
-ONE = ("plain", "gli00001100thick.nii.gz")
+THICK, SAGITTAL = "gli00001100thick.nii.gz", "gli00001100sag.nii.gz"
+SOME = {("plain", THICK), ("residual", THICK), ("regions", SAGITTAL)}
 CASES = [
     (folder, path)
     for folder, (_, overlays) in FOLDERS.items()
     for path in sorted((REAL / "masks" / folder).glob("*.nii.gz"))
-    if ALL or not overlays or (folder, path.name) == ONE
+    if ALL or not overlays or (folder, path.name) in SOME
 ]
 
 
