@@ -29,14 +29,15 @@ def datalist(
     patient_regex: str | None = None,
     patients: Path | None = None,
     folds: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     nnunet_folds: bool = False,
     unlabelled: bool = False,
     skip_incomplete: bool = False,
     out: str | Path | None = None,
 ) -> str:
-    """List all cases of a folder, in folds that keep each patient in one."""
+    """List all cases of a folder, in folds that keep each patient in one, unless a table's or nnU-Net's are taken."""
     from dcd_components.data import case_files, datalists
+    from dcd_components.data.case_files import LABEL
 
     if bundle is None and sequences is None:
         raise InputError("say how the files are named: --bundle FOLDER, or --sequences and --label_file")
@@ -54,9 +55,9 @@ def datalist(
         settings.pop("patients", None)
     layout = case_files.make_layout({**settings, **given})
     folder = Path(dataset_dir)
-    rule: dict[str, Any] = {"nnunet_folds": True} if nnunet_folds else {"seed": seed}
-    in_table = datalists.table_folds(layout, folds, seed, nnunet=nnunet_folds)
-    rule = {} if in_table else {"folds": 5 if folds is None else folds, **rule}
+    rule: dict[str, Any] = {"nnunet_folds": True} if nnunet_folds else {"seed": seed or 0}
+    in_table, others = bool(datalists.table_folds(layout)), folds is not None or nnunet_folds
+    rule = {} if in_table and not others else {"folds": 5 if folds is None else folds, **rule}
     rule |= {"unlabelled": True} if unlabelled else {}
     named = {"bundle": f"bundles/{Path(bundle).resolve().name}"} if bundle else {}
     named |= given | ({"patients": patients.name} if patients else {})
@@ -72,11 +73,13 @@ def datalist(
     )
     datalists.write_datalist(listed, path := Path(out or folder / "datalist.json"))
     said = "\n  ".join([f"left out, with {len(skipped)} faults:", *skipped]) + "\n" if skipped else ""
-    if leaks := datalists.leaking(listed.cases):
-        patient, several = next(iter(leaks.items()))
+    if in_table and others:
+        said += f"the folds that {layout.patients} says are not taken\n"
+    if torn := datalists.leaking([case for case in listed.cases if LABEL in case]):
+        patient, several = next(iter(torn.items()))
         said += (
-            f"warning: patients in several folds, so that scores of one that trained on another flatter: {len(leaks)}, "
-            f"such as {patient} in {' and '.join(map(str, several))}\n"
+            f"warning: {len(torn)} patients have cases in several folds, such as {patient} in {', '.join(several)}: "
+            "scores flatter a network that trained on their other cases\n"
         )
     return f"{said}{len(listed.cases)} cases of {len({case['patient'] for case in listed.cases})} patients in {path}"
 
@@ -140,7 +143,7 @@ def from_nnunet(
     fold: str | Sequence[str] = (),
     checkpoint: str | None = None,
     splits: Path | None = None,
-    patient_regex: str = "(.+)",
+    patient_regex: str | None = None,
     patients: Path | None = None,
     out: Path = Path("."),
 ) -> str:
@@ -148,11 +151,11 @@ def from_nnunet(
     from dcd_components.bundle.nnunet import importing
 
     folds = [fold] if isinstance(fold, str) else fold
-    folder, teachers = importing.bundle_from_nnunet(
+    folder, teachers, remarks = importing.bundle_from_nnunet(
         result_folder, name, out, folds, splits, patient_regex, patients, checkpoint
     )
     taught = ", ".join(str(one.path.relative_to(result_folder)) for one in teachers)
-    return f"{teachers[0].remark}{folder}: taught by {taught}; docs/README.md says what is still to be written"
+    return "\n".join([*remarks, f"{folder}: taught by {taught}; docs/README.md says what is still to be written"])
 
 
 def to_nnunet(bundle: Path, out: Path, overlay: Sequence[str] = ()) -> str:

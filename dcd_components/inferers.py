@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -200,8 +200,8 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
         patch_size: of a window in voxels.
         axes: spatial axes over which each window is mirrored, 0 for D to 2 for W, in all their combinations.
         overlap: share of a window that at least overlaps the next one.
-        fast: whether small convolutions on a CPU are oneDNN's, several times as fast, see :func:`.by_onednn`, and not
-            those of nnU-Net, whose rounding is another.
+        fast: let oneDNN compute small convolutions on a CPU, several times as fast, see :func:`.by_onednn`; the last
+            bits then differ from nnU-Net's.
 
     Raises:
         InputError: for a patch, axis or overlap that cannot be.
@@ -237,7 +237,7 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
         for window in _windows(image.shape[2:], self.patch_size, 1 - self.overlap):
             within: Any = (..., *window)
             patch, logits = image[within], torch.zeros(())
-            with by_onednn(patch) if self.fast else nullcontext():
+            with as_in_windows(self, patch):
                 for flip in self.flips:
                     logits = logits + network(patch.flip(flip), *args, **kwargs).flip(flip)
             if not len(sums):
@@ -247,6 +247,12 @@ class NnunetInferer(Inferer):  # type: ignore[misc]
         sums /= weights
         inner: Any = (..., *(slice(low, low + size) for (low, _), size in zip(pads, shape, strict=True)))
         return sums[inner]
+
+
+def as_in_windows(windows: Inferer, image: Tensor) -> AbstractContextManager[object]:
+    """Within it a network computes an image as in the windows of an inferer: by oneDNN, or as PyTorch chooses."""
+    fast = getattr(windows, "fast", isinstance(windows, ForegroundInferer))
+    return by_onednn(image) if fast else nullcontext()
 
 
 def _foreground(image: Tensor) -> Any:

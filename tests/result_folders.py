@@ -170,7 +170,7 @@ def voxels(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     return np.asarray(nibabel.load(path).dataobj)
 
 
-def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str, device: str = "cpu") -> int:
+def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str, device: str = "cpu", **settings: Any) -> int:
     """Voxels in which the bundle of a real result folder gives a case another label than nnU-Net did.
 
     Args:
@@ -179,6 +179,7 @@ def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str, device: 
         folder: for bundle and mask.
         overlays: configs of the bundle.
         device: that computes.
+        settings: of its configs.
     """
     from_nnunet(REAL / "models" / name, "mine", out=folder)
     data, case = folder / "data", path.name.removesuffix(".nii.gz")
@@ -187,7 +188,7 @@ def unequal_voxels(name: str, path: Path, folder: Path, *overlays: str, device: 
         shutil.copyfile(image, data / image.name)
     files = [str(folder / "mine" / "configs" / f"{one}.yaml") for one in ("inference", "teacher", *overlays)]
     places = {"bundle_root": str(folder / "mine"), "dataset_dir": str(data), "output_dir": str(folder / "out")}
-    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, device=device, **places)
+    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, device=device, **places, **settings)
     flow.initialize()
     flow.run()
     expected = voxels(path)

@@ -24,9 +24,8 @@ from dcd_components.benchmarks.inference_setting import Setting
 from dcd_components.deploy import calibration, onnx_network, runtimes
 from dcd_components.deploy.calibration import PATCHES
 from dcd_components.deploy.int8_export import TOLERANCE as DICE_TOLERANCE
-from dcd_components.inferers import NnunetInferer
+from dcd_components.inferers import NnunetInferer, as_in_windows
 from dcd_components.networks.cost import cost
-from dcd_components.networks.onednn import by_onednn
 from dcd_components.networks.weights import load_frozen
 
 COLUMNS = {
@@ -39,7 +38,7 @@ COLUMNS = {
     "case_seconds": ("Seconds per case", ".2f"),
     "case_of_teacher": ("of the teacher", ".3f"),
     "long_windows_seconds": ("in long windows", ".2f"),
-    "long_windows_of_teacher": ("of the teacher", ".3f"),
+    "long_windows_of_teacher": ("of the teacher in long windows", ".3f"),
     "megabytes": ("Extra memory per patch, MB", ".0f"),
     "long_windows_megabytes": ("in long windows, MB", ".0f"),
     "dice": ("Mean Dice", ".4f"),
@@ -74,26 +73,27 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
         load_frozen(pair[STUDENT], setting.settings["ckpt_path"])
     shape = [len(student["sequences"]), *student.get_parsed_content("patch_size")]
     costs = {name: cost(network, shape) for name, network in pair.items()}
+    windows = _windows(teacher, student)
+    long_windows: Mapping[str, Inferer] = {}
+    if setting.has_long_windows:
+        long_windows = _windows(setting.teacher("long_windows"), setting.parser("inference", "long_windows"))
     image = torch.randn(1, *shape)
-    loaded, megabytes = _load(pair, image, _calibration(setting, shape))
+    loaded, megabytes = _load(pair, image, windows, _calibration(setting, shape))
     names = {" ".join(key): key for key in loaded}
-    seconds = timing.seconds({name: _call(loaded[key], image) for name, key in names.items()}, repeats, least=2.0)
+    patch = {name: _patch(windows[key[0]], image, loaded[key]) for name, key in names.items()}
+    seconds = timing.seconds(patch, repeats, least=2.0)
     patches = {names[name]: taken for name, taken in seconds.items()}
     whole = inference_setting.brain(shape[0], setting.case_size)
-    windows = student.get_parsed_content("sliding_window")
-    if isinstance(windows, NnunetInferer):  # nnU-Net's steps crop before
+    if isinstance(windows[STUDENT], NnunetInferer):  # nnU-Net's steps crop before
         whole = CropForeground(select_fn=lambda voxels: voxels != 0)(whole[0])[None]
-    long_windows = None
-    if setting.has_long_windows:
-        long_windows = setting.parser("inference", "long_windows").get_parsed_content("sliding_window")
     students = {runtime: run for (name, runtime), run in loaded.items() if name == STUDENT}
     # By copies, so that OpenVINO keeps the model that is compiled for windows.
-    long = {key: _case(long_windows, whole, copy(run)) for key, run in loaded.items() if long_windows}
+    long = {key: _case(long_windows[key[0]], whole, copy(run)) for key, run in loaded.items() if long_windows}
     long_megabytes = {key: _megabytes(step) for key, step in long.items()}
-    steps = {key: _case(windows, whole, run) for key, run in loaded.items()}
+    steps = {key: _case(windows[key[0]], whole, run) for key, run in loaded.items()}
     steps |= {(name + LONG_WINDOWS, runtime): step for (name, runtime), step in long.items()}
     cases = _cases(steps, min(repeats, 3))
-    scores = _scores(setting, students, windows, long_windows) if setting.scored else {}
+    scores = _scores(setting, students, windows[STUDENT], long_windows.get(STUDENT)) if setting.scored else {}
     return [
         {
             "network": name,
@@ -115,6 +115,11 @@ def _network(parser: ConfigParser) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def _windows(teacher: ConfigParser, student: ConfigParser) -> dict[str, Inferer]:
+    """Those of each network's inference, which may differ in what a longer one is a multiple of, and in rounding."""
+    return {name: one.get_parsed_content("sliding_window") for name, one in ((TEACHER, teacher), (STUDENT, student))}
+
+
 def _calibration(setting: Setting, shape: Sequence[int]) -> list[Tensor]:
     if setting.scored:
         return calibration.training_patches(setting.parser("train_student"), PATCHES)
@@ -122,7 +127,7 @@ def _calibration(setting: Setting, shape: Sequence[int]) -> list[Tensor]:
 
 
 def _load(
-    pair: Mapping[str, nn.Module], image: Tensor, patches: Sequence[Tensor]
+    pair: Mapping[str, nn.Module], image: Tensor, windows: Mapping[str, Inferer], patches: Sequence[Tensor]
 ) -> tuple[dict[Key, runtimes.Runtime], dict[Key, float]]:
     """Bring the networks into all runtimes, and measure the memory of each one's first patch."""
     loaded, megabytes = {}, {}
@@ -135,7 +140,7 @@ def _load(
             for name in names:
                 run = runtimes.load(name, module, model, patches)
                 loaded[network, name] = run
-                megabytes[network, name] = _megabytes(_call(run, image))
+                megabytes[network, name] = _megabytes(_patch(windows[network], image, run))
                 progress.update()
     return loaded, megabytes
 
@@ -157,9 +162,11 @@ def _cases(steps: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, 
     return {key: median(taken) for key, taken in times.items()}
 
 
-def _call(run: runtimes.Runtime, image: Tensor) -> Callable[[], object]:
+def _patch(windows: Inferer, image: Tensor, run: runtimes.Runtime) -> Callable[[], object]:
+    """A pass over a patch, as these windows compute it."""
+
     def call() -> None:
-        with by_onednn(image):  # as windows do
+        with as_in_windows(windows, image):
             run(image)
 
     return call

@@ -60,11 +60,11 @@ class Setting:
         parser.update({"device": "$torch.device('cpu')", **self.settings})
         return parser
 
-    def teacher(self) -> ConfigParser:
-        """The same of the teacher's inference: without what changes the student alone."""
+    def teacher(self, *configs: str) -> ConfigParser:
+        """The same of the teacher's inference, with further configs: without what changes the student alone."""
         overlays = [name for name in self.overlays if not name.endswith(STUDENT_OVERLAY)]
         settings = {key: value for key, value in self.settings.items() if key.partition("::")[0] not in STUDENT_KEYS}
-        return replace(self, overlays=overlays, settings=settings).parser("inference", "teacher")
+        return replace(self, overlays=overlays, settings=settings).parser("inference", "teacher", *configs)
 
     def note(self) -> str:
         """The patch, the case, what is left out and what int8 was calibrated on, as sentences."""

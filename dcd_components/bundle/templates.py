@@ -403,7 +403,9 @@ def _nnunet_words(nnunet: Nnunet, task: Task) -> dict[str, str]:
         "teacher": ", a network of nnU-Net",
         "names": f"\n- whether `{PATIENTS}`, which names the cases and is part of a release, may be published"
         * several,
-        "folds": f"with the folds of the teacher's training{f', in `{PATIENTS}`' if several else ''}",
+        "folds": f"with the folds in `{PATIENTS}`, of which the teacher's training held out that of the scores"
+        if several
+        else "with the folds of the teacher's training",
         "rule": f"{'' if several else ' --nnunet_folds'} --skip_incomplete",  # imagesTs has no labels
         "image": NNUNET_IMAGE.format(
             axes=" ".join("zyx"[axis] for axis in plan["transpose"]),

@@ -1,4 +1,4 @@
-"""Lists of cases in MONAI's Decathlon form, with folds that keep each patient in one fold."""
+"""Lists of cases in MONAI's Decathlon form, with folds: such that keep each patient in one, a table's or nnU-Net's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_datalist(
     layout: Layout,
     *,
     folds: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     nnunet: bool = False,
     skip_incomplete: bool = False,
     unlabelled: bool = False,
@@ -68,8 +68,8 @@ def make_datalist(
     Args:
         folder: the data set.
         layout: how its files are named.
-        folds: number of folds; without it and the next two, those that the table of patients says, or else 5.
-        seed: of the assignment of patients to folds.
+        folds: number of folds; without it, and without nnU-Net's, those that the table of patients says, or else 5.
+        seed: of the assignment of patients to folds; 0 by default.
         nnunet: nnU-Net's folds instead of such that keep each patient in one.
         skip_incomplete: leave out what is faulty.
         unlabelled: take cases without a label too, to be segmented; they are in the fold of their patient, or in 0.
@@ -80,7 +80,7 @@ def make_datalist(
 
     Raises:
         InputError: for faults, all at once, unless they are skipped and a case is left; for nnU-Net's folds where a
-            case with a label is left out, by which they would be others.
+            case with a label is left out, by which they would be others; for a seed of folds that a table says.
     """
     cases, faults = find_cases(folder, layout, "optional" if unlabelled else "needed")
     if faults and not (skip_incomplete and cases):
@@ -108,27 +108,30 @@ def _in_fold(case: Case, known: Mapping[str, int], of_patient: Mapping[str, int]
     return {**case, "fold": max(2, 1 + max(known.values())) if LABEL in case else 0}
 
 
-def _folds(cases: Sequence[Case], layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> Mapping[str, int]:
+def _folds(
+    cases: Sequence[Case], layout: Layout, folds: int | None, seed: int | None, *, nnunet: bool
+) -> Mapping[str, int]:
     """Fold of each case by its name, and of others that the table of patients has."""
-    if given := table_folds(layout, folds, seed, nnunet=nnunet):
+    if given := {} if folds is not None or nnunet else table_folds(layout):
+        if seed is not None:
+            raise InputError(f"{layout.patients} says in which fold each case is: without --folds there is no seed")
         return given
     number = 5 if folds is None else folds
-    assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed)
+    assigned = nnunet_folds(cases, number) if nnunet else patient_folds(cases, number, seed or 0)
     return {case["case"]: fold for case, fold in zip(cases, assigned, strict=True)}
 
 
-def leaking(cases: Sequence[Case]) -> dict[str, list[int]]:
+def leaking(cases: Sequence[Case]) -> dict[str, list[str]]:
     """Folds by patient, of those that are in several: what is trained on one knows patients of another."""
-    folds: defaultdict[str, set[int]] = defaultdict(set)
+    folds: defaultdict[str, set[str]] = defaultdict(set)
     for case in cases:
-        folds[str(case["patient"])].add(case["fold"])
+        folds[str(case["patient"])].add(str(case["fold"]))
     return {patient: sorted(several) for patient, several in folds.items() if len(several) > 1}
 
 
-def table_folds(layout: Layout, folds: int | None, seed: int, *, nnunet: bool) -> dict[str, int]:
-    """Fold of each case that the table of patients says, none of them where others are asked for."""
-    asked = folds is not None or seed or nnunet
-    return {} if asked else {case: one.fold for case, one in layout.table.items() if one.fold is not None}
+def table_folds(layout: Layout) -> dict[str, int]:
+    """Fold of each case that the table of patients says."""
+    return {case: one.fold for case, one in layout.table.items() if one.fold is not None}
 
 
 def patient_folds(cases: Sequence[Case], folds: int, seed: int) -> list[int]:

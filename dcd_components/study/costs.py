@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
 from torch import nn
 
 from dcd_components.benchmarks import timing, training
@@ -22,7 +23,7 @@ from dcd_components.bundle.configs import read_configs
 from dcd_components.bundle.running import workflow_files
 from dcd_components.errors import InputError
 from dcd_components.files import read_json, write_json
-from dcd_components.networks.onednn import by_onednn
+from dcd_components.inferers import as_in_windows
 from dcd_components.study.drawn_labels import draw_labels
 from dcd_components.study.plan import TEACHER, Run, Study
 from dcd_components.study.records import difference, settings_of
@@ -153,7 +154,7 @@ def _draw(study: Study, run: Run, places: Places, teacher: Path, folder: Path) -
 
 def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float | None]]:
     """Seconds of a patch and extra memory of each network, in float32, as many at once as the sliding window takes."""
-    networks, shapes, formats = {}, {}, {}
+    networks, shapes, formats, windows = {}, {}, {}, {}
     for name, run in runs.items():
         parser = read_configs(study.bundle, ["inference", "evaluate", *run.evaluation])
         parser.update({key: value for key, value in run.settings.items() if key.partition("::")[0] in parser.get()})
@@ -161,8 +162,9 @@ def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float
         at_once = parser["sliding_window"].get("sw_batch_size", 1)
         shapes[name] = [at_once, len(parser["sequences"]), *parser.get_parsed_content("patch_size")]
         formats[name] = parser["memory_format"]
+        windows[name] = parser.get_parsed_content("sliding_window")
     same = _same({name: f"{shapes[name]} {formats[name]} {network}" for name, network in networks.items()})
-    steps = {name: _Patch(networks[name], shapes[name]) for name in dict.fromkeys(same.values())}
+    steps = {name: _Patch(networks[name], shapes[name], windows[name]) for name in dict.fromkeys(same.values())}
     megabytes = {name: timing.settled_megabytes(step) for name, step in steps.items()}
     seconds = {name: taken / shapes[name][0] for name, taken in timing.seconds(steps, ROUNDS).items()}
     known = {name: None if math.isnan(megabytes[name]) else megabytes[name] for name in steps}  # JSON has no NaN
@@ -172,12 +174,12 @@ def _patches(study: Study, runs: Mapping[str, Run]) -> dict[str, dict[str, float
 class _Patch:
     """A network on a patch of noise."""
 
-    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, shape: Sequence[int], windows: Inferer) -> None:
+        self.network, self.windows = network, windows
         self.image = torch.randn(*shape, device=next(network.parameters()).device)
 
     def __call__(self) -> None:
-        with torch.inference_mode(), by_onednn(self.image):  # as the windows of the bundles do
+        with torch.inference_mode(), as_in_windows(self.windows, self.image):
             self.network(self.image)
 
 

@@ -269,7 +269,10 @@ def test_of_a_split_that_is_none_of_a_cross_validation_the_training_is_divided(
     (source / "fold_0").rename(source / f"fold_{fold}")
     content = [{"train": train, "val": val}, {"train": train, "val": val}]
     splits = written(tmp_path / "splits_final.json", content)
-    bundle = made(source, tmp_path, fold=fold, splits=splits, patient_regex="(.+)-")
+    said = from_nnunet(source, "mine", out=tmp_path, fold=fold, splits=splits, patient_regex="(.+)-")
+    others = ", ".join(str(one) for one in range(5) if one != int(fold))
+    assert f"of at least 3 folds: what its fold {fold} trained on is divided into folds {others}\n" in said
+    bundle = tmp_path / "mine"
     folds = {row["case"]: int(row["fold"]) for row in read_csv(bundle / "docs" / "patients.csv", text=None)}
     assert {case for case, one in folds.items() if one == int(fold)} == {*val}
     assert {folds[case] for case in train} == {0, 1, 2, 3, 4} - {int(fold)}
@@ -298,7 +301,7 @@ def test_patients_of_several_cases_are_named_though_nnunet_s_folds_tear_them(
     said = datalist(data, bundle=bundle)
     listed = json.loads((data / "datalist.json").read_text())["training"]
     assert len({one["patient"] for one in listed}) < len(listed)
-    assert "warning: patients in several folds, so that scores" in said
+    assert "patients have cases in several folds" in said
     table = tmp_path / "table.csv"
     table.write_text("case,patient\n" + "".join(f"{case},P{n // 2}\n" for n, case in enumerate(cases)))
     from_nnunet(folder, "tabled", out=tmp_path, splits=splits, patients=table)
@@ -312,8 +315,9 @@ def test_patients_of_several_cases_are_named_though_nnunet_s_folds_tear_them(
     ):
         with pytest.raises(InputError, match=said):
             from_nnunet(folder, "other", out=tmp_path, splits=splits, **options)
-    with pytest.raises(InputError, match=r"^patients are named beside splits alone"):
-        from_nnunet(folder, "other", out=tmp_path, patients=table)
+    for unfit in ({}, {"splits": splits, "patient_regex": "(.+)"}):
+        with pytest.raises(InputError, match=r"^--patients needs --splits and no --patient_regex"):
+            from_nnunet(folder, "other", out=tmp_path, patients=table, **unfit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +330,10 @@ def test_patients_of_several_cases_are_named_though_nnunet_s_folds_tear_them(
         ([{"train": ["a"], "val": ["b"]}], "must have at least 2 patients in the training of fold 0"),
         (
             [{"train": ["a", "c"], "val": []}],
+            "must have cases in the validation of fold 0 that are not in its training",
+        ),
+        (
+            [{"train": CASES, "val": []}, *SPLITS],
             "must have cases in the validation of fold 0 that are not in its training",
         ),
         (
@@ -461,7 +469,7 @@ def test_the_first_fold_that_has_a_checkpoint(others: list[str], taken: str, fol
     for name in others:
         shutil.copytree(source / "fold_0", source / name)
     (source / "fold_0" / "checkpoint_final.pth").unlink()
-    (teacher,) = bundle_from_nnunet(source, "mine", tmp_path)[1]
+    _, (teacher,), _ = bundle_from_nnunet(source, "mine", tmp_path)
     assert teacher.path.parent.name == taken
     shutil.rmtree(tmp_path / "mine")
     refused(source, tmp_path, f"has no checkpoint_final.pth in fold_0, only in {', '.join(sorted(others))}", fold="0")
@@ -480,7 +488,7 @@ def test_a_trainer_that_may_build_another_network_is_named(folder: Path, tmp_pat
     checkpoint(source, trainer_name="nnUNetTrainer")
     assert "trained by" not in from_nnunet(source, "usual", out=tmp_path)
     checkpoint(source, trainer_name="nnUNetTrainerGELU")
-    assert from_nnunet(source, "other", out=tmp_path).startswith("trained by nnUNetTrainerGELU: if it builds another")
+    assert from_nnunet(source, "other", out=tmp_path).startswith("trained by nnUNetTrainerGELU, whose code is not")
 
 
 def checkpoint(source: Path, **changes: Any) -> None:

@@ -368,6 +368,15 @@ def test_mirroring_is_over_the_axes_of_the_checkpoint(axes: Any, made: Make, tmp
 # -- back to nnU-Net
 
 
+def test_a_bundle_of_before_the_reader_was_kept_is_given_back(made: Make, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made("labels"), tmp_path / "labels")
+    draw(bundle, bundle / "models" / "model.pt")
+    config = bundle / "configs" / "inference.yaml"
+    config.write_text(re.sub(r"\nreader: .*", "", config.read_text()))
+    commands.to_nnunet(bundle, tmp_path / "out")
+    assert read_result_folder(tmp_path / "out").plans["image_reader_writer"] == "SimpleITKIO"
+
+
 @pytest.mark.parametrize("kind", ["labels", "regions", "thick"])
 def test_the_student_is_a_result_folder(
     kind: str, made: Make, run: Callable[..., Any], images: Path, tmp_path: Path

@@ -15,6 +15,7 @@ from trees import BRATS, ISLES, ROOT, brats_files, isles_files, save, touch
 
 from dcd_components import cli
 from dcd_components.bundle.configs import bundle_settings
+from dcd_components.commands import datalist
 from dcd_components.data.case_files import Case, Layout, make_layout
 from dcd_components.data.datalists import (
     make_datalist,
@@ -125,6 +126,21 @@ def test_folds_that_are_asked_for_go_before_those_of_the_table(choice: dict[str,
     assert {case["fold"] for case in cases} == {0, 1}
     if "nnunet" not in choice:
         assert cases[0]["fold"] == cases[1]["fold"] != cases[2]["fold"]  # a patient is still in one
+    with pytest.raises(
+        InputError, match=r"patients.csv says in which fold each case is: without --folds there is no s"
+    ):
+        listed(tmp_path, layout, seed=0)
+
+
+def test_what_is_not_taken_and_what_leaks_is_said(tmp_path: Path) -> None:
+    touch(tmp_path, ["1.nii.gz", "2.nii.gz", "3.nii.gz", "1_seg.nii.gz", "2_seg.nii.gz"])
+    table(tmp_path, "case,patient,fold\n1,a,0\n2,a,2\n3,b,1\n")
+    naming: dict[str, Any] = {"sequences": {"t1": "{case}.nii.gz"}, "label_file": "{case}_seg.nii.gz"}
+    naming |= {"patients": tmp_path / "patients.csv", "unlabelled": True}
+    said = datalist(tmp_path, **naming, out=tmp_path / "a.json")
+    assert said.startswith("warning: 1 patients have cases in several folds, such as a in 0, 2: scores flatter a net")
+    said = datalist(tmp_path, **naming, folds=1, out=tmp_path / "b.json")
+    assert said.startswith(f"the folds that {tmp_path / 'patients.csv'} says are not taken\n3 cases")
 
 
 def test_a_case_without_a_label_is_in_the_fold_of_the_table(tmp_path: Path) -> None:

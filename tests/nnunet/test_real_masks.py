@@ -30,8 +30,20 @@ CASES = [
 ]
 
 
+def test_there_are_some_of_each_network() -> None:
+    assert not REAL.is_dir() or {(folder, path.name) for folder, path in CASES} >= SOME
+
+
 @needs_real
 @pytest.mark.parametrize(("folder", "path"), CASES, ids=[f"{folder} {path.name}" for folder, path in CASES])
 def test_masks_are_those_of_nnunet(folder: str, path: Path, tmp_path: Path) -> None:
     name, overlays = FOLDERS[folder]
     assert unequal_voxels(name, path, tmp_path, *overlays) <= 1
+
+
+@needs_real
+@pytest.mark.parametrize(
+    "path", sorted((REAL / "masks" / "plain_no_mirroring").glob("*.nii.gz")), ids=lambda path: path.name
+)
+def test_so_are_they_by_onednn(path: Path, tmp_path: Path) -> None:
+    assert unequal_voxels("plain", path, tmp_path, **{"sliding_window::fast": True}) <= 1

@@ -16,7 +16,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dcd_components.bundle.configs import read_configs
-from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, TRAINER
+from dcd_components.bundle.nnunet.result_folder import BACKGROUND, CHECKPOINTS, ENDING, KNOWN, READERS, TRAINER
 from dcd_components.errors import InputError
 from dcd_components.files import write_json
 from dcd_components.networks.nnunet import ARCHITECTURES, USUAL
@@ -133,7 +133,7 @@ def _plans(parser: ConfigParser, network: DynUNet, name: str, configuration: str
     }
     return {
         "plans_name": name,
-        "image_reader_writer": parser["reader"],
+        "image_reader_writer": parser.get("reader", READERS[0]),
         "transpose_forward": order,
         "transpose_backward": [order.index(axis) for axis in range(3)],
         "label_manager": "LabelManager",

@@ -33,7 +33,6 @@ ARGUMENTS = {
     "nonlin_kwargs": {"inplace": True},
 }
 TEACHER = "models/teacher/model.pt"
-EACH = "(.+)"  # case is a patient
 FEWEST = 3  # folds: to train, to choose the checkpoint, to score
 FOLDS = 5  # where one split is divided further
 
@@ -44,10 +43,10 @@ def bundle_from_nnunet(
     parent: Path,
     folds: Sequence[int | str] = (),
     splits: Path | None = None,
-    patient_regex: str = EACH,
+    patient_regex: str | None = None,
     patients: Path | None = None,
     checkpoint: str | None = None,
-) -> tuple[Path, list[ResultFolder]]:
+) -> tuple[Path, list[ResultFolder], list[str]]:
     """Write a bundle, or nothing.
 
     Args:
@@ -61,7 +60,7 @@ def bundle_from_nnunet(
         checkpoint: its file's name, see :func:`.read_result_folder`.
 
     Returns:
-        The bundle's folder, and what was read of each teacher.
+        The bundle's folder, what was read of each teacher, and remarks for who reads the bundle.
 
     Raises:
         InputError: for a folder that is taken, a result folder of what is not written here, and weights that do not
@@ -73,10 +72,10 @@ def bundle_from_nnunet(
     result, *further = teachers = [read_result_folder(result_folder, fold, checkpoint) for fold in chosen]
     if len({one.path for one in teachers}) < len(teachers):
         raise InputError(f"folds must be different ones, got {', '.join(map(str, folds))}")
-    if patients and not splits:
-        raise InputError("patients are named beside splits alone: else name their table to dcd datalist")
+    if patients and (patient_regex or not splits):
+        raise InputError("--patients needs --splits and no --patient_regex; without splits, give it to dcd datalist")
     layout = _layout(result, patient_regex=patient_regex, patients=patients)
-    table = _folds(splits, result.fold, layout) if splits else {}
+    table, remarks = _folds(splits, result.fold, layout) if splits else ({}, [])
     with TemporaryDirectory(prefix=f".{name}-", dir=parent) as hidden:
         built = Path(hidden) / name
         write_files(built, task_of(result, layout, max(table.values(), default=None), further))
@@ -86,7 +85,7 @@ def bundle_from_nnunet(
         if table:
             _write_table(built, table, layout)
         built.rename(folder)
-    return folder, teachers
+    return folder, teachers, [*result.remarks, *remarks]
 
 
 def task_of(
@@ -157,7 +156,7 @@ def _write_teacher(bundle: Path, result: ResultFolder, place: str) -> None:
     save_weights(weights, path, parser.get_parsed_content("trained_on"))
 
 
-def _folds(splits: Path, fold: int | None, layout: Layout) -> dict[str, int]:
+def _folds(splits: Path, fold: int | None, layout: Layout) -> tuple[dict[str, int], list[str]]:
     """Fold by case: the one whose validation it is in, of a cross-validation; of other splits as :func:`_parted` says.
 
     Args:
@@ -176,13 +175,16 @@ def _folds(splits: Path, fold: int | None, layout: Layout) -> dict[str, int]:
     if nameless := sorted(case for case in cases if not layout.patient_of(case)):
         raise InputError(f"{splits}: {nameless[0]}: {unnamed(layout)}")
     folds = {case: number for number, (_, val) in enumerate(parts) for case in val}
-    once = len(folds) == sum(len(val) for _, val in parts)
-    if once and {*folds} == cases and len({*folds.values()}) >= FEWEST:
-        return folds
+    once = len(folds) == sum(len(val) for _, val in parts) and all(val for _, val in parts)
+    if once and {*folds} == cases and len(parts) >= FEWEST:
+        return folds, []
     if fold is None:
         said = f"must have every case in the validation of one fold, and at least {FEWEST} folds"
         raise InputError(f"{splits} {said}, where the teacher was trained on all cases")
-    return _parted(splits, fold, *parts[fold], layout)
+    parted = _parted(splits, fold, *parts[fold], layout)
+    others = ", ".join(map(str, sorted({*parted.values()} - {fold})))
+    said = f"is no cross-validation of at least {FEWEST} folds: what its fold {fold} trained on is divided into folds"
+    return parted, [f"{splits} {said} {others}"]
 
 
 def _parted(splits: Path, fold: int, train: Sequence[str], val: Sequence[str], layout: Layout) -> dict[str, int]:

@@ -63,15 +63,15 @@ class ResultFolder:
         return int(number) if number.isdecimal() else None
 
     @property
-    def remark(self) -> str:
-        """What nothing can tell of a trainer that is not nnU-Net's own."""
+    def remarks(self) -> list[str]:
+        """What to mind of a network whose trainer is another class than nnU-Net's usual one."""
         trainer = self.checkpoint["trainer_name"]
         if trainer == TRAINER:
-            return ""
-        return (
-            f"trained by {trainer}: if it builds another network than plans.json says, with the same weights, such as "
-            "of another activation, masks are others than nnU-Net's; compare one\n"
-        )
+            return []
+        return [
+            f"trained by {trainer}, whose code is not read: if it changes the network as plans.json does not say, such "
+            "as by another activation, masks differ from nnU-Net's. Compare one"
+        ]
 
     @property
     def channels(self) -> list[str]:

@@ -9,6 +9,7 @@ from os.path import normpath
 from pathlib import Path
 
 from dcd_components.data.case_files import IMAGE, LABEL, Case, shown
+from dcd_components.data.datalists import leaking
 from dcd_components.data.grids import Array, Grid, placement_faults
 from dcd_components.data.nifti import read_volume
 from dcd_components.data.voxels import background_warning, count_labels, digest, image_faults, number_faults
@@ -105,9 +106,8 @@ def check_listing(cases: Sequence[Case]) -> list[Finding]:
     A patient in several folds is a warning only, since published lists leak like that on purpose.
     """
     names = Counter(str(case["case"]) for case in cases)
-    folds, owners = defaultdict(set), defaultdict(set)
+    torn, owners = leaking(cases), defaultdict(set)
     for case in cases:
-        folds[case["patient"]].add(str(case["fold"]))
         for key, path in _files(case):
             owners[key, normpath(path)].add(case["case"])
     findings = []
@@ -120,8 +120,8 @@ def check_listing(cases: Sequence[Case]) -> list[Finding]:
         for key, path in _files(case):
             if others := owners[key, normpath(path)] - {case["case"]}:
                 finding.faults.append(f"{path}: is the {key} of {', '.join(sorted(others))} too")
-        if len(of_patient := folds[case["patient"]]) > 1:
-            finding.warnings.append(f"leak: patient {case['patient']} is in folds {', '.join(sorted(of_patient))}")
+        if folds := torn.get(str(case["patient"])):
+            finding.warnings.append(f"leak: patient {case['patient']} is in folds {', '.join(folds)}")
         findings.append(finding)
     return findings
 
