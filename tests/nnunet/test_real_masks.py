@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from result_folders import REAL, needs_real, unequal_voxels
@@ -46,4 +47,5 @@ def test_masks_are_those_of_nnunet(folder: str, path: Path, tmp_path: Path) -> N
     "path", sorted((REAL / "masks" / "plain_no_mirroring").glob("*.nii.gz")), ids=lambda path: path.name
 )
 def test_so_are_they_by_onednn(path: Path, tmp_path: Path) -> None:
-    assert unequal_voxels("plain", path, tmp_path, **{"sliding_window::fast": True}) <= 1
+    settings: dict[str, Any] = {"sliding_window::fast": True}
+    assert unequal_voxels("plain", path, tmp_path, **settings) <= 1
