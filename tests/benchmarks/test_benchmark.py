@@ -181,14 +181,12 @@ def test_dice_is_that_of_the_held_out_cases(patients: Path, tmp_path: Path, monk
     assert "noise" not in text
 
 
-def test_each_network_has_long_windows_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shallow student those of 80 voxels, for which its teacher's five halvings are too many."""
-    monkeypatch.setattr(runtimes, "available", lambda: [runtimes.EAGER])
-    given = {"patch_size": [64, 64, 64], "teacher_widths": [16, 16, 16, 16, 16, 16]}
-    shallow = ["shallow_student"]
-    benchmark.run_inference(tmp_path / "out", overlays=shallow, case_size=(132, 96, 86), repeats=1, settings=given)
-    rows = read_csv(tmp_path / "out" / "inference.csv", text=["network", "runtime"])
-    assert all(row["long_windows_seconds"] > 0 for row in rows)
+def test_each_network_has_long_windows_that_it_takes() -> None:
+    """Its teacher halves maps once more than a shallow student."""
+    setting = Setting(BRATS, ["shallow_student"])
+    longer = setting.teacher("long_windows"), setting.parser("inference", "long_windows")
+    windows: dict[str, Any] = inference_benchmark._windows(*longer)
+    assert windows[TEACHER].k_divisible == tuple(2 * one for one in windows[STUDENT].k_divisible)
 
 
 def test_a_bundle_without_long_windows_is_measured_in_windows(tiny: None, tmp_path: Path, monkeypatch: Any) -> None:
