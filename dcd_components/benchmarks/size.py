@@ -40,9 +40,9 @@ def propose(
     """Measure students of several widths, and name the widest that a budget allows.
 
     A patch is timed, in turns, on the threads and the device that the bundle's inference would take, or in a runtime of
-    ``dcd segment`` on the CPU; a case takes as many as it has windows. The memory is that of the whole process: what
-    the network takes for a patch is measured where the system tells it, the rest is what :class:`.MemoryLimit`
-    estimates. No weights are needed.
+    ``dcd segment`` on the CPU, as inference computes it, mirrored where an overlay says so; a case takes as many as it
+    has windows. The memory is that of the whole process: what a patch takes is measured where the system tells it, the
+    rest is what :class:`.MemoryLimit` estimates. No weights are needed.
 
     Args:
         bundle: its folder.

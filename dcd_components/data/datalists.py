@@ -112,7 +112,8 @@ def _folds(
     cases: Sequence[Case], layout: Layout, folds: int | None, seed: int | None, *, nnunet: bool
 ) -> Mapping[str, int]:
     """Fold of each case by its name, and of others that the table of patients has."""
-    if given := {} if folds is not None or nnunet else table_folds(layout):
+    given = table_folds(layout)
+    if given and folds is None and not nnunet:
         if seed is not None:
             raise InputError(f"{layout.patients} says in which fold each case is: without --folds there is no seed")
         return given
