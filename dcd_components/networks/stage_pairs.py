@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-import itertools
+import functools
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from monai.networks.layers.simplelayers import SkipConnection
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from dcd_components.errors import InputError
 from dcd_components.networks.stage_recorder import unwrap
@@ -29,46 +32,58 @@ class StageMap:
         path: of the module.
         channels: of its map.
         size: of its map along each axis.
-        encodes: whether it is made before a module first returns a larger map than it is given.
+        encodes: whether nothing that it is made of has been enlarged.
+        is_skip: whether it is of the encoder and read beside an enlarged map, or enlarged itself.
     """
 
     path: str
     channels: int
     size: tuple[int, ...]
     encodes: bool
+    is_skip: bool = False
 
 
 def stage_maps(network: nn.Module, image_shape: Sequence[int]) -> list[StageMap]:
     """Maps of a network's modules, in the order in which they are made.
 
     A map is one tensor ``(B, C, ...)`` whose sizes divide those of the image, of more than one voxel. Left out are
-    modules that run more than once, and what lies within a module whose maps are all of the size that it returns, as
-    the convolutions of a block.
+    modules that run more than once, those that hand on what they are given, pad it or lay it beside another's map, and
+    what lies within a module whose maps are all of the size that it returns, as the convolutions of a block.
 
-    The encoder ends where a module first returns a larger map than it is given. Where none does, as in a network that
-    enlarges its maps by functions alone, no map is known to be the encoder's.
+    The encoder ends where a map is enlarged: by a module that returns a larger map than it is given, or by a function
+    as :func:`torch.nn.functional.interpolate`. Where none is, no map is known to be the encoder's.
 
     Args:
         network: any network; it is not changed, and no values are computed.
         image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
     """
-    calls = [*_calls(network, image_shape)]
+    watched = _Calls(network, image_shape)
+    calls = watched.made
     number = Counter(call.path for call in calls)
-    found = [call for call in calls if call.path and call.size and number[call.path] == 1]
-    larger = [call.begin for call in calls if call.before and math.prod(call.size) > math.prod(call.before)]
-    decoder = min(larger, default=0)
-    blocks = {call.path for call in found if all(one.size == call.size for one in found if _is_within(one, call))}
+    found = [call for call in calls if call.path and call.size and number[call.path] == 1 and not call.is_wiring]
+    enlarged = [call for call in calls if call.is_enlarged]
+    enlarging = {call.path for call in enlarged if call.enlarges}
+    blocks = {call.path for call in found if all(one.size == call.size for one in found if _is_within(one, call.path))}
     kept = [call for call in found if not any(_is_within(call, path) for path in blocks)]
-    return [StageMap(call.path, call.channels, call.size, call.end < decoder) for call in kept]
+    return [
+        StageMap(
+            call.path,
+            call.channels,
+            call.size,
+            not call.is_enlarged and bool(enlarged) and not any(_is_within(call, path) for path in enlarging),
+            call.number in watched.skips,
+        )
+        for call in kept
+    ]
 
 
 def encoder_stages(maps: Sequence[StageMap]) -> dict[tuple[int, ...], StageMap]:
-    """The last map of each size in an encoder, by size, the largest first.
+    """The last map of each size in an encoder, of those that the decoder reads if there are any, the largest first.
 
     Args:
         maps: of a network, by :func:`stage_maps`.
     """
-    last = {one.size: one for one in maps if one.encodes}
+    last = {one.size: one for one in sorted(maps, key=lambda one: one.is_skip) if one.encodes}
     return dict(sorted(last.items(), key=lambda item: -math.prod(item[0])))
 
 
@@ -188,53 +203,80 @@ class _WithoutValues(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module: when it began and ended, and the sizes of its first input and its output."""
+    """One call of a module."""
 
     path: str
-    begin: int
-    end: int
     channels: int
-    before: tuple[int, ...]
-    size: tuple[int, ...]
+    size: tuple[int, ...]  # empty where there is no map
+    number: int  # of what it returns, among the tensors of the pass
+    is_enlarged: bool  # or made of what was enlarged
+    enlarges: bool
+    is_wiring: bool
 
 
-def _calls(network: nn.Module, image_shape: Sequence[int]) -> Iterator[_Call]:
-    """Calls of modules in a pass, in the order in which they end; a size is empty where there is no map."""
-    empty = empty_copy(network)
-    clock, begun, calls = itertools.count(), dict[str, list[int]](), list[_Call]()
+class _Calls(TorchFunctionMode):
+    """Calls of modules in a pass, in the order in which they end, and what becomes of their maps."""
 
-    def size_of(value: object) -> tuple[int, ...]:
-        if not isinstance(value, Tensor) or value.ndim != len(image_shape) + 1 or len(value) != 2:
+    #: Functions that return larger maps than they take.
+    ENLARGING = (functional.interpolate, torch.conv_transpose2d, torch.conv_transpose3d)
+    #: Modules that hand on what they are given, padded, or lay it beside another's map.
+    WIRING = (
+        *(nn.Identity, SkipConnection),
+        *(nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
+        *(nn.ConstantPad3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.CircularPad3d),
+    )
+
+    def __init__(self, network: nn.Module, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.made: list[_Call] = []
+        self.skips = set[int]()
+        self._image = tuple(image_shape[1:])
+        self._enlarged = set[int]()
+        self._kept: list[object] = []  # so that no other tensor has the number of one that is gone
+        empty = empty_copy(network)
+        for path, module in empty.named_modules():
+            module.register_forward_hook(functools.partial(self._end, path))
+        try:
+            with self, torch.no_grad(), torch.random.fork_rng(devices=[]):
+                empty(empty_images(network, image_shape))
+        except (RuntimeError, ValueError) as error:
+            shape = "x".join(map(str, image_shape))
+            raise InputError(f"{type(unwrap(network)).__name__} takes no images of {shape}: {error}") from error
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") != "__get__":  # the size of a map is not the map
+            self._follow((args, kwargs), output, enlarges=func in self.ENLARGING)
+        return output
+
+    def _follow(self, given: object, output: object, *, enlarges: bool) -> None:
+        """What is made of an enlarged map counts as enlarged; a map of the encoder beside it is a skip."""
+        tensors = _tensors(given)
+        if enlarges or any(id(one) in self._enlarged for one in tensors):
+            self.skips.update(id(one) for one in tensors if id(one) not in self._enlarged)
+            self._enlarged.update(map(id, _tensors(output)))
+        self._kept += [given, output]
+
+    def _end(self, path: str, module: nn.Module, given: Sequence[object], output: object) -> None:
+        size, before = self._size(output), self._size(given[0]) if given else ()
+        is_wiring = isinstance(module, self.WIRING)
+        enlarges = not is_wiring and bool(before) and math.prod(size) > math.prod(before)
+        self._follow(given, output, enlarges=enlarges)
+        number, channels = id(output), output.shape[1] if isinstance(output, Tensor) and size else 0
+        self.made.append(_Call(path, channels, size, number, number in self._enlarged, enlarges, is_wiring))
+
+    def _size(self, value: object) -> tuple[int, ...]:
+        if not isinstance(value, Tensor) or value.ndim != len(self._image) + 2 or len(value) != 2:
             return ()
         sizes = tuple(value.shape[2:])
         if math.prod(sizes) == 1:  # of the whole image, as in squeeze and excitation
             return ()
-        return sizes if all(one and not whole % one for one, whole in zip(sizes, image_shape[1:], strict=True)) else ()
-
-    def begin(path: str) -> Any:
-        return lambda *_: begun.setdefault(path, []).append(next(clock))
-
-    def end(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Sequence[object], output: object) -> None:
-            size = size_of(output)
-            channels = output.shape[1] if isinstance(output, Tensor) and size else 0
-            before = size_of(inputs[0]) if inputs else ()
-            calls.append(_Call(path, begun[path].pop(), next(clock), channels, before, size))
-
-        return hook
-
-    for path, module in empty.named_modules():
-        module.register_forward_pre_hook(begin(path))
-        module.register_forward_hook(end(path))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            empty(empty_images(network, image_shape))
-    except (RuntimeError, ValueError) as error:
-        shape = "x".join(map(str, image_shape))
-        raise InputError(f"{type(unwrap(network)).__name__} takes no images of {shape}: {error}") from error
-    yield from calls
+        return sizes if all(one and not whole % one for one, whole in zip(sizes, self._image, strict=True)) else ()
 
 
-def _is_within(call: _Call, other: _Call | str) -> bool:
-    path = other if isinstance(other, str) else other.path
+def _tensors(tree: object) -> list[Tensor]:
+    return [one for one in tree_leaves(tree) if isinstance(one, Tensor)]
+
+
+def _is_within(call: _Call, path: str) -> bool:
     return call.path.startswith(f"{path}.")

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, DynUNet, MedNeXt, SegResNet, SwinUNETR, UNet
+from monai.networks.blocks import SubpixelUpsample
+from monai.networks.nets import (
+    AttentionUnet,
+    BasicUNet,
+    BasicUNetPlusPlus,
+    DynUNet,
+    FlexibleUNet,
+    MedNeXt,
+    SegResNet,
+    SwinUNETR,
+    UNet,
+)
 from torch import Tensor, nn
 
 from dcd_components.distiller import Distiller
@@ -34,7 +45,7 @@ def dynunet(strides: Sequence[Any] = (1, 2, 2, 2), **options: object) -> DynUNet
     return DynUNet(3, 2, 3, [3] * 4, strides, strides[1:], filters=[8, 12, 16, 24], **options)
 
 
-NESTED = [f"model.{'1.submodule.' * k}0" for k in range(3)]
+NESTED = ["model.0", "model.1.submodule.0", "model.1.submodule.1.submodule"]
 EXPECTED: dict[str, tuple[Callable[..., nn.Module], list[str], list[int]]] = {
     "dynunet": (dynunet, ["input_block", "downsamples.0", "downsamples.1", "bottleneck"], [8, 12, 16, 24]),
     "supervised": (
@@ -54,12 +65,25 @@ EXPECTED: dict[str, tuple[Callable[..., nn.Module], list[str], list[int]]] = {
     ),
     # The decoder begins with a convolution at the smallest size, which is no stage of the encoder.
     "segresnet": (lambda: SegResNet(3, 8, 2, 3), [f"down_layers.{k}" for k in range(4)], [8, 16, 32, 64]),
-    "unet": (lambda: UNet(3, 2, 3, [8, 16, 32], [2, 2], num_res_units=1), NESTED[:1], [8]),
+    # The coarsest stage, not the wiring that lays it beside the stage before it.
+    "unet": (lambda: UNet(3, 2, 3, [8, 16, 32], [2, 2], num_res_units=1), [NESTED[0], NESTED[2]], [8, 32]),
+    "attention": (lambda: AttentionUnet(3, 2, 3, [8, 16, 32], [2, 2]), NESTED, [8, 16, 32]),
     "basic": (lambda: BasicUNet(3, 2, 3), ["conv_0", *(f"down_{k}" for k in range(1, 5))], [32, 32, 64, 128, 256]),
     "mednext": (
         lambda: MedNeXt(3, 8, 2, 3),
         [*(f"enc_stages.{k}" for k in range(4)), "bottleneck"],
         [8, 16, 32, 64, 128],
+    ),
+    "nested": (
+        lambda: BasicUNetPlusPlus(3, 2, 3, features=(8, 8, 8, 8, 8, 8)),
+        [f"conv_{k}_0" for k in range(5)],
+        [8] * 5,
+    ),
+    # Neither the padding before a convolution nor the wider maps within the first block of the next stage.
+    "flexible": (
+        lambda: FlexibleUNet(2, 3, "efficientnet-b0", spatial_dims=3),
+        [f"encoder._blocks.{k}" for k in (0, 1, 2, 4)],
+        [16, 24, 40, 112],
     ),
     "swin_unetr": (
         lambda: SwinUNETR(2, 3, feature_size=12),
@@ -120,7 +144,7 @@ def test_pairs_are_those_of_one_size() -> None:
     pairs = stage_pairs(UNet(3, 2, 3, [8, 16, 32], [2, 2]), dynunet(), IMAGE)
     assert [(ours.path, theirs.path) for ours, theirs in pairs] == [
         ("model.0", "downsamples.0"),
-        ("model.1.submodule.1", "downsamples.1"),
+        ("model.1.submodule.1.submodule", "downsamples.1"),
     ]
 
 
@@ -236,17 +260,32 @@ class Shared(nn.Module):
 
 
 class Functional(nn.Module):
-    """Enlarges its map by a function, so that no module tells where the encoder ends."""
+    """Enlarges its map by a function."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv3d(2, 4, 3, padding=1)
         self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
-        self.last = nn.Conv3d(8, 3, 1)
+        self.last = nn.Conv3d(12, 3, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = nn.functional.interpolate(self.second(self.first(image)), scale_factor=2)
-        result: Tensor = self.last(x)
+        skip = self.first(image)
+        x = nn.functional.interpolate(self.second(skip), size=skip.shape[2:])
+        result: Tensor = self.last(torch.cat([x, skip], dim=1))
+        return result
+
+
+class Shuffled(nn.Module):
+    """Enlarges its map by a module that moves channels to voxels, in which no function tells it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(2, 4, 3, padding=1)
+        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
+        self.up = SubpixelUpsample(3, 8, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.up(self.second(self.first(image)))
         return result
 
 
@@ -255,9 +294,10 @@ class Functional(nn.Module):
     [
         (Excited(), ["first", "second"]),
         (Shared(), ["stem", "down"]),
-        (BasicUNetPlusPlus(3, 2, 3, features=(8, 8, 8, 8, 8, 8)), ["conv_0_0", "conv_1_0"]),
+        (Functional(), ["first", "second"]),
+        (Shuffled(), ["first", "second"]),
     ],
-    ids=["excited", "shared", "nested"],
+    ids=["excited", "shared", "functional", "shuffled"],
 )
 def test_nothing_but_the_encoder_is_a_stage(network: nn.Module, paths: list[str]) -> None:
     assert [one.path for one in encoder_stages(stage_maps(network, IMAGE)).values()] == paths
@@ -265,7 +305,7 @@ def test_nothing_but_the_encoder_is_a_stage(network: nn.Module, paths: list[str]
 
 def test_where_the_encoder_ends_must_be_seen() -> None:
     with pytest.raises(InputError, match=r"of one size \(student: none; .*name them by stages and teacher_stages"):
-        stage_pairs(Functional(), dynunet(), IMAGE)
+        stage_pairs(nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 3, 1)), dynunet(), IMAGE)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("auto", ["0"]), (["input_block"], "auto"), ("input_block", None)])
