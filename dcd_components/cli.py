@@ -325,6 +325,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     add("study", type=Path, metavar="STUDY.yaml", help="whose results lie in the folder STUDY beside it")
     add("--out", type=Path, required=True, help="folder for tables, pictures and index.html")
     add("--against", metavar="METHOD", help="what the others are compared with; the first method by default")
+    add("--methods", nargs="+", metavar="METHOD", help="only these, and the seeds that have all of them")
     add("--work", type=Path, help="folder that the study was run with, for pictures of cases")
     add("--dataset_dir", type=Path, help="the patients, for pictures of cases")
     add("--datalist", type=Path, help="their list; DATASET_DIR/datalist.json by default")

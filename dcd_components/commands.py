@@ -319,6 +319,7 @@ def report(
     study: Path,
     out: Path,
     against: str | None = None,
+    methods: Sequence[str] = (),
     work: Path | None = None,
     dataset_dir: Path | None = None,
     datalist: Path | None = None,
@@ -330,6 +331,7 @@ def report(
     if (work is None) != (dataset_dir is None):
         raise InputError("pictures of cases need both --work and --dataset_dir")
     said = plan.read_study(study)
+    said = said.of(methods) if methods else said
     config = read_configs(said.bundle, ["inference", "evaluate"])
     labels, regions = results.labels_of(config["regions"], config.get("painted"))
     places, cases = None, None
@@ -337,7 +339,7 @@ def report(
         places = runner.Places(dataset_dir, datalist or dataset_dir / "datalist.json", work)
         cases = records.cases_digest(places.datalist)
     lesions = bool(config["lesion_labels"])
-    found = results.read_results(said, list(labels), cases, against, lesions=lesions, regions=regions)
+    found = results.read_results(said, list(labels), cases, against, methods, lesions=lesions, regions=regions)
     return report.write_report(compared.Report(said, found, out, labels, places))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,16 @@ class Study:
     def methods(self) -> list[str]:
         """Names of the methods, in the order of the file."""
         return list(dict.fromkeys(run.method for run in self.runs if run.method != TEACHER))
+
+    def of(self, methods: Collection[str]) -> Study:
+        """The study of these methods alone, and of the teachers.
+
+        Raises:
+            InputError: for a method that it does not have.
+        """
+        if others := [method for method in methods if method not in self.methods]:
+            raise InputError(f"methods must be among {', '.join(self.methods)} of {self.path}, got {others[0]}")
+        return replace(self, runs=[run for run in self.runs if run.method in {TEACHER, *methods}])
 
 
 def read_study(path: Path) -> Study:

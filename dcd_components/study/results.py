@@ -187,6 +187,7 @@ def read_results(
     labels: Sequence[str],
     cases: str | None = None,
     against: str | None = None,
+    needed: Collection[str] = (),
     *,
     lesions: bool = True,
     regions: Sequence[str] = (),
@@ -198,12 +199,13 @@ def read_results(
         labels: that are scored.
         cases: digest of the data list that they must be of; any by default.
         against: the method that the others are compared with; the first one by default.
+        needed: methods that are reported in any case, and so the seeds alone that have their runs.
         lesions: whether there are any, or a label is an organ.
         regions: of several labels, whose scores are told by themselves.
 
     Raises:
-        InputError: when the study has no such method, when no seed has the runs of its teacher and of this method, and
-            for runs that do not belong together.
+        InputError: when the study has no such method, when no seed has the runs of its teacher and of these methods,
+            and for runs that do not belong together.
     """
     against = against or study.methods[0]
     if against not in study.methods:
@@ -212,10 +214,11 @@ def read_results(
     ended: dict[int, set[str]] = defaultdict(set)
     for run, _ in found:
         ended[run.seed].add(run.method)
-    seeds, methods = whole(ended, {TEACHER, against})
+    of_all = list(dict.fromkeys([against, *needed]))
+    seeds, methods = whole(ended, {TEACHER, *of_all})
     if not seeds:
-        needed = f"no seed of {study.path} has the runs of its teacher and of {against}"
-        raise InputError(f"{needed} in {study.results}: run the study first")
+        lacking = f"no seed of {study.path} has the runs of its teacher and of {', '.join(of_all)}"
+        raise InputError(f"{lacking} in {study.results}: run the study first")
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run, record in found:

@@ -104,6 +104,22 @@ def test_another_method_than_the_first_can_be_what_others_are_compared_with(stud
         reported(study, "--against", "teacher")
 
 
+def test_methods_that_are_asked_for_are_reported_over_the_seeds_that_have_them(study: Path) -> None:
+    text = reported(study, "--methods", "dcd", "plain")
+    assert [*lines(text, "Scores")] == ["teacher", "plain", "dcd"]  # in the order of the file
+    assert lines(text, "Scores", 1)["dcd"]["Better in"] == "4 of 4"
+    assert "Left out" not in text
+    text = reported(study, "--methods", "plain", "cwd")
+    assert lines(text, "Scores", 1)["cwd"]["Better in"] == "0 of 3"
+    assert "Left out, since not all of their runs have ended: seed 3." in " ".join(text.split())
+    with pytest.raises(InputError, match=r"methods must be among plain, .*, cwd of .*small.yaml, got teacher$"):
+        reported(study, "--methods", "plain", "teacher")
+    for path in study.with_suffix("").glob("cwd-*.json"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"no seed of .* has the runs of its teacher and of plain, cwd in .*small: "):
+        reported(study, "--methods", "plain", "cwd")
+
+
 def test_differences_are_in_colour_where_several_seeds_can_tell(study: Path, tmp_path: Path) -> None:
     colours = []
     for path in (study, write_study(tmp_path / "one", METHODS, [0], missing=())):
