@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.networks.layers.simplelayers import SkipConnection
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -219,9 +218,9 @@ class _Calls(TorchFunctionMode):
 
     #: Functions that return larger maps than they take.
     ENLARGING = (functional.interpolate, torch.conv_transpose2d, torch.conv_transpose3d)
-    #: Modules that hand on what they are given, padded, or lay it beside another's map.
+    #: Modules that hand on what they are given, perhaps padded.
     WIRING = (
-        *(nn.Identity, SkipConnection),
+        nn.Identity,
         *(nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
         *(nn.ConstantPad3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.CircularPad3d),
     )
@@ -232,6 +231,7 @@ class _Calls(TorchFunctionMode):
         self.skips = set[int]()
         self._image = tuple(image_shape[1:])
         self._enlarged = set[int]()
+        self._joined = dict[int, set[int]]()
         self._kept: list[object] = []  # so that no other tensor has the number of one that is gone
         empty = empty_copy(network)
         for path, module in empty.named_modules():
@@ -245,6 +245,8 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        if func is torch.cat:
+            self._joined[id(output)] = {id(one) for one in _tensors((args, kwargs))}
         if getattr(func, "__name__", "") != "__get__":  # the size of a map is not the map
             self._follow((args, kwargs), output, enlarges=func in self.ENLARGING)
         return output
@@ -259,7 +261,8 @@ class _Calls(TorchFunctionMode):
 
     def _end(self, path: str, module: nn.Module, given: Sequence[object], output: object) -> None:
         size, before = self._size(output), self._size(given[0]) if given else ()
-        is_wiring = isinstance(module, self.WIRING)
+        lies_beside = bool(given) and id(given[0]) in self._joined.get(id(output), ())  # as of MONAI's SkipConnection
+        is_wiring = isinstance(module, self.WIRING) or lies_beside
         enlarges = not is_wiring and bool(before) and math.prod(size) > math.prod(before)
         self._follow(given, output, enlarges=enlarges)
         number, channels = id(output), output.shape[1] if isinstance(output, Tensor) and size else 0
