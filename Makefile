@@ -7,11 +7,6 @@ MINUTES ?= 60
 QUICK = $(addprefix tests/,losses wavelets networks metrics handlers test_distiller.py test_inferers.py test_distillation_schedules.py)
 BOUNDS = $(addprefix tests/,losses wavelets networks handlers test_distiller.py test_inferers.py bundles/test_modes.py)
 
-# Idle threads spin for a moment only: alone a step is a fifth faster than without, and on cores that other programs use
-# too it is several times faster than with the default. Freed memory is kept: to get it anew costs a tenth of a step.
-export GOMP_SPINCOUNT ?= 1000
-export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456
-
 .PHONY: demo configs test quick-test test-gpu soak test-label test-nnunet test-bounds lint
 
 demo: .venv/ready

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
     from dcd_components.ensemble_distiller import EnsembleDistiller
-    from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
     from dcd_components.handlers.checkpoint_loader import SafeCheckpointLoader
     from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from dcd_components.networks.nnunet_student import NnunetUNet
     from dcd_components.networks.stage_recorder import StageRecorder
     from dcd_components.networks.weights import load_frozen, load_frozen_copies
+    from dcd_components.process import keep_freed_memory, set_up_process
     from dcd_components.wavelets.dwt_matmul import dwt3
     from dcd_components.wavelets.transform import BANDS, DIRECTIONAL_BANDS
 
@@ -121,14 +121,15 @@ __all__ = [
     "cosine_ramp",
     "dwt3",
     "inference_cases",
+    "keep_freed_memory",
     "labelled_cases",
     "linear_ramp",
     "load_frozen",
     "load_frozen_copies",
     "nonzero_or_all",
     "outlive_signals",
-    "plain_errors",
     "planned_cases",
+    "set_up_process",
     "start_from_teacher",
     "weights_mark",
 ]
@@ -154,7 +155,6 @@ MODULES = {
     ),
     "distiller": ("Distiller",),
     "ensemble_distiller": ("EnsembleDistiller",),
-    "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
     "handlers.checkpoint_loader": ("SafeCheckpointLoader",),
     "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),
@@ -187,6 +187,7 @@ MODULES = {
     "networks.narrowing": ("start_from_teacher",),
     "networks.stage_recorder": ("StageRecorder",),
     "networks.weights": ("load_frozen", "load_frozen_copies"),
+    "process": ("keep_freed_memory", "set_up_process"),
     "distillation_schedules": (
         "constant",
         "cosine_ramp",

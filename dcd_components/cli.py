@@ -16,7 +16,8 @@ from typing import Any
 import dcd_components
 from dcd_components import commands
 from dcd_components.commands import SIMULATED, TASKS
-from dcd_components.errors import InputError, plain_errors
+from dcd_components.errors import InputError
+from dcd_components.process import set_up_process
 
 #: The extra that brings a module, by the module's name: what one command needs, another need not have installed.
 EXTRAS = {
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         InputError: for a package that the command needs and that is not installed, and what the command raises.
         SystemExit: for options that the command does not have, with status 2.
     """
-    plain_errors()
+    set_up_process()
     options = vars(parse(sys.argv[1:] if arguments is None else arguments))
     command: Callable[..., str | None] = options.pop("function")
     try:

@@ -50,8 +50,7 @@ def plain_errors() -> None:
     another one of its run says only that, since the other's message is the one to read. Memory that has run out, and a
     process for data that has died, are no faults of the program either: the sentence names the settings to lower.
 
-    With ``DCD_TRACEBACK=1`` in the environment every traceback is kept. For programs: configs call it before anything
-    else.
+    With ``DCD_TRACEBACK=1`` in the environment every traceback is kept.
     """
     sys.excepthook = _hook
 

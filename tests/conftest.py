@@ -13,7 +13,9 @@ from tiny import HIPPOCAMPUS
 from dcd_components.bundle.release import weights
 from dcd_components.commands import datalist, phantom
 from dcd_components.data.patients import read_patients
+from dcd_components.process import keep_freed_memory
 
+keep_freed_memory()  # as the programs do that are tested
 # Started in the background of a shell, as by nohup, tests and the programs that they start would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -33,7 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "trainer": {"_target_": "builtins.dict", "max_epochs": "@max_epochs", "steps": [{"size": 1}]},
         "weights": None,
         "shown": {"workflow": "inference", "root": "@bundle_root", "data": "@dataset_dir", "trainer": "@trainer"},
-        "initialize": {"_target_": "dcd_components.plain_errors"},
+        "initialize": {"_target_": "dcd_components.set_up_process"},
         "run": SHOW,
     },
     "evaluate": {"evaluating": SHOW, "shown::workflow": "evaluate"},

@@ -162,7 +162,7 @@ def test_the_autocast_of_the_cpu_leaves_a_gpu_alone() -> None:
 
 
 def test_memory_that_runs_out_ends_with_the_settings_to_lower() -> None:
-    program = "import dcd_components, torch; dcd_components.plain_errors(); torch.empty(1 << 60, device='cuda')"
+    program = "import dcd_components, torch; dcd_components.set_up_process(); torch.empty(1 << 60, device='cuda')"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "error: memory ran out: lower batch_size" in result.stderr
