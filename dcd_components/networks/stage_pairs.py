@@ -31,59 +31,66 @@ class StageMap:
         path: of the module.
         channels: of its map.
         size: of its map along each axis.
-        encodes: whether nothing that it is made of has been enlarged.
-        is_skip: whether it is of the encoder and read beside an enlarged map, or enlarged itself.
+        encodes: whether it is of the encoder, see :func:`stage_maps`.
+        read: when it was first read beside an enlarged map, or enlarged itself, by number; None if it was not.
     """
 
     path: str
     channels: int
     size: tuple[int, ...]
     encodes: bool
-    is_skip: bool = False
+    read: int | None = None
 
 
 def stage_maps(network: nn.Module, image_shape: Sequence[int]) -> list[StageMap]:
     """Maps of a network's modules, in the order in which they are made.
 
     A map is one tensor ``(B, C, ...)`` whose sizes divide those of the image, of more than one voxel. Left out are
-    modules that run more than once, those that hand on what they are given, pad it or lay it beside another's map, and
-    what lies within a module whose maps are all of the size that it returns, as the convolutions of a block.
+    modules that run more than once, those that pad a map or are there for wiring alone, and what lies within a module
+    whose maps are all of the size that it returns, as the convolutions of a block.
 
-    The encoder ends where a map is enlarged: by a module that returns a larger map than it is given, or by a function
-    as :func:`torch.nn.functional.interpolate`. Where none is, no map is known to be the encoder's.
+    The encoder ends where a map is enlarged: by a module or a function that returns a larger map than it is given, as
+    :func:`torch.nn.functional.interpolate`. What is made later is of the encoder only if it is made of nothing that has
+    been enlarged and is read beside such a map, as with nested skips. Where nothing is enlarged, no map is known to be
+    the encoder's.
 
     Args:
         network: any network; it is not changed, and no values are computed.
         image_shape: ``(C, D, H, W)`` of an input, or ``(C, H, W)``.
     """
     watched = _Calls(network, image_shape)
-    calls = watched.made
-    number = Counter(call.path for call in calls)
-    found = [call for call in calls if call.path and call.size and number[call.path] == 1 and not call.is_wiring]
-    enlarged = [call for call in calls if call.is_enlarged]
-    enlarging = {call.path for call in enlarged if call.enlarges}
+    times = Counter(call.path for call in watched.made)
+    found = [call for call in watched.made if call.path and call.size and times[call.path] == 1 and not call.is_wiring]
     blocks = {call.path for call in found if all(one.size == call.size for one in found if _is_within(one, call.path))}
-    kept = [call for call in found if not any(_is_within(call, path) for path in blocks)]
+    enlarging = {call.path for call in watched.made if call.enlarges}
     return [
         StageMap(
             call.path,
             call.channels,
             call.size,
-            not call.is_enlarged and bool(enlarged) and not any(_is_within(call, path) for path in enlarging),
-            call.number in watched.skips,
+            encodes=watched.has_enlarged
+            and not call.is_enlarged
+            and (not call.is_late or call.output_id in watched.skips)
+            and not any(_is_within(call, path) for path in enlarging),
+            read=watched.skips.get(call.output_id),
         )
-        for call in kept
+        for call in found
+        if not any(_is_within(call, path) for path in blocks)
     ]
 
 
 def encoder_stages(maps: Sequence[StageMap]) -> dict[tuple[int, ...], StageMap]:
-    """The last map of each size in an encoder, of those that the decoder reads if there are any, the largest first.
+    """A map of each size in an encoder, the largest first: that which the decoder reads first, or else the last one.
 
     Args:
         maps: of a network, by :func:`stage_maps`.
     """
-    last = {one.size: one for one in sorted(maps, key=lambda one: one.is_skip) if one.encodes}
-    return dict(sorted(last.items(), key=lambda item: -math.prod(item[0])))
+    found: dict[tuple[int, ...], StageMap] = {}
+    for one in maps:
+        other = found.get(one.size)
+        if one.encodes and (other is None or other.read is None or (one.read is not None and one.read <= other.read)):
+            found[one.size] = one
+    return dict(sorted(found.items(), key=lambda item: -math.prod(item[0])))
 
 
 def encoder_pairs(ours: Sequence[StageMap], theirs: Sequence[StageMap]) -> list[tuple[StageMap, StageMap]]:
@@ -207,8 +214,9 @@ class _Call:
     path: str
     channels: int
     size: tuple[int, ...]  # empty where there is no map
-    number: int  # of what it returns, among the tensors of the pass
-    is_enlarged: bool  # or made of what was enlarged
+    output_id: int
+    is_late: bool  # whether something was enlarged before it began
+    is_enlarged: bool  # what it returns, or what that is made of
     enlarges: bool
     is_wiring: bool
 
@@ -216,26 +224,30 @@ class _Call:
 class _Calls(TorchFunctionMode):
     """Calls of modules in a pass, in the order in which they end, and what becomes of their maps."""
 
-    #: Functions that return larger maps than they take.
-    ENLARGING = (functional.interpolate, torch.conv_transpose2d, torch.conv_transpose3d)
-    #: Modules that hand on what they are given, perhaps padded.
-    WIRING = (
-        nn.Identity,
+    #: Functions that may enlarge; of others, as of permutations of axes, sizes do not tell.
+    ENLARGING = (
+        *(functional.interpolate, functional.grid_sample, functional.max_unpool2d, functional.max_unpool3d),
+        *(torch.conv_transpose2d, torch.conv_transpose3d, torch.pixel_shuffle),
+        *(torch.repeat_interleave, Tensor.repeat_interleave),
+    )
+    PADDING = (
         *(nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
         *(nn.ConstantPad3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.CircularPad3d),
     )
+    #: Classes, also those of MONAI, which need not be installed.
+    WIRING = ("Identity", "SkipConnection")
 
     def __init__(self, network: nn.Module, image_shape: Sequence[int]) -> None:
         super().__init__()
         self.made: list[_Call] = []
-        self.skips = set[int]()
+        self.skips: dict[int, int] = {}
         self._image = tuple(image_shape[1:])
-        self._enlarged = set[int]()
-        self._joined = dict[int, set[int]]()
-        self._kept: list[object] = []  # so that no other tensor has the number of one that is gone
+        self._enlarged, self._channels_last, self._late = set[int](), set[int](), dict[str, bool]()
+        self._kept: list[object] = []  # so that no other tensor has the id of one that is gone
         empty = empty_copy(network)
         for path, module in empty.named_modules():
-            module.register_forward_hook(functools.partial(self._end, path))
+            module.register_forward_pre_hook(functools.partial(self._begin, path))
+            module.register_forward_hook(functools.partial(self._end, path), with_kwargs=True)
         try:
             with self, torch.no_grad(), torch.random.fork_rng(devices=[]):
                 empty(empty_images(network, image_shape))
@@ -243,33 +255,64 @@ class _Calls(TorchFunctionMode):
             shape = "x".join(map(str, image_shape))
             raise InputError(f"{type(unwrap(network)).__name__} takes no images of {shape}: {error}") from error
 
+    @property
+    def has_enlarged(self) -> bool:
+        """Whether any map has been enlarged."""
+        return bool(self._enlarged)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func is torch.cat:
-            self._joined[id(output)] = {id(one) for one in _tensors((args, kwargs))}
-        if getattr(func, "__name__", "") != "__get__":  # the size of a map is not the map
-            self._follow((args, kwargs), output, enlarges=func in self.ENLARGING)
+        written = args[0] if func is Tensor.__setitem__ else output
+        self._follow_layout(func, (args, kwargs), written)
+        self._follow((args, kwargs), written, may_enlarge=func in self.ENLARGING)
         return output
 
-    def _follow(self, given: object, output: object, *, enlarges: bool) -> None:
-        """What is made of an enlarged map counts as enlarged; a map of the encoder beside it is a skip."""
+    def _follow_layout(self, func: Any, given: object, output: object) -> None:
+        """Tell apart what has its channels in the last axis, as in transformers: its sizes are not those of a map."""
+        if func in (Tensor.permute, torch.permute):
+            order = [one for one in tree_leaves(given) if isinstance(one, int)]
+            last = len(order) - 1
+            if order == [0, *range(2, last + 1), 1]:
+                self._channels_last.add(id(output))
+            if order == [0, last, *range(1, last)]:
+                return
+        if any(id(one) in self._channels_last for one in _tensors(given)):
+            self._channels_last.update(map(id, _tensors(output)))
+
+    def _follow(self, given: object, output: object, *, may_enlarge: bool) -> bool:
+        """Whether a map is enlarged. What is made of one counts so too; a map of the encoder beside it is a skip."""
         tensors = _tensors(given)
+        enlarges = may_enlarge and 0 < max(map(self._voxels, tensors), default=0) < self._voxels(output)
         if enlarges or any(id(one) in self._enlarged for one in tensors):
-            self.skips.update(id(one) for one in tensors if id(one) not in self._enlarged)
+            for one in tensors:
+                if id(one) not in self._enlarged:
+                    self.skips.setdefault(id(one), len(self.skips))
             self._enlarged.update(map(id, _tensors(output)))
         self._kept += [given, output]
+        return enlarges
 
-    def _end(self, path: str, module: nn.Module, given: Sequence[object], output: object) -> None:
-        size, before = self._size(output), self._size(given[0]) if given else ()
-        lies_beside = bool(given) and id(given[0]) in self._joined.get(id(output), ())  # as of MONAI's SkipConnection
-        is_wiring = isinstance(module, self.WIRING) or lies_beside
-        enlarges = not is_wiring and bool(before) and math.prod(size) > math.prod(before)
-        self._follow(given, output, enlarges=enlarges)
-        number, channels = id(output), output.shape[1] if isinstance(output, Tensor) and size else 0
-        self.made.append(_Call(path, channels, size, number, number in self._enlarged, enlarges, is_wiring))
+    def _begin(self, path: str, module: nn.Module, given: object) -> None:
+        self._late[path] = self.has_enlarged
+
+    def _end(self, path: str, module: nn.Module, given: object, named: object, output: object) -> None:
+        is_padding = isinstance(module, self.PADDING)
+        enlarges = self._follow((given, named), output, may_enlarge=not is_padding)
+        size = self._size(output)
+        channels = output.shape[1] if isinstance(output, Tensor) and size else 0
+        is_wiring = is_padding or type(module).__name__ in self.WIRING
+        is_enlarged = id(output) in self._enlarged
+        self.made.append(
+            _Call(path, channels, size, id(output), self._late[path], is_enlarged, enlarges, is_wiring=is_wiring)
+        )
+
+    def _voxels(self, value: object) -> int:
+        size = self._size(value)
+        return math.prod(size) if size else 0
 
     def _size(self, value: object) -> tuple[int, ...]:
         if not isinstance(value, Tensor) or value.ndim != len(self._image) + 2 or len(value) != 2:
+            return ()
+        if id(value) in self._channels_last:
             return ()
         sizes = tuple(value.shape[2:])
         if math.prod(sizes) == 1:  # of the whole image, as in squeeze and excitation

@@ -85,6 +85,12 @@ EXPECTED: dict[str, tuple[Callable[..., nn.Module], list[str], list[int]]] = {
         [f"encoder._blocks.{k}" for k in (0, 1, 2, 4)],
         [16, 24, 40, 112],
     ),
+    # Within its transformer channels are the last axis, and as many as are sizes of maps.
+    "narrow_swin_unetr": (
+        lambda: SwinUNETR(2, 3, feature_size=24),
+        ["encoder1", "encoder2", "encoder3", "encoder4", "swinViT.layers3.0", "encoder10"],
+        [24, 24, 48, 96, 192, 384],
+    ),
     "swin_unetr": (
         lambda: SwinUNETR(2, 3, feature_size=12),
         ["encoder1", "encoder2", "encoder3", "encoder4", "swinViT.layers3.0", "encoder10"],
@@ -96,7 +102,8 @@ EXPECTED: dict[str, tuple[Callable[..., nn.Module], list[str], list[int]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_stages_are_the_last_maps_of_each_size_before_the_decoder(name: str) -> None:
     build, paths, channels = EXPECTED[name]
-    found = [*encoder_stages(stage_maps(build(), IMAGE)).values()]
+    shape = (2, 96, 96, 96) if name == "narrow_swin_unetr" else IMAGE
+    found = [*encoder_stages(stage_maps(build(), shape)).values()]
     assert [one.path for one in found][: len(paths)] == paths
     assert [one.channels for one in found][: len(paths)] == channels
     assert [one.size for one in found] == sorted((one.size for one in found), reverse=True)
@@ -259,34 +266,77 @@ class Shared(nn.Module):
         return result
 
 
-class Functional(nn.Module):
-    """Enlarges its map by a function."""
+class Levels(nn.Module):
+    """Three levels, whose maps are joined by :meth:`up` from the coarsest to the finest."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv3d(2, 4, 3, padding=1)
-        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
-        self.last = nn.Conv3d(12, 3, 1)
+        self.second, self.third = (nn.Conv3d(4, 4, 3, stride=2, padding=1) for _ in range(2))
+        self.mixed, self.last = (nn.Conv3d(8, 4, 1) for _ in range(2))
 
-    def forward(self, image: Tensor) -> Tensor:
-        skip = self.first(image)
-        x = nn.functional.interpolate(self.second(skip), size=skip.shape[2:])
-        result: Tensor = self.last(torch.cat([x, skip], dim=1))
-        return result
+    def up(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([nn.functional.interpolate(x, size=skip.shape[2:]), skip], dim=1)
+
+    def forward(self, image: Tensor) -> Any:
+        a = self.first(image)
+        b = self.second(a)
+        c = self.third(b)
+        return self.end(a, b, c, self.last(self.up(self.mixed(self.up(c, b)), a)))
+
+    def end(self, a: Tensor, b: Tensor, c: Tensor, logits: Tensor) -> Any:
+        return logits
 
 
-class Shuffled(nn.Module):
-    """Enlarges its map by a module that moves channels to voxels, in which no function tells it."""
+class Shuffled(Levels):
+    """Enlarges by modules that move channels to voxels, in which no function tells it, and that are given names."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv3d(2, 4, 3, padding=1)
-        self.second = nn.Conv3d(4, 8, 3, stride=2, padding=1)
-        self.up = SubpixelUpsample(3, 8, 4)
+        self.shuffles = nn.ModuleList(SubpixelUpsample(3, 4, 4) for _ in range(2))
 
-    def forward(self, image: Tensor) -> Tensor:
-        result: Tensor = self.up(self.second(self.first(image)))
-        return result
+    def up(self, x: Tensor, skip: Tensor) -> Tensor:
+        shuffle = self.shuffles[len(skip[0, 0]) // 32]
+        return torch.cat([shuffle(x=x), skip], dim=1)
+
+
+class Repeated(Levels):
+    """Enlarges by repetition, into a map that was there before."""
+
+    def up(self, x: Tensor, skip: Tensor) -> Tensor:
+        both = skip.new_zeros(len(skip), 8, *skip.shape[2:])
+        for axis in (2, 3, 4):
+            x = x.repeat_interleave(2, axis)
+        both[:, :4], both[:, 4:] = x.data, skip
+        return both
+
+
+class Supervised(Levels):
+    """Has a head on the coarsest map, whose logits are enlarged, a branch beside it, and returns several maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.side = nn.Conv3d(4, 3, 1), nn.Conv3d(4, 3, 3, stride=2, padding=1)
+
+    def end(self, a: Tensor, b: Tensor, c: Tensor, logits: Tensor) -> Any:
+        return {"logits": [logits, nn.functional.interpolate(self.head(c), size=a.shape[2:])], "side": self.side(c)}
+
+
+class Halved(Levels):
+    """Brings its image to a size that it has already, and halves maps by the function that enlarges them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.stride = self.third.stride = (1, 1, 1)
+
+    def forward(self, image: Tensor) -> Any:
+        a = self.first(nn.functional.interpolate(image, size=image.shape[2:]))
+        b = self.second(nn.functional.interpolate(a, scale_factor=0.5))
+        c = self.third(nn.functional.interpolate(b, scale_factor=0.5))
+        return self.last(self.up(self.mixed(self.up(c, b)), a))
+
+
+LEVELS = ["first", "second", "third"]
 
 
 @pytest.mark.parametrize(
@@ -294,10 +344,13 @@ class Shuffled(nn.Module):
     [
         (Excited(), ["first", "second"]),
         (Shared(), ["stem", "down"]),
-        (Functional(), ["first", "second"]),
-        (Shuffled(), ["first", "second"]),
+        (Levels(), LEVELS),
+        (Shuffled(), LEVELS),
+        (Repeated(), LEVELS),
+        (Supervised(), LEVELS),
+        (Halved(), LEVELS),
     ],
-    ids=["excited", "shared", "functional", "shuffled"],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_nothing_but_the_encoder_is_a_stage(network: nn.Module, paths: list[str]) -> None:
     assert [one.path for one in encoder_stages(stage_maps(network, IMAGE)).values()] == paths
