@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dcd_components.distillation_schedules import constant, cosine_ramp, linear_ramp
     from dcd_components.distiller import Distiller
     from dcd_components.ensemble_distiller import EnsembleDistiller
+    from dcd_components.errors import plain_errors
     from dcd_components.handlers.case_scores import CaseScores
     from dcd_components.handlers.checkpoint_loader import SafeCheckpointLoader
     from dcd_components.handlers.checkpoints import BestCheckpoint, InferenceWeights
@@ -128,6 +129,7 @@ __all__ = [
     "load_frozen_copies",
     "nonzero_or_all",
     "outlive_signals",
+    "plain_errors",
     "planned_cases",
     "set_up_process",
     "start_from_teacher",
@@ -155,6 +157,7 @@ MODULES = {
     ),
     "distiller": ("Distiller",),
     "ensemble_distiller": ("EnsembleDistiller",),
+    "errors": ("plain_errors",),
     "handlers.case_scores": ("CaseScores",),
     "handlers.checkpoint_loader": ("SafeCheckpointLoader",),
     "handlers.checkpoints": ("BestCheckpoint", "InferenceWeights"),

@@ -331,7 +331,7 @@ def report(
     if (work is None) != (dataset_dir is None):
         raise InputError("pictures of cases need both --work and --dataset_dir")
     said = plan.read_study(study)
-    said = said.of(methods) if methods else said
+    said = said.of([*methods, *([against] if against else [])]) if methods else said
     config = read_configs(said.bundle, ["inference", "evaluate"])
     labels, regions = results.labels_of(config["regions"], config.get("painted"))
     places, cases = None, None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 
 from dcd_components.errors import plain_errors
 
-#: Parameters of glibc's ``mallopt`` (malloc.h).
+#: Parameters of glibc's ``mallopt`` (malloc.h), and what ``MMAP_MAX`` is by default.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+MANY_MAPS = 1 << 16
 MIB, GIB = 1 << 20, 1 << 30
-#: Variables by which a user has chosen how memory is allocated.
-CHOSEN = ("GLIBC_TUNABLES", "MALLOC_")
 
 
 def set_up_process() -> None:
@@ -23,24 +23,31 @@ def set_up_process() -> None:
     """
     plain_errors()
     keep_freed_memory()
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep memory that is freed, up to 2 GB, for what is allocated next.
+    """Have the C library keep memory that is freed for what is allocated next, but for single pieces of over 1 GB.
 
     PyTorch allocates each map of a network anew on a CPU. By default, glibc hands large maps back to the system when
-    they are freed, and to get their pages again takes much of a pass: `docs/benchmarks.md`. The process then holds
-    about what it needed at most. Nothing is done without glibc, and where the environment says how memory is to be
-    allocated, in ``GLIBC_TUNABLES`` or a variable ``MALLOC_...``.
+    they are freed, and to get their pages again takes much of a pass: `docs/benchmarks.md`. The process then holds what
+    it needed at most, and up to a third more, since what is free may lie in pieces. Nothing is done without glibc, and
+    where the environment says how memory is to be allocated, in ``GLIBC_TUNABLES`` or a variable ``MALLOC_...``.
     """
-    if any(name.startswith(CHOSEN) for name in os.environ):
-        return
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    mallopt = None if chosen or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") else glibc_mallopt()
+    if mallopt:
+        mallopt(TRIM_THRESHOLD, 2 * GIB - 1)
+        mallopt(TOP_PAD, 256 * MIB)
+        if not mallopt(MMAP_THRESHOLD, GIB):  # older versions take at most 32 MB
+            mallopt(MMAP_MAX, 0)
+
+
+def glibc_mallopt() -> Callable[[int, int], int] | None:
+    """Set a parameter of glibc's allocation, and say whether it was taken; None without glibc."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        mallopt: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # TypeError: Windows
-        return
-    mallopt(TRIM_THRESHOLD, 2 * GIB - 1)
-    mallopt(TOP_PAD, 256 * MIB)
-    if not mallopt(MMAP_THRESHOLD, GIB):  # older versions take at most 32 MB
-        mallopt(MMAP_MAX, 0)
+        return None
+    return mallopt

@@ -19,7 +19,7 @@ PUBLIC_NAMES = {
     "RigidRegistrationd",
     *("BestCheckpoint", "InferenceWeights", "SafeCheckpointLoader", "load_frozen", "load_frozen_copies"),
     *("CaseScores", "TrainingLog", "ValidationPicture", "DiskCache"),
-    *("keep_freed_memory", "set_up_process"),
+    *("keep_freed_memory", "plain_errors", "set_up_process"),
     *("Layout", "LoadCased", "LoadLabeld", "inference_cases", "labelled_cases", "check_output", "nonzero_or_all"),
     *("check_task", "check_training"),
     *("LabelMapd", "SaveMaskd", "SoundCases", "planned_cases", "check_overwrite", "weights_mark"),

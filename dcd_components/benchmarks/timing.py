@@ -17,11 +17,19 @@ import torch
 from tqdm import tqdm
 
 from dcd_components.inferers import cpu_has_bfloat16
+from dcd_components.process import (
+    MANY_MAPS,
+    MIB,
+    MMAP_MAX,
+    MMAP_THRESHOLD,
+    TRIM_THRESHOLD,
+    glibc_mallopt,
+    keep_freed_memory,
+)
 
 Step = Callable[[], object]
 #: Where Linux resets the peak of a process's memory.
 PEAK = Path("/proc/self/clear_refs")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in malloc.h
 
 
 def seconds(
@@ -76,18 +84,21 @@ def settled_megabytes(step: Step, repeats: int = 5) -> float:
 def _own_pages() -> Iterator[None]:
     """Let every tensor have pages of its own, given back with it, whatever was freed before in the heap (glibc).
 
-    Afterwards the limits are the largest that glibc itself would come to, since it does not go on to adapt them.
+    Afterwards freed memory is kept, as by all programs. Where the environment says otherwise, the limits are the
+    largest that glibc itself would come to, since it does not go on to adapt them.
     """
-    if torch.cuda.is_available() or not os.access(PEAK, os.W_OK):
+    mallopt = glibc_mallopt()
+    if torch.cuda.is_available() or not os.access(PEAK, os.W_OK) or not mallopt:
         yield
         return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, 2**16)
+    mallopt(MMAP_MAX, MANY_MAPS)
+    mallopt(MMAP_THRESHOLD, 64 * 1024)
     try:
         yield
     finally:
-        mallopt(M_MMAP_THRESHOLD, 2**25)
-        mallopt(M_TRIM_THRESHOLD, 2**26)
+        mallopt(MMAP_THRESHOLD, 32 * MIB)
+        mallopt(TRIM_THRESHOLD, 64 * MIB)
+        keep_freed_memory()
 
 
 def machine(threads: int | None = None) -> str:

@@ -82,6 +82,8 @@ import json, re, sys
 from pathlib import Path
 import torch
 from dcd_components.bundle.configs import literal, read_configs
+from dcd_components import set_up_process
+set_up_process()  # as every inference does: it takes more memory
 torch.set_num_threads(1)
 bundle, folder = Path(sys.argv[1]), sys.argv[2]
 parser = read_configs(bundle, ["inference"])

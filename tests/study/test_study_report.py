@@ -112,6 +112,8 @@ def test_methods_that_are_asked_for_are_reported_over_the_seeds_that_have_them(s
     text = reported(study, "--methods", "plain", "cwd")
     assert lines(text, "Scores", 1)["cwd"]["Better in"] == "0 of 3"
     assert "Left out, since not all of their runs have ended: seed 3." in " ".join(text.split())
+    text = reported(study, "--methods", "dcd", "--against", "plain")
+    assert [*lines(text, "Scores", 1)] == ["dcd"]
     with pytest.raises(InputError, match=r"methods must be among plain, .*, cwd of .*small.yaml, got teacher$"):
         reported(study, "--methods", "plain", "teacher")
     for path in study.with_suffix("").glob("cwd-*.json"):
