@@ -17,6 +17,7 @@ from dcd_components.errors import InputError
 FLOAT, HALF = 4, 2  # bytes
 RESAMPLED = 32  # bytes of a voxel that is interpolated axis by axis in double precision
 BASE = 700e6  # bytes of a process that has imported torch and MONAI, and run a transform
+PIECES = 1.1  # memory that is freed is kept, and lies in pieces of which some are too small for what is needed next
 
 
 class MemoryLimit:
@@ -84,7 +85,8 @@ class MemoryLimit:
             return 0.0
         sizes = [math.prod(grid.shape) for grid in grids.values() if grid]
         moved = bool(self.layout.resampled) or self._is_resampled(reference)
-        return BASE + self._peak(math.prod(reference.shape), sizes, self._network_shape(reference), None, moved=moved)
+        shape = self._network_shape(reference)
+        return BASE + PIECES * self._peak(math.prod(reference.shape), sizes, shape, None, moved=moved)
 
     def peak(self, shape: Sequence[int], window: float | None = None) -> float:
         """Bytes of the process at its peak for a case of some shape on the network's grid.
@@ -94,7 +96,7 @@ class MemoryLimit:
             window: bytes that the network takes for one; estimated by default.
         """
         voxels = math.prod(shape)
-        return BASE + self._peak(voxels, [voxels] * len(self.layout.sequences), shape, window, moved=False)
+        return BASE + PIECES * self._peak(voxels, [voxels] * len(self.layout.sequences), shape, window, moved=False)
 
     def _network_shape(self, grid: Grid) -> list[int]:
         """Shape of the reference on the network's grid, along x, y and z."""

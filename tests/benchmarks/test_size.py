@@ -18,6 +18,7 @@ from dcd_components.benchmarks import size as of_size
 from dcd_components.benchmarks import timing
 from dcd_components.benchmarks.size import _Student
 from dcd_components.commands import size
+from dcd_components.data.memory import PIECES
 from dcd_components.deploy.runtimes import Runtime
 from dcd_components.errors import InputError
 
@@ -114,7 +115,7 @@ def test_a_longer_window_counts_by_its_voxels(bundle: Path, monkeypatch: pytest.
     monkeypatch.setattr(timing, "extra_megabytes", lambda step: 3000.0)
     plain, stretched = (_Student(bundle, 1, (16, 16, 20), ["tiny"], one) for one in ({}, LONGER))
     assert (plain.windows, stretched.windows) == (2, 1.25)
-    assert stretched.gigabytes - plain.gigabytes == pytest.approx(3 * 0.25, abs=0.01)
+    assert stretched.gigabytes - plain.gigabytes == pytest.approx(PIECES * 3 * 0.25, abs=0.01)
 
 
 def test_memory_is_that_of_the_network(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_memory_is_that_of_the_network(bundle: Path, monkeypatch: pytest.MonkeyP
         return found
 
     estimated, few, many = measured(math.nan), measured(2000.0), measured(3000.0)
-    assert many - few == pytest.approx(1.0)
+    assert many - few == pytest.approx(PIECES)
     assert estimated < few
     with pytest.raises(InputError, match=r"no student takes at most 1000 s and 3 GB\n"):
         size(bundle, 1000.0, 3.0, CASE, ["tiny"])
