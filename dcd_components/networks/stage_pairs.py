@@ -270,8 +270,8 @@ class _Calls(TorchFunctionMode):
     def _follow_layout(self, func: Any, given: object, output: object) -> None:
         """Tell apart what has its channels in the last axis, as in transformers: its sizes are not those of a map."""
         if func in (Tensor.permute, torch.permute):
-            order = [one for one in tree_leaves(given) if isinstance(one, int)]
-            last = len(order) - 1
+            axes = [one for one in tree_leaves(given) if isinstance(one, int)]
+            order, last = [axis % len(axes) for axis in axes], len(axes) - 1
             if order == [0, *range(2, last + 1), 1]:
                 self._channels_last.add(id(output))
             if order == [0, last, *range(1, last)]:
