@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from dcd_components.errors import plain_errors
 
-#: Parameters of glibc's ``mallopt`` (malloc.h), and what ``MMAP_MAX`` is by default.
+#: Parameters of glibc's ``mallopt`` (malloc.h).
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
-MANY_MAPS = 1 << 16
-MIB, GIB = 1 << 20, 1 << 30
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 def set_up_process() -> None:
@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
     where the environment says how memory is to be allocated, in ``GLIBC_TUNABLES`` or a variable ``MALLOC_...``.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ)
-    mallopt = None if chosen or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") else glibc_mallopt()
+    mallopt = None if chosen or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") else _mallopt()
     if mallopt:
         mallopt(TRIM_THRESHOLD, 2 * GIB - 1)
         mallopt(TOP_PAD, 256 * MIB)
@@ -44,7 +44,28 @@ def keep_freed_memory() -> None:
             mallopt(MMAP_MAX, 0)
 
 
-def glibc_mallopt() -> Callable[[int, int], int] | None:
+@contextmanager
+def own_pages() -> Iterator[None]:
+    """Let every tensor have pages of its own, given back with it, whatever was freed before in the heap (glibc).
+
+    Afterwards freed memory is kept, as by all programs. Where the environment says otherwise, the limits are the
+    largest that glibc itself would come to, since it does not go on to adapt them.
+    """
+    mallopt = _mallopt()
+    if mallopt is None:
+        yield
+        return
+    mallopt(MMAP_MAX, 64 * KIB)  # its default
+    mallopt(MMAP_THRESHOLD, 64 * KIB)
+    try:
+        yield
+    finally:
+        mallopt(MMAP_THRESHOLD, 32 * MIB)
+        mallopt(TRIM_THRESHOLD, 64 * MIB)
+        keep_freed_memory()
+
+
+def _mallopt() -> Callable[[int, int], int] | None:
     """Set a parameter of glibc's allocation, and say whether it was taken; None without glibc."""
     try:
         mallopt: Callable[[int, int], int] = ctypes.CDLL(None).mallopt

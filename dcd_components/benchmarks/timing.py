@@ -8,8 +8,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -17,15 +16,7 @@ import torch
 from tqdm import tqdm
 
 from dcd_components.inferers import cpu_has_bfloat16
-from dcd_components.process import (
-    MANY_MAPS,
-    MIB,
-    MMAP_MAX,
-    MMAP_THRESHOLD,
-    TRIM_THRESHOLD,
-    glibc_mallopt,
-    keep_freed_memory,
-)
+from dcd_components.process import own_pages
 
 Step = Callable[[], object]
 #: Where Linux resets the peak of a process's memory.
@@ -76,29 +67,8 @@ def extra_megabytes(step: Step) -> float:
 def settled_megabytes(step: Step, repeats: int = 5) -> float:
     """Median of :func:`extra_megabytes`, after a first step, which loads and compiles and does not count."""
     step()
-    with _own_pages():
+    with own_pages():
         return median(extra_megabytes(step) for _ in range(repeats))
-
-
-@contextmanager
-def _own_pages() -> Iterator[None]:
-    """Let every tensor have pages of its own, given back with it, whatever was freed before in the heap (glibc).
-
-    Afterwards freed memory is kept, as by all programs. Where the environment says otherwise, the limits are the
-    largest that glibc itself would come to, since it does not go on to adapt them.
-    """
-    mallopt = glibc_mallopt()
-    if torch.cuda.is_available() or not os.access(PEAK, os.W_OK) or not mallopt:
-        yield
-        return
-    mallopt(MMAP_MAX, MANY_MAPS)
-    mallopt(MMAP_THRESHOLD, 64 * 1024)
-    try:
-        yield
-    finally:
-        mallopt(MMAP_THRESHOLD, 32 * MIB)
-        mallopt(TRIM_THRESHOLD, 64 * MIB)
-        keep_freed_memory()
 
 
 def machine(threads: int | None = None) -> str:
